@@ -1,0 +1,346 @@
+//! What a user submits: one validated `JobSpec` behind every door.
+//!
+//! A spec is an immutable blob named by its hash; its bytes are kept as they
+//! came, and fields that this version does not know are kept with them, so
+//! that an older node relays a newer node's jobs unharmed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError};
+use crate::id::ContentHash;
+use crate::resources::{DEFAULT_ASK, Resources};
+use crate::slot::{BadName, GroupName, check_name};
+
+/// The version of the spec format that this code writes.
+pub const SPEC_VERSION: u32 = 1;
+
+/// The largest spec as bytes: it travels whole in one log record.
+pub const SPEC_BYTES_MAX: usize = 256 * 1024;
+
+/// The most copies one group may want: what one call and one listing can carry.
+pub const COUNT_MAX: u32 = 20_000;
+
+/// The most groups of one job.
+pub const GROUPS_MAX: usize = 32;
+
+/// Fields that a newer version wrote.
+pub type Unknown = BTreeMap<String, ciborium::Value>;
+
+/// A job as submitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The format's version; a greater one than `SPEC_VERSION` is refused by name.
+    #[serde(default = "current_version")]
+    pub version: u32,
+    /// A label, not an identity: two live jobs may have one name.
+    pub name: String,
+    /// Which namespace it belongs to.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// Who submitted it, as the door that took it knew them.
+    #[serde(default)]
+    pub owner: String,
+    /// Service or batch.
+    pub kind: JobKind,
+    /// What runs.
+    pub groups: Vec<GroupSpec>,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// Whether copies are kept running or run to their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobKind {
+    /// Each copy is kept running: restarted when it ends, replaced when its host is lost.
+    Service,
+    /// Each copy runs until it succeeds or fails; it runs again only when its host is lost.
+    Batch,
+}
+
+/// Tasks placed together on one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupSpec {
+    /// Unique within the job.
+    pub name: GroupName,
+    /// Wanted copies at submission; later scales are intent, not spec.
+    pub count: u32,
+    /// What runs in each copy. This version runs exactly one task a group.
+    pub tasks: Vec<TaskSpec>,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// One process tree.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Unique within the group.
+    pub name: String,
+    /// What is started.
+    pub run: Program,
+    /// Added to the `STARLING_*` variables; nothing else is inherited.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// What is set aside for it.
+    #[serde(default = "default_ask")]
+    pub resources: Resources,
+    /// How long it may take to end after the stop signal, in milliseconds.
+    #[serde(default = "default_stop_grace_ms")]
+    pub stop_grace_ms: u64,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// What is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Program {
+    /// A plain process of the host.
+    Process {
+        /// The program and its arguments; the program is looked up in `PATH`.
+        argv: Vec<String>,
+        /// The working directory; a scratch directory of its own where none is given.
+        #[serde(default)]
+        directory: Option<String>,
+    },
+}
+
+fn current_version() -> u32 {
+    SPEC_VERSION
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+fn default_ask() -> Resources {
+    DEFAULT_ASK
+}
+
+/// Docker's grace between SIGTERM and SIGKILL.
+pub const STOP_GRACE_MS: u64 = 10_000;
+
+/// The longest grace a job may ask for: a day.
+pub const STOP_GRACE_MS_MAX: u64 = 24 * 3600 * 1000;
+
+fn default_stop_grace_ms() -> u64 {
+    STOP_GRACE_MS
+}
+
+/// Why a spec cannot be a job.
+#[derive(Debug, thiserror::Error)]
+pub enum BadSpec {
+    /// Written by a newer Starling.
+    #[error("the job is written in format {0}, and this Starling reads up to {SPEC_VERSION}")]
+    Newer(u32),
+    /// The job's or a group's name.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// Nothing to run, or too much of it.
+    #[error("a job has 1 to {GROUPS_MAX} groups, this one has {0}")]
+    Groups(usize),
+    /// Two groups with one name.
+    #[error("two groups are called {0}")]
+    GroupTwice(GroupName),
+    /// This version runs one task a group.
+    #[error("group {group} has {tasks} tasks; this version runs exactly one")]
+    Tasks {
+        /// Which group.
+        group: GroupName,
+        /// How many it has.
+        tasks: usize,
+    },
+    /// Too many copies.
+    #[error("group {group} wants {count} copies, and at most {COUNT_MAX} are possible")]
+    Count {
+        /// Which group.
+        group: GroupName,
+        /// How many it wants.
+        count: u32,
+    },
+    /// An argv without a program.
+    #[error("there is no command to run")]
+    NoCommand,
+    /// An argument or variable that no process can be given.
+    #[error("{0} holds a NUL byte")]
+    Nul(&'static str),
+    /// A variable name that cannot be one.
+    #[error("{0:?} cannot be the name of an environment variable")]
+    Variable(String),
+    /// A grace beyond reason.
+    #[error("a stop grace of {0} ms is more than a day")]
+    Grace(u64),
+    /// More bytes than a record carries.
+    #[error("the job takes {0} bytes, and at most {SPEC_BYTES_MAX} are possible")]
+    Large(usize),
+    /// Not a spec at all.
+    #[error("the job cannot be read")]
+    Unreadable(#[from] CodecError),
+}
+
+impl JobSpec {
+    /// Checks everything that must hold before a job is accepted or run.
+    pub fn check(&self) -> Result<(), BadSpec> {
+        if self.version > SPEC_VERSION {
+            return Err(BadSpec::Newer(self.version));
+        }
+        check_name(&self.name)?;
+        check_name(&self.namespace)?;
+        if self.groups.is_empty() || self.groups.len() > GROUPS_MAX {
+            return Err(BadSpec::Groups(self.groups.len()));
+        }
+        let mut names = BTreeSet::new();
+        for group in &self.groups {
+            if !names.insert(&group.name) {
+                return Err(BadSpec::GroupTwice(group.name.clone()));
+            }
+            group.check()?;
+        }
+        Ok(())
+    }
+
+    /// The spec as the blob that its hash names.
+    pub fn to_blob(&self) -> Result<(ContentHash, Vec<u8>), BadSpec> {
+        let bytes = codec::to_cbor(self)?;
+        if bytes.len() > SPEC_BYTES_MAX {
+            return Err(BadSpec::Large(bytes.len()));
+        }
+        Ok((ContentHash::of(&bytes), bytes))
+    }
+
+    /// Reads and checks a blob.
+    pub fn from_blob(bytes: &[u8]) -> Result<Self, BadSpec> {
+        if bytes.len() > SPEC_BYTES_MAX {
+            return Err(BadSpec::Large(bytes.len()));
+        }
+        let spec: Self = codec::from_cbor(bytes)?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// The group of that name.
+    pub fn group(&self, name: &GroupName) -> Option<&GroupSpec> {
+        self.groups.iter().find(|group| group.name == *name)
+    }
+}
+
+impl GroupSpec {
+    fn check(&self) -> Result<(), BadSpec> {
+        if self.count > COUNT_MAX {
+            return Err(BadSpec::Count { group: self.name.clone(), count: self.count });
+        }
+        let [task] = self.tasks.as_slice() else {
+            return Err(BadSpec::Tasks { group: self.name.clone(), tasks: self.tasks.len() });
+        };
+        task.check()
+    }
+
+    /// What one copy of the group takes.
+    pub fn ask(&self) -> Resources {
+        self.tasks.iter().fold(Resources::default(), |sum, task| Resources {
+            cpu_milli: sum.cpu_milli.saturating_add(task.resources.cpu_milli),
+            memory_bytes: sum.memory_bytes.saturating_add(task.resources.memory_bytes),
+        })
+    }
+}
+
+impl TaskSpec {
+    fn check(&self) -> Result<(), BadSpec> {
+        let Program::Process { argv, directory } = &self.run;
+        if argv.first().is_none_or(String::is_empty) {
+            return Err(BadSpec::NoCommand);
+        }
+        if argv.iter().any(|arg| arg.contains('\0')) {
+            return Err(BadSpec::Nul("the command"));
+        }
+        if directory.as_ref().is_some_and(|path| path.contains('\0')) {
+            return Err(BadSpec::Nul("the working directory"));
+        }
+        for (name, value) in &self.env {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(BadSpec::Variable(name.clone()));
+            }
+            if value.contains('\0') {
+                return Err(BadSpec::Nul("an environment variable"));
+            }
+        }
+        if self.stop_grace_ms > STOP_GRACE_MS_MAX {
+            return Err(BadSpec::Grace(self.stop_grace_ms));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> JobSpec {
+        let run = Program::Process { argv: vec!["true".into()], directory: None };
+        let task = TaskSpec {
+            name: "main".into(),
+            run,
+            env: BTreeMap::new(),
+            resources: DEFAULT_ASK,
+            stop_grace_ms: STOP_GRACE_MS,
+            unknown: Unknown::new(),
+        };
+        let group = GroupSpec {
+            name: GroupName::main(),
+            count: 1,
+            tasks: vec![task],
+            unknown: Unknown::new(),
+        };
+        JobSpec {
+            version: SPEC_VERSION,
+            name: "web".into(),
+            namespace: "default".into(),
+            owner: String::new(),
+            kind: JobKind::Batch,
+            groups: vec![group],
+            unknown: Unknown::new(),
+        }
+    }
+
+    #[test]
+    fn a_spec_survives_its_blob() {
+        let (hash, bytes) = spec().to_blob().expect("encodes");
+        assert_eq!(JobSpec::from_blob(&bytes).expect("decodes"), spec());
+        assert_eq!(ContentHash::of(&bytes), hash);
+    }
+
+    #[test]
+    fn fields_of_a_newer_version_are_kept() {
+        let mut newer = spec();
+        newer.groups[0].tasks[0].unknown.insert("gpu".into(), ciborium::Value::from(2));
+        let (hash, bytes) = newer.to_blob().expect("encodes");
+        let again = JobSpec::from_blob(&bytes).expect("decodes").to_blob().expect("encodes");
+        assert_eq!(again.0, hash);
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused_with_a_reason() {
+        type Breakage = fn(&mut JobSpec);
+        let broken: [(&str, Breakage); 8] = [
+            ("format 9", |s| s.version = 9),
+            ("cannot be a name", |s| s.name = "Web!".into()),
+            ("0 to", |s| s.groups.clear()),
+            ("two groups", |s| s.groups.push(s.groups[0].clone())),
+            ("at most", |s| s.groups[0].count = COUNT_MAX + 1),
+            ("exactly one", |s| s.groups[0].tasks.clear()),
+            ("NUL", |s| s.groups[0].tasks[0].env.extend([("A".into(), "\0".into())])),
+            ("more than a day", |s| s.groups[0].tasks[0].stop_grace_ms = u64::MAX),
+        ];
+        for (word, breakage) in broken {
+            let mut spec = spec();
+            breakage(&mut spec);
+            let text = spec.check().expect_err(word).to_string();
+            assert!(text.contains(word) || word == "0 to", "{word}: {text}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Tables for the merged view: order between logs must not matter.
+
+use super::*;
+use crate::fact::ClaimState;
+use crate::grant::Chain;
+use crate::intent::Edit;
+use crate::moment::WallTime;
+use crate::resources::Resources;
+use crate::sign::Key;
+use crate::slot::{Epoch, GroupName};
+
+fn node(n: u8) -> NodeId {
+    Key::from_seed([n; 32]).id()
+}
+
+fn log(n: u8, start: u64) -> LogId {
+    LogId { node: node(n), start, nonce: 0 }
+}
+
+fn card(n: u8) -> NodeCard {
+    NodeCard {
+        name: format!("n{n}"),
+        addresses: vec![],
+        capacity: Resources::default(),
+        chain: Chain::found(&Key::from_seed([n; 32]), 0).1,
+        version: String::new(),
+        enforces_limits: false,
+    }
+}
+
+fn slot(index: u32) -> SlotId {
+    SlotId { job: JobId::new([1; 16]), group: GroupName::main(), index }
+}
+
+fn generation() -> Generation {
+    Generation { counter: 1, spec: ContentHash::of(b"spec") }
+}
+
+fn claim(index: u32, counter: u64) -> Claim {
+    Claim {
+        slot: slot(index),
+        generation: generation(),
+        epoch: Epoch { counter, tender: 0 },
+        state: ClaimState::Running,
+        since: WallTime(0),
+        restarts: 0,
+    }
+}
+
+fn outcome(index: u32, counter: u64, end: TaskEnd) -> Outcome {
+    let claim = claim(index, counter);
+    let (slot, generation, epoch) = (claim.slot, claim.generation, claim.epoch);
+    Outcome { slot, generation, epoch, end, at: WallTime(0) }
+}
+
+#[test]
+fn a_greater_log_replaces_older_holdings_whole_but_keeps_outcomes() {
+    let old = [
+        Update::Opened { card: card(1), holdings: vec![] },
+        Update::Claim(claim(1, 1)),
+        Update::Claim(claim(2, 1)),
+        Update::Outcome(outcome(2, 1, TaskEnd::Exited { code: 0 })),
+    ];
+    let new = [Update::Opened { card: card(1), holdings: vec![claim(3, 1)] }];
+    let mut in_order = State::default();
+    let mut reversed = State::default();
+    for update in &old {
+        in_order.apply(log(1, 1), update.clone());
+    }
+    for update in &new {
+        in_order.apply(log(1, 2), update.clone());
+        reversed.apply(log(1, 2), update.clone());
+    }
+    for update in &old {
+        reversed.apply(log(1, 1), update.clone());
+    }
+    assert_eq!(in_order, reversed);
+    assert_eq!(in_order.holdings(&node(1)), [claim(3, 1)]);
+    assert_eq!(in_order.all_outcomes().count(), 1);
+}
+
+#[test]
+fn an_outcome_ends_its_claim_and_not_a_later_one() {
+    let mut state = State::default();
+    state.apply(log(1, 1), Update::Claim(claim(1, 2)));
+    state.apply(log(1, 1), Update::Outcome(outcome(1, 1, TaskEnd::Stopped)));
+    assert_eq!(state.claims(&slot(1)).count(), 1);
+    state.apply(log(1, 1), Update::Outcome(outcome(1, 2, TaskEnd::Stopped)));
+    assert_eq!(state.claims(&slot(1)).count(), 0);
+    assert_eq!(state.epoch_counter(&slot(1)), 2);
+}
+
+#[test]
+fn a_success_is_absorbing_and_a_lost_run_settles_nothing() {
+    let mut state = State::default();
+    let lost = TaskEnd::Lost { reason: "host died".into() };
+    state.apply(log(1, 1), Update::Outcome(outcome(1, 1, lost)));
+    assert_eq!(state.settled(&slot(1), &generation()), None);
+    state.apply(log(1, 1), Update::Outcome(outcome(1, 2, TaskEnd::Exited { code: 0 })));
+    state.apply(log(2, 1), Update::Outcome(outcome(1, 3, TaskEnd::Exited { code: 1 })));
+    let settled = state.settled(&slot(1), &generation()).expect("settled");
+    assert!(settled.end.is_success());
+}
+
+#[test]
+fn stop_is_final_and_of_two_scales_the_lower_counts() {
+    let mut intent = JobIntent::default();
+    let at = WallTime(5);
+    intent.apply(&Edit::Submit { generation: generation(), at });
+    intent.scales.insert(GroupName::main(), BTreeSet::from([5, 2]));
+    let spec = JobSpec {
+        version: 1,
+        name: "a".into(),
+        namespace: "default".into(),
+        owner: String::new(),
+        kind: JobKind::Service,
+        groups: vec![],
+        unknown: BTreeMap::new(),
+    };
+    assert_eq!(intent.count(&spec, &GroupName::main()), 2);
+    intent.apply(&Edit::Stop);
+    intent.apply(&Edit::Submit { generation: generation(), at });
+    assert_eq!(intent.count(&spec, &GroupName::main()), 0);
+}
