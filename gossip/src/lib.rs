@@ -1,1 +1,8 @@
-//! Skeleton.
+mod document;
+mod documents;
+mod identity;
+mod journal;
+mod names;
+mod overlay;
+mod quarantine;
+mod stored;

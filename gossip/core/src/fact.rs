@@ -225,6 +225,20 @@ impl Record {
     }
 }
 
+/// What a node asks its own log to take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A record as it is.
+    Fact(Record),
+    /// A change of one job's document, which becomes a [`Record::Intent`].
+    Edit {
+        /// Which job's.
+        job: JobId,
+        /// What changes.
+        edit: crate::intent::Edit,
+    },
+}
+
 /// What the rest of the program is told of a record, once it is verified and durable.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {

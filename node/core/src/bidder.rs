@@ -1,0 +1,185 @@
+//! The bidder: answers calls with what the ledger can really hold.
+//!
+//! A bid is firm because room is set aside before it is said. Having answered
+//! a call at epoch e, a bidder refuses awards and calls below e for that
+//! group, so that two drivers never both fill one slot from here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gossip_core::id::{JobId, NodeId};
+use gossip_core::market::{Answer, CALL_SLOTS_MAX, Call, Decline};
+use gossip_core::moment::Moment;
+use gossip_core::slot::{COUNTER_MAX, ClaimRank, Epoch, GroupName};
+use gossip_core::spec::JobSpec;
+
+use crate::ledger::{Hold, Ledger};
+
+/// The longest hold a driver may ask for.
+pub const HOLD_MAX: Duration = Duration::from_secs(10);
+
+/// For how many groups the last answered epoch is remembered; the oldest id goes first.
+pub const ANSWERED_MAX: usize = 65_536;
+
+/// What one copy of the same group here adds to the price of another: more
+/// than being completely full does, so that copies spread before they stack.
+const SPREAD_PRICE: u64 = 1500;
+
+/// Answers calls.
+#[derive(Clone, Debug)]
+pub struct Bidder {
+    /// What this node has.
+    pub ledger: Ledger,
+    answered: BTreeMap<(JobId, GroupName), Epoch>,
+}
+
+impl Bidder {
+    /// A bidder over an empty ledger.
+    pub fn new(ledger: Ledger) -> Self {
+        Self { ledger, answered: BTreeMap::new() }
+    }
+
+    /// Answers a call. `held` are the called indices that this node holds already.
+    pub fn answer(
+        &mut self,
+        now: Moment,
+        driver: NodeId,
+        call: &Call,
+        held: Vec<(u32, ClaimRank)>,
+    ) -> Answer {
+        let epoch = call.epoch;
+        let decline =
+            |decline| Answer { epoch, prices: vec![], decline: Some(decline), held: vec![] };
+        let spec = match JobSpec::from_blob(&call.spec) {
+            Ok(spec) => spec,
+            Err(bad) => return decline(Decline::Unfit { reason: bad.to_string() }),
+        };
+        let Some(group) = spec.group(&call.group) else {
+            return decline(Decline::Unfit { reason: format!("no group {}", call.group) });
+        };
+        if epoch.counter > COUNTER_MAX || call.indices.len() > CALL_SLOTS_MAX {
+            return decline(Decline::Unfit { reason: "an absurd call".to_owned() });
+        }
+        if !self.may_answer(call) {
+            return decline(Decline::Outdated);
+        }
+        let each = group.ask();
+        let open =
+            call.indices.iter().filter(|i| !held.iter().any(|(index, _)| index == *i)).count();
+        let used_before = self.ledger.used();
+        let hold = Hold {
+            driver,
+            job: call.job,
+            group: call.group.clone(),
+            each,
+            count: u32::try_from(open).unwrap_or(u32::MAX),
+            until: now + Duration::from_millis(call.hold_ms.into()).min(HOLD_MAX),
+        };
+        let count = self.ledger.hold(epoch, hold);
+        let copies = self.ledger.copies(&call.job, &call.group);
+        let capacity = self.ledger.capacity();
+        let prices = (1..=u64::from(count))
+            .map(|taken| {
+                let fullness = |used: u64, each: u64, of: u64| {
+                    let after = used.saturating_add(each.saturating_mul(taken));
+                    after.saturating_mul(1000).checked_div(of).unwrap_or(1000)
+                };
+                let cpu = fullness(used_before.cpu_milli, each.cpu_milli, capacity.cpu_milli);
+                let memory =
+                    fullness(used_before.memory_bytes, each.memory_bytes, capacity.memory_bytes);
+                cpu.max(memory) + SPREAD_PRICE * (copies + taken - 1)
+            })
+            .collect();
+        let short = u64::from(count) < open as u64;
+        let decline = short.then(|| match capacity.lacking(&each) {
+            Some(lacks) => Decline::TooLarge { lacks },
+            None => Decline::Full {
+                lacks: self.ledger.free().lacking(&each).unwrap_or_else(|| "too many holds".into()),
+            },
+        });
+        Answer { epoch, prices, decline, held }
+    }
+
+    fn may_answer(&mut self, call: &Call) -> bool {
+        let key = (call.job, call.group.clone());
+        let last = self.answered.get(&key);
+        if last.is_some_and(|answered| *answered > call.epoch) {
+            return false;
+        }
+        if self.answered.len() >= ANSWERED_MAX && last.is_none() {
+            self.answered.pop_first();
+        }
+        self.answered.insert(key, call.epoch);
+        true
+    }
+
+    /// The hold that an award of `driver` may turn into claims, if there is one.
+    pub fn awardable(&self, driver: &NodeId, epoch: &Epoch) -> Option<&Hold> {
+        let hold = self.ledger.held(epoch).filter(|hold| hold.driver == *driver)?;
+        let key = (hold.job, hold.group.clone());
+        let outdated = self.answered.get(&key).is_some_and(|answered| answered > epoch);
+        (!outdated).then_some(hold)
+    }
+
+    /// Forgets a hold that `driver` called for.
+    pub fn release(&mut self, driver: &NodeId, epoch: &Epoch) {
+        if self.ledger.held(epoch).is_some_and(|hold| hold.driver == *driver) {
+            self.ledger.release(epoch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::tests::{DRIVER, call, spec};
+    use gossip_core::resources::Resources;
+
+    fn bidder() -> Bidder {
+        Bidder::new(Ledger::new(Resources { cpu_milli: 1000, memory_bytes: 1 << 30 }))
+    }
+
+    #[test]
+    fn a_bid_is_backed_by_a_hold_and_later_slots_cost_more() {
+        let mut bidder = bidder();
+        let answer = bidder.answer(Moment(0), DRIVER, &call(1, 1, &[1, 2, 3], 400), vec![]);
+        assert_eq!(answer.prices.len(), 2);
+        assert!(answer.prices[0] < answer.prices[1]);
+        assert!(matches!(answer.decline, Some(Decline::Full { .. })), "for the third");
+        assert_eq!(bidder.ledger.free().cpu_milli, 200);
+    }
+
+    #[test]
+    fn a_call_below_an_answered_epoch_is_outdated_and_its_award_too() {
+        let mut bidder = bidder();
+        bidder.answer(Moment(0), DRIVER, &call(2, 1, &[1], 100), vec![]);
+        bidder.answer(Moment(0), DRIVER, &call(3, 2, &[1], 100), vec![]);
+        let answer = bidder.answer(Moment(0), DRIVER, &call(2, 9, &[1], 100), vec![]);
+        assert_eq!(answer.decline, Some(Decline::Outdated));
+        assert!(bidder.awardable(&DRIVER, &Epoch { counter: 2, tender: 1 }).is_none());
+        assert!(bidder.awardable(&DRIVER, &Epoch { counter: 3, tender: 2 }).is_some());
+        let stranger = NodeId::new([9; 32]);
+        assert!(bidder.awardable(&stranger, &Epoch { counter: 3, tender: 2 }).is_none());
+    }
+
+    #[test]
+    fn what_can_never_fit_is_told_apart_from_what_does_not_fit_now() {
+        let mut bidder = bidder();
+        let large = bidder.answer(Moment(0), DRIVER, &call(1, 1, &[1], 4000), vec![]);
+        assert!(matches!(large.decline, Some(Decline::TooLarge { .. })));
+        let mut bad = call(1, 2, &[1], 100);
+        bad.spec = b"garbage".to_vec();
+        let unfit = bidder.answer(Moment(0), DRIVER, &bad, vec![]);
+        assert!(matches!(unfit.decline, Some(Decline::Unfit { .. })));
+        assert!(spec(100).check().is_ok());
+    }
+
+    #[test]
+    fn slots_held_here_are_named_and_not_bid_for() {
+        let mut bidder = bidder();
+        let call = call(1, 1, &[1, 2], 100);
+        let rank = ClaimRank { generation: call.generation, epoch: call.epoch, node: DRIVER };
+        let answer = bidder.answer(Moment(0), DRIVER, &call, vec![(1, rank)]);
+        assert_eq!((answer.prices.len(), answer.held.len()), (1, 1));
+    }
+}

@@ -1,0 +1,443 @@
+//! The node as one machine: everything it knows, in; everything it does, out.
+//!
+//! Three organs share it: `placing` drives tenders for what is wanted,
+//! `holding` looks after what this node claimed, `asking` answers users. Their
+//! rules live in the machines they use; this file only routes. What a node
+//! says to itself takes the same road as what others say.
+
+mod asking;
+mod holding;
+mod placing;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use gossip_core::advert::Advert;
+use gossip_core::fact::{Claim, ClaimState, Entry, NodeCard, Record, TaskEnd, Update};
+use gossip_core::id::{ClusterId, JobId, NodeId};
+use gossip_core::log::LogId;
+use gossip_core::market::Message;
+use gossip_core::moment::Moment;
+use gossip_core::resources::Resources;
+use gossip_core::slot::{Epoch, Generation};
+use gossip_core::spec::JobSpec;
+use gossip_core::state::{State, Touched};
+
+use crate::allocation::Allocation;
+use crate::bidder::Bidder;
+use crate::driver::Drive;
+use crate::effect::{Dice, Effect, Input, Now, Ticket};
+use crate::event::What;
+use crate::ledger::{AllocationId, Ledger};
+use crate::liveness::{Liveness, Verdict};
+
+/// An unchanged advert is said again this often: it is also a sign of life.
+pub const ADVERT_EVERY: Duration = Duration::from_secs(1);
+
+/// A changed one is not said sooner than this after the last.
+pub const ADVERT_MIN_GAP: Duration = Duration::from_millis(50);
+
+/// How long a restarted node waits to hear a peer before it starts again what it held.
+pub const SETTLE_FOR: Duration = Duration::from_secs(3);
+
+/// A large job is looked at again at most this often for each thousand of its slots.
+const LOOK_PER_THOUSAND_SLOTS: Duration = Duration::from_millis(2);
+
+/// How many specs that came with calls are kept for their awards.
+const CALLED_SPECS_MAX: usize = 256;
+
+/// The longest this machine sleeps.
+const IDLE_STEP: Duration = Duration::from_millis(500);
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its key.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// What it says of itself.
+    pub card: NodeCard,
+}
+
+/// What was found of a task after a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It runs.
+    Running,
+    /// It ended while no agent looked.
+    Ended(TaskEnd),
+}
+
+/// The whole node.
+#[derive(Debug)]
+pub struct Core {
+    me: NodeId,
+    card: NodeCard,
+    state: State,
+    liveness: Liveness,
+    adverts: BTreeMap<NodeId, Advert>,
+    bidder: Bidder,
+    allocations: BTreeMap<AllocationId, Allocation>,
+    drives: BTreeMap<JobId, Drive>,
+    asks: asking::Asks,
+    tickets: Ticket,
+    dirty: BTreeMap<JobId, Moment>,
+    looked: BTreeMap<JobId, Moment>,
+    own_mail: VecDeque<Message>,
+    called_specs: BTreeMap<Epoch, (Generation, JobSpec)>,
+    drivers_waiting: BTreeMap<Epoch, NodeId>,
+    published: Option<(Moment, Resources, u32)>,
+    heard_peer: bool,
+    settle_until: Moment,
+}
+
+impl Core {
+    /// A node that starts, with what its journal and its runtime remember.
+    /// The first effect restates its holdings in a fresh log.
+    pub fn start(
+        now: Now,
+        identity: Identity,
+        past: Vec<(LogId, Update)>,
+        found: &BTreeMap<AllocationId, Found>,
+        out: &mut Vec<Effect>,
+    ) -> Self {
+        let capacity = identity.card.capacity;
+        let mut core = Self {
+            me: identity.node,
+            card: identity.card,
+            state: State::default(),
+            liveness: Liveness::default(),
+            adverts: BTreeMap::new(),
+            bidder: Bidder::new(Ledger::new(capacity)),
+            allocations: BTreeMap::new(),
+            drives: BTreeMap::new(),
+            asks: asking::Asks::default(),
+            tickets: 0,
+            dirty: BTreeMap::new(),
+            looked: BTreeMap::new(),
+            own_mail: VecDeque::new(),
+            called_specs: BTreeMap::new(),
+            drivers_waiting: BTreeMap::new(),
+            published: None,
+            heard_peer: false,
+            settle_until: now.moment + SETTLE_FOR,
+        };
+        for (log, update) in past {
+            core.state.apply(log, update);
+        }
+        let others: Vec<_> = core.others().collect();
+        for node in &others {
+            core.liveness.watch(*node, now.moment);
+        }
+        core.heard_peer = others.is_empty();
+        let holdings = core.restore(now, found);
+        let open = Record::Open { card: core.card.clone(), holdings };
+        core.append(vec![Entry::Fact(open)], out);
+        core.finish_found(now, found, out);
+        let jobs: Vec<_> = core.state.jobs().map(|(job, _)| *job).collect();
+        for job in jobs {
+            core.dirty.insert(job, now.moment);
+        }
+        core
+    }
+
+    /// Takes one input whole. Effects are to be performed in order.
+    pub fn handle(&mut self, now: Now, dice: &mut dyn Dice, input: Input, out: &mut Vec<Effect>) {
+        self.judge(now, out);
+        self.route(now, dice, input, out);
+        self.look(now, dice, out);
+        while let Some(message) = self.own_mail.pop_front() {
+            self.market(now, dice, self.me, message, out);
+            self.look(now, dice, out);
+        }
+        self.publish(now, out);
+    }
+
+    fn route(&mut self, now: Now, dice: &mut dyn Dice, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Updates(updates) => {
+                for (log, update) in updates {
+                    self.learn(now, log, update, out);
+                }
+            }
+            Input::Durable(ticket) => {
+                self.claims_durable(now, ticket, out);
+                self.ask_durable(now, ticket, out);
+            }
+            Input::Persisted { ticket, by } => self.ask_persisted(ticket, by, out),
+            Input::Advert(advert) => self.advert(now, advert, out),
+            Input::Heard(node) => self.hear(now, node, out),
+            Input::Market { from, message } => {
+                self.hear(now, from, out);
+                self.market(now, dice, from, message, out);
+            }
+            Input::Asked { request, ask } => self.asked(now, request, ask, out),
+            Input::Started(id) => self.started(now, &id, out),
+            Input::Ended { id, end } => self.ended(now, &id, end, out),
+            Input::Tick => self.tick(now, dice, out),
+        }
+    }
+
+    /// When this machine wants its next input at the latest.
+    pub fn deadline(&self, now: Moment) -> Moment {
+        let advert = self.published.map_or(now, |(at, free, running)| {
+            let changed = free != self.bidder.ledger.free() || running != self.running();
+            at + if changed { ADVERT_MIN_GAP } else { ADVERT_EVERY }
+        });
+        let drives = self
+            .drives
+            .values()
+            .filter_map(|drive| drive.tender.as_ref().and_then(crate::tender::Tender::deadline));
+        [
+            Some(now + IDLE_STEP),
+            Some(advert),
+            self.bidder.ledger.deadline(),
+            self.liveness.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(drives)
+        .chain(self.dirty.values().copied())
+        .chain(self.allocations.values().filter_map(Allocation::deadline))
+        .chain(self.asks.deadline())
+        .min()
+        .unwrap_or(now)
+    }
+
+    /// The merged state, for views.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The node this is.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// This node's resources, for views and judges.
+    pub fn ledger(&self) -> &Ledger {
+        &self.bidder.ledger
+    }
+
+    /// What is placed on this node.
+    pub fn allocations(&self) -> &BTreeMap<AllocationId, Allocation> {
+        &self.allocations
+    }
+
+    /// Whether a node is thought to be gone.
+    pub fn is_lost(&self, node: &NodeId) -> bool {
+        *node != self.me && self.liveness.is_lost(node)
+    }
+
+    /// How long a node has been silent.
+    pub fn silence(&self, node: &NodeId, now: Moment) -> Option<Duration> {
+        if *node == self.me { Some(Duration::ZERO) } else { self.liveness.silence(node, now) }
+    }
+
+    /// The newest advert of a node.
+    pub fn advert_of(&self, node: &NodeId) -> Option<&Advert> {
+        self.adverts.get(node)
+    }
+
+    fn others(&self) -> impl Iterator<Item = NodeId> + use<'_> {
+        self.state.nodes().map(|(node, _)| *node).filter(|node| *node != self.me)
+    }
+
+    fn alive(&self) -> BTreeSet<NodeId> {
+        let mut alive: BTreeSet<_> = self.others().filter(|node| !self.is_lost(node)).collect();
+        alive.insert(self.me);
+        alive
+    }
+
+    fn running(&self) -> u32 {
+        u32::try_from(self.allocations.values().filter(|it| it.has_task()).count())
+            .unwrap_or(u32::MAX)
+    }
+
+    fn append(&mut self, entries: Vec<Entry>, out: &mut Vec<Effect>) -> Ticket {
+        self.tickets += 1;
+        out.push(Effect::Append { ticket: self.tickets, entries });
+        self.tickets
+    }
+
+    fn send(&mut self, to: NodeId, message: Message, out: &mut Vec<Effect>) {
+        if to == self.me {
+            self.own_mail.push_back(message);
+        } else {
+            out.push(Effect::Send { to, message });
+        }
+    }
+
+    fn judge(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let mut verdicts = Vec::new();
+        self.liveness.step(now.moment, &mut verdicts);
+        for verdict in verdicts {
+            self.opinion(now, verdict, out);
+        }
+    }
+
+    fn opinion(&mut self, now: Now, verdict: Verdict, out: &mut Vec<Effect>) {
+        let (node, what) = match verdict {
+            Verdict::Lost(node) => (node, What::NodeLost { node }),
+            Verdict::Back(node) => (node, What::NodeBack { node }),
+        };
+        out.push(Effect::Tell(what));
+        let jobs: BTreeSet<_> =
+            self.state.holdings(&node).into_iter().map(|claim| claim.slot.job).collect();
+        self.mark(now, jobs);
+    }
+
+    fn hear(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+        if node == self.me {
+            return;
+        }
+        self.heard_peer = true;
+        if let Some(verdict) = self.liveness.hear(node, now.moment) {
+            self.opinion(now, verdict, out);
+        }
+    }
+
+    fn advert(&mut self, now: Now, advert: Advert, out: &mut Vec<Effect>) {
+        let node = advert.log.node;
+        self.hear(now, node, out);
+        let before = self.adverts.get(&node);
+        if before.is_some_and(|before| !advert.is_newer_than(before)) {
+            return;
+        }
+        let freed = before.is_none_or(|before| !before.free.fits(&advert.free));
+        self.adverts.insert(node, advert);
+        if freed {
+            self.poke(now);
+        }
+    }
+
+    fn learn(&mut self, now: Now, log: LogId, update: Update, out: &mut Vec<Effect>) {
+        let known = self.state.node(&log.node).is_some();
+        if log.node != self.me {
+            self.tell_update(log.node, &update, out);
+        }
+        if let Update::Intent { job, intent } = &update
+            && !intent.is_live()
+            && self.state.job(job).is_some_and(gossip_core::intent::JobIntent::is_live)
+        {
+            out.push(Effect::Tell(What::JobStopped { job: *job }));
+        }
+        match self.state.apply(log, update) {
+            Touched::Node(node, jobs) => {
+                if node != self.me {
+                    self.liveness.watch(node, now.moment);
+                }
+                if !known {
+                    let name = self.state.node(&node).map(|card| card.name.clone());
+                    out.push(Effect::Tell(What::NodeJoined {
+                        node,
+                        name: name.unwrap_or_default(),
+                    }));
+                    self.poke(now);
+                }
+                self.mark(now, jobs);
+            }
+            Touched::Job(job) => self.mark(now, [job]),
+            Touched::Spec => {
+                let waiting: Vec<_> = self.state.jobs().map(|(job, _)| *job).collect();
+                self.mark(now, waiting);
+            }
+            Touched::Nothing => {}
+        }
+    }
+
+    fn tell_update(&self, node: NodeId, update: &Update, out: &mut Vec<Effect>) {
+        match update {
+            Update::Claim(claim) => out.push(Effect::Tell(told(node, claim))),
+            Update::Outcome(outcome) => {
+                let (slot, end) = (outcome.slot.clone(), outcome.end.clone());
+                out.push(Effect::Tell(What::Ended { slot, node, end }));
+            }
+            _ => {}
+        }
+    }
+
+    /// Jobs to be looked at again, large ones not too often.
+    fn mark(&mut self, now: Now, jobs: impl IntoIterator<Item = JobId>) {
+        for job in jobs {
+            let slots = self
+                .state
+                .spec_of(&job)
+                .map_or(0, |(_, spec)| spec.groups.iter().map(|group| group.count).sum::<u32>());
+            let gap = LOOK_PER_THOUSAND_SLOTS * (slots / 1000);
+            let earliest = self.looked.get(&job).map_or(now.moment, |at| *at + gap);
+            let next = self.dirty.entry(job).or_insert(earliest);
+            *next = (*next).min(earliest).max(now.moment);
+        }
+    }
+
+    fn look(&mut self, now: Now, dice: &mut dyn Dice, out: &mut Vec<Effect>) {
+        let due: Vec<_> =
+            self.dirty.iter().filter(|(_, at)| **at <= now.moment).map(|(job, _)| *job).collect();
+        for job in due {
+            self.dirty.remove(&job);
+            self.looked.insert(job, now.moment);
+            self.look_at_holdings(now, dice, &job, out);
+            self.look_at_needs(now, dice, &job, out);
+        }
+    }
+
+    fn tick(&mut self, now: Now, dice: &mut dyn Dice, out: &mut Vec<Effect>) {
+        self.bidder.ledger.lapse(now.moment);
+        self.tick_holdings(now, out);
+        self.tick_tenders(now, dice, out);
+        self.tick_asks(now, out);
+    }
+
+    fn market(
+        &mut self,
+        now: Now,
+        dice: &mut dyn Dice,
+        from: NodeId,
+        message: Message,
+        out: &mut Vec<Effect>,
+    ) {
+        match message {
+            Message::Call(call) => self.called(now, from, &call, out),
+            Message::Award { epoch, indices } => self.awarded(now, from, epoch, &indices, out),
+            Message::Release { epoch } => self.bidder.release(&from, &epoch),
+            Message::Answer(answer) => self.answered(now, dice, from, answer, out),
+            Message::Claimed { epoch, indices } => {
+                self.confirmed(now, dice, from, (epoch, indices, true), out);
+            }
+            Message::Refused { epoch, indices } => {
+                self.confirmed(now, dice, from, (epoch, indices, false), out);
+            }
+            Message::Driving { job } => self.other_drives(now, from, job, out),
+            Message::Probe { slot, rank, nonce } => self.probed(from, slot, rank, nonce, out),
+            Message::Ready { slot, rank, nonce } => {
+                self.winner_ready(from, &slot, rank, nonce, out)
+            }
+        }
+    }
+
+    fn publish(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let (free, running) = (self.bidder.ledger.free(), self.running());
+        let due = self.published.is_none_or(|(at, last_free, last_running)| {
+            let changed = last_free != free || last_running != running;
+            now.moment >= at + if changed { ADVERT_MIN_GAP } else { ADVERT_EVERY }
+        });
+        if due {
+            self.published = Some((now.moment, free, running));
+            let capacity = self.bidder.ledger.capacity();
+            out.push(Effect::Publish { free, capacity, running, bidding: true });
+        }
+    }
+}
+
+fn told(node: NodeId, claim: &Claim) -> What {
+    let slot = claim.slot.clone();
+    match &claim.state {
+        ClaimState::Starting => What::Claimed { slot, node, epoch: claim.epoch.counter },
+        ClaimState::Running | ClaimState::Stopping => What::Running { slot, node },
+        ClaimState::Waiting { last } => What::Restarting { slot, node, end: last.clone() },
+    }
+}

@@ -1,0 +1,152 @@
+//! What users ask of the node they reached: submit, stop, remove.
+//!
+//! An ask is answered once it is durable here and, where there is another
+//! member, on one other disk; if none confirms in time the answer says so.
+//! Durable is not placed, so the first tender does not wait for the answer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gossip_core::fact::{Entry, Record};
+use gossip_core::id::{JobId, NodeId};
+use gossip_core::intent::{Edit, JobIntent};
+use gossip_core::moment::Moment;
+use gossip_core::slot::Generation;
+use gossip_core::spec::JobSpec;
+
+use super::Core;
+use crate::effect::{Ask, Effect, Now, Reply, Ticket};
+use crate::event::What;
+
+/// How long an answer waits for another member's fsync.
+const REPLICATE_FOR: Duration = Duration::from_secs(2);
+
+/// The most asks that wait at once; more are refused.
+const ASKS_MAX: usize = 4096;
+
+/// Asks that are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    waiting: BTreeMap<Ticket, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: u64,
+    job: JobId,
+    durable: bool,
+    persisted: Option<NodeId>,
+    until: Moment,
+}
+
+impl Asks {
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.waiting.values().map(|ask| ask.until).min()
+    }
+}
+
+impl Core {
+    pub(super) fn asked(&mut self, now: Now, request: u64, ask: Ask, out: &mut Vec<Effect>) {
+        if self.asks.waiting.len() >= ASKS_MAX {
+            return out.push(Effect::Reply { request, reply: Reply::Busy });
+        }
+        let (job, entries) = match ask {
+            Ask::Submit { job, spec } => match self.submission(now, job, &spec, out) {
+                Ok(entries) => (job, entries),
+                Err(reply) => return out.push(Effect::Reply { request, reply }),
+            },
+            Ask::Stop(job) => (job, vec![Entry::Edit { job, edit: Edit::Stop }]),
+            Ask::Remove(job) => (job, vec![Entry::Edit { job, edit: Edit::Remove }]),
+        };
+        let submits = entries.iter().any(|entry| matches!(entry, Entry::Fact(_)));
+        if !submits && self.state.job(&job).is_none() {
+            let reply = Reply::NoSuchJob { job };
+            return out.push(Effect::Reply { request, reply });
+        }
+        let ticket = self.append(entries, out);
+        let until = now.moment + REPLICATE_FOR;
+        let waiting = Waiting { request, job, durable: false, persisted: None, until };
+        self.asks.waiting.insert(ticket, waiting);
+    }
+
+    fn submission(
+        &mut self,
+        now: Now,
+        job: JobId,
+        spec: &JobSpec,
+        out: &mut Vec<Effect>,
+    ) -> Result<Vec<Entry>, Reply> {
+        let bad = |reason: String| Reply::BadSpec { reason };
+        spec.check().map_err(|e| bad(e.to_string()))?;
+        let (hash, blob) = spec.to_blob().map_err(|e| bad(e.to_string()))?;
+        if self.state.job(&job).is_none()
+            && let Some(other) = self.live_job_named(&spec.namespace, &spec.name)
+        {
+            return Err(Reply::NameTaken { job: other });
+        }
+        let counter = self.state.job(&job).and_then(JobIntent::generation);
+        let again = counter.filter(|generation| generation.spec == hash);
+        let counter = counter.map_or(1, |generation| generation.counter.saturating_add(1));
+        let generation = again.unwrap_or(Generation { counter, spec: hash });
+        if again.is_none() {
+            out.push(Effect::Tell(What::JobSubmitted { job, name: spec.name.clone() }));
+        }
+        self.drives.entry(job).or_default().own = true;
+        let edit = Edit::Submit { generation, at: now.wall };
+        Ok(vec![Entry::Fact(Record::Spec(blob)), Entry::Edit { job, edit }])
+    }
+
+    fn live_job_named(&self, namespace: &str, name: &str) -> Option<JobId> {
+        self.state.jobs().filter(|(_, intent)| intent.is_live()).map(|(job, _)| *job).find(|job| {
+            let named = |spec: &JobSpec| spec.name == name && spec.namespace == namespace;
+            self.state.spec_of(job).is_some_and(|(_, spec)| named(spec)) && !self.is_over(job)
+        })
+    }
+
+    /// Whether all slots of a batch job have ended.
+    fn is_over(&self, job: &JobId) -> bool {
+        self.state.spec_of(job).is_some() && self.state.wanted(job).is_empty()
+    }
+
+    pub(super) fn ask_durable(&mut self, _now: Now, ticket: Ticket, out: &mut Vec<Effect>) {
+        let alone = self.others().next().is_none();
+        if let Some(ask) = self.asks.waiting.get_mut(&ticket) {
+            ask.durable = true;
+            if alone || ask.persisted.is_some() {
+                self.accept(ticket, out);
+            }
+        }
+    }
+
+    pub(super) fn ask_persisted(&mut self, ticket: Ticket, by: NodeId, out: &mut Vec<Effect>) {
+        if let Some(ask) = self.asks.waiting.get_mut(&ticket) {
+            ask.persisted.get_or_insert(by);
+            if ask.durable {
+                self.accept(ticket, out);
+            }
+        }
+    }
+
+    fn accept(&mut self, ticket: Ticket, out: &mut Vec<Effect>) {
+        if let Some(ask) = self.asks.waiting.remove(&ticket) {
+            let reply = Reply::Accepted { job: ask.job, replicated: ask.persisted };
+            out.push(Effect::Reply { request: ask.request, reply });
+        }
+    }
+
+    pub(super) fn tick_asks(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let due = |ask: &Waiting| ask.until <= now.moment && ask.durable;
+        let late: Vec<_> =
+            self.asks.waiting.iter().filter(|(_, ask)| due(ask)).map(|(t, _)| *t).collect();
+        for ticket in late {
+            if let Some(ask) = self.asks.waiting.remove(&ticket) {
+                let reply = Reply::NotReplicated { job: ask.job };
+                out.push(Effect::Reply { request: ask.request, reply });
+            }
+        }
+        for ask in self.asks.waiting.values_mut().filter(|ask| ask.until <= now.moment) {
+            // Not even durable here: a slow disk. Nothing may be answered yet.
+            ask.until = now.moment + REPLICATE_FOR;
+        }
+    }
+}

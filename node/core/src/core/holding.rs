@@ -1,0 +1,432 @@
+//! Holding: answers calls, claims what was awarded, and looks after it.
+//!
+//! A claim is journaled before it is confirmed or launched. A claim that is
+//! outranked is given up only when the better claim's holder itself says, to
+//! this node's fresh nonce, that it runs; nobody's silence stops work.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gossip_core::fact::{Claim, ClaimState, Entry, Outcome, Record, TaskEnd};
+use gossip_core::id::{JobId, NodeId};
+use gossip_core::market::{Call, Message};
+use gossip_core::resources::DEFAULT_ASK;
+use gossip_core::slot::{ClaimRank, Epoch, Generation, SlotId};
+use gossip_core::spec::{JobKind, JobSpec, STOP_GRACE_MS};
+
+use super::{Core, Found, told};
+use crate::allocation::{Allocation, Cause, Phase, RESTART_FORGIVEN};
+use crate::effect::{Dice, Effect, Launch, Now, Ticket};
+use crate::event::What;
+use crate::ledger::AllocationId;
+
+/// How long an answer to a probe is waited for before it is sent again.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+
+impl Core {
+    /// Takes up own claims from before a restart; answers what is held now.
+    pub(super) fn restore(
+        &mut self,
+        now: Now,
+        found: &BTreeMap<AllocationId, Found>,
+    ) -> Vec<Claim> {
+        for claim in self.state.holdings(&self.me) {
+            let id = AllocationId { slot: claim.slot.clone(), epoch: claim.epoch };
+            let spec = self.state.spec(&claim.generation.spec);
+            let group = spec.and_then(|spec| spec.group(&claim.slot.group));
+            let ask = group.map_or(DEFAULT_ASK, |group| group.ask());
+            let phase = match (found.get(&id), &claim.state) {
+                (Some(_), _) => Phase::Running(now.moment),
+                (None, ClaimState::Waiting { .. }) => Phase::Waiting(now.moment),
+                (None, _) => Phase::Stranded,
+            };
+            let allocation = Allocation {
+                id: id.clone(),
+                generation: claim.generation,
+                phase,
+                stop: None,
+                restarts: claim.restarts,
+                streak: 0,
+                task: group.and_then(|group| group.tasks.first()).cloned(),
+                claim,
+                probe: None,
+            };
+            self.bidder.ledger.adopt(id.clone(), ask);
+            self.allocations.insert(id, allocation);
+        }
+        self.allocations.values().map(|allocation| allocation.claim.clone()).collect()
+    }
+
+    /// Tasks that ended while no agent looked are ended now, in the fresh log.
+    pub(super) fn finish_found(
+        &mut self,
+        now: Now,
+        found: &BTreeMap<AllocationId, Found>,
+        out: &mut Vec<Effect>,
+    ) {
+        for (id, found) in found {
+            match found {
+                Found::Ended(end) => self.ended(now, id, end.clone(), out),
+                Found::Running if !self.allocations.contains_key(id) => {
+                    out.push(Effect::Stop { id: id.clone(), grace_ms: STOP_GRACE_MS });
+                }
+                Found::Running => {}
+            }
+        }
+    }
+
+    pub(super) fn holds(&self, slot: &SlotId, generation: &Generation) -> bool {
+        self.of_slot(slot).any(|it| it.generation == *generation && it.stop.is_none())
+    }
+
+    fn of_slot(&self, slot: &SlotId) -> impl Iterator<Item = &Allocation> + use<'_> {
+        let first = AllocationId { slot: slot.clone(), epoch: Epoch { counter: 0, tender: 0 } };
+        let slot = slot.clone();
+        self.allocations.range(first..).map(|(_, it)| it).take_while(move |it| it.id.slot == slot)
+    }
+
+    pub(super) fn called(&mut self, now: Now, from: NodeId, call: &Call, out: &mut Vec<Effect>) {
+        let held = call
+            .indices
+            .iter()
+            .filter_map(|index| {
+                let (job, group) = (call.job, call.group.clone());
+                let slot = SlotId { job, group, index: *index };
+                let best = self.of_slot(&slot).filter(|it| it.stop.is_none()).last()?;
+                Some((*index, best.claim.rank(self.me)))
+            })
+            .collect();
+        let answer = self.bidder.answer(now.moment, from, call, held);
+        if let Ok(spec) = JobSpec::from_blob(&call.spec) {
+            // The log may bring the spec later than the award; the launch needs it now.
+            self.called_specs.insert(call.epoch, (call.generation, spec));
+            while self.called_specs.len() > super::CALLED_SPECS_MAX {
+                self.called_specs.pop_first();
+            }
+        }
+        self.send(from, Message::Answer(answer), out);
+    }
+
+    pub(super) fn awarded(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        epoch: Epoch,
+        indices: &[u32],
+        out: &mut Vec<Effect>,
+    ) {
+        let mine = |index: &u32| {
+            let of = |id: &AllocationId| id.epoch == epoch && id.slot.index == *index;
+            self.allocations
+                .iter()
+                .any(|(id, it)| of(id) && !matches!(it.phase, Phase::Claiming(_)))
+        };
+        let (known, fresh): (Vec<u32>, Vec<u32>) = indices.iter().partition(|index| mine(index));
+        if !known.is_empty() {
+            // The confirmation was lost: say it again.
+            self.send(from, Message::Claimed { epoch, indices: known }, out);
+        }
+        let hold = self.bidder.awardable(&from, &epoch).cloned();
+        let spec = self.called_specs.get(&epoch).cloned();
+        let (Some(hold), Some((generation, spec))) = (hold, spec) else {
+            let claiming = |index: &u32| {
+                self.allocations.keys().any(|id| id.epoch == epoch && id.slot.index == *index)
+            };
+            let refused: Vec<_> = fresh.into_iter().filter(|index| !claiming(index)).collect();
+            if !refused.is_empty() {
+                self.send(from, Message::Refused { epoch, indices: refused }, out);
+            }
+            return;
+        };
+        let task = spec.group(&hold.group).and_then(|group| group.tasks.first()).cloned();
+        let (mut claims, mut refused) = (Vec::new(), Vec::new());
+        for index in fresh {
+            let slot = SlotId { job: hold.job, group: hold.group.clone(), index };
+            let id = AllocationId { slot: slot.clone(), epoch };
+            if self.allocations.contains_key(&id) || !self.bidder.ledger.claim(&id) {
+                refused.push(index);
+                continue;
+            }
+            let state = ClaimState::Starting;
+            let claim = Claim { slot, generation, epoch, state, since: now.wall, restarts: 0 };
+            claims.push((id, claim, task.clone()));
+        }
+        self.bidder.release(&from, &epoch);
+        if !claims.is_empty() {
+            self.drivers_waiting.insert(epoch, from);
+            self.claim_all(generation, claims, out);
+        }
+        if !refused.is_empty() {
+            self.send(from, Message::Refused { epoch, indices: refused }, out);
+        }
+    }
+
+    fn claim_all(
+        &mut self,
+        generation: Generation,
+        claims: Vec<(AllocationId, Claim, Option<gossip_core::spec::TaskSpec>)>,
+        out: &mut Vec<Effect>,
+    ) {
+        let records = claims.iter().map(|(_, claim, _)| Entry::Fact(Record::Claim(claim.clone())));
+        let ticket = self.append(records.collect(), out);
+        for (id, claim, task) in claims {
+            out.push(Effect::Tell(told(self.me, &claim)));
+            let allocation = Allocation {
+                id: id.clone(),
+                generation,
+                phase: Phase::Claiming(ticket),
+                stop: None,
+                restarts: 0,
+                streak: 0,
+                task,
+                claim,
+                probe: None,
+            };
+            self.allocations.insert(id, allocation);
+        }
+    }
+
+    pub(super) fn claims_durable(&mut self, now: Now, ticket: Ticket, out: &mut Vec<Effect>) {
+        let ready: Vec<_> = self
+            .allocations
+            .values()
+            .filter(|it| it.phase == Phase::Claiming(ticket))
+            .map(|it| it.id.clone())
+            .collect();
+        let mut by_epoch: BTreeMap<Epoch, Vec<u32>> = BTreeMap::new();
+        for id in &ready {
+            by_epoch.entry(id.epoch).or_default().push(id.slot.index);
+        }
+        for (epoch, indices) in by_epoch {
+            if let Some(driver) = self.drivers_waiting.remove(&epoch) {
+                self.send(driver, Message::Claimed { epoch, indices }, out);
+            }
+        }
+        for id in ready {
+            self.launch(now, &id, out);
+        }
+    }
+
+    fn launch(&mut self, now: Now, id: &AllocationId, out: &mut Vec<Effect>) {
+        let Some(it) = self.allocations.get_mut(id) else { return };
+        if it.stop.is_some() {
+            return self.finish(now, id, TaskEnd::Stopped, out);
+        }
+        let spec = self.state.spec(&it.generation.spec);
+        let spec = spec.or_else(|| self.called_specs.get(&id.epoch).map(|(_, spec)| spec));
+        let group = spec.and_then(|spec| spec.group(&id.slot.group));
+        let task = it.task.clone().or_else(|| group.and_then(|group| group.tasks.first()).cloned());
+        let Some(task) = task else {
+            let reason = "its spec is not known here".to_owned();
+            return self.finish(now, id, TaskEnd::NotStarted { code: 125, reason }, out);
+        };
+        it.phase = Phase::Starting;
+        it.task = Some(task.clone());
+        let launch = Launch {
+            id: id.clone(),
+            generation: it.generation,
+            count: group.map_or(1, |group| group.count),
+            job_name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
+            restarts: it.restarts,
+            task,
+        };
+        out.push(Effect::Launch(Box::new(launch)));
+    }
+
+    pub(super) fn started(&mut self, now: Now, id: &AllocationId, out: &mut Vec<Effect>) {
+        let Some(it) = self.allocations.get_mut(id).filter(|it| it.phase == Phase::Starting) else {
+            return;
+        };
+        it.phase = Phase::Running(now.moment);
+        let grace_ms = it.task.as_ref().map_or(STOP_GRACE_MS, |task| task.stop_grace_ms);
+        let stop = it.stop.is_some();
+        let claim = it.say(ClaimState::Running, now.wall);
+        out.push(Effect::Tell(told(self.me, &claim)));
+        self.append(vec![Entry::Fact(Record::Claim(claim))], out);
+        if stop {
+            out.push(Effect::Stop { id: id.clone(), grace_ms });
+        }
+    }
+
+    pub(super) fn ended(
+        &mut self,
+        now: Now,
+        id: &AllocationId,
+        end: TaskEnd,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(it) = self.allocations.get_mut(id).filter(|it| it.has_task()) else { return };
+        let kind = self.state.spec(&it.generation.spec).map_or(JobKind::Batch, |spec| spec.kind);
+        let lost = matches!(end, TaskEnd::Lost { .. });
+        if it.stop.is_some() || (kind == JobKind::Batch && !lost) {
+            return self.finish(now, id, end, out);
+        }
+        if let Phase::Running(since) = it.phase
+            && now.moment.since(since) >= RESTART_FORGIVEN
+        {
+            it.streak = 0;
+        }
+        it.phase = Phase::Waiting(now.moment + it.pause());
+        it.streak = it.streak.saturating_add(1);
+        it.restarts = it.restarts.saturating_add(1);
+        let claim = it.say(ClaimState::Waiting { last: end }, now.wall);
+        out.push(Effect::Tell(told(self.me, &claim)));
+        self.append(vec![Entry::Fact(Record::Claim(claim))], out);
+    }
+
+    /// The allocation is over: its room is free, its outcome goes into the log.
+    fn finish(&mut self, now: Now, id: &AllocationId, end: TaskEnd, out: &mut Vec<Effect>) {
+        let Some(it) = self.allocations.remove(id) else { return };
+        self.bidder.ledger.free_claim(id);
+        let end = it.end(end);
+        let outcome = Outcome {
+            slot: id.slot.clone(),
+            generation: it.generation,
+            epoch: id.epoch,
+            end: end.clone(),
+            at: now.wall,
+        };
+        let (slot, node) = (id.slot.clone(), self.me);
+        out.push(Effect::Tell(What::Ended { slot, node, end }));
+        self.append(vec![Entry::Fact(Record::Outcome(outcome))], out);
+        self.mark(now, [id.slot.job]);
+        self.poke(now);
+    }
+
+    pub(super) fn tick_holdings(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let settled = self.heard_peer || now.moment >= self.settle_until;
+        let due = |it: &Allocation| match it.phase {
+            Phase::Waiting(until) => until <= now.moment,
+            Phase::Stranded => settled,
+            _ => false,
+        };
+        let ids: Vec<_> =
+            self.allocations.values().filter(|it| due(it)).map(|it| it.id.clone()).collect();
+        for id in ids {
+            self.launch(now, &id, out);
+        }
+        let probing: Vec<_> = self
+            .allocations
+            .values()
+            .filter(|it| it.probe.is_some_and(|(_, _, at)| at + PROBE_EVERY <= now.moment))
+            .map(|it| it.id.slot.job)
+            .collect();
+        self.mark(now, probing);
+    }
+
+    /// Own allocations of a job that nobody wants, or that are outranked.
+    pub(super) fn look_at_holdings(
+        &mut self,
+        now: Now,
+        dice: &mut dyn Dice,
+        job: &JobId,
+        out: &mut Vec<Effect>,
+    ) {
+        let of_job = |it: &&Allocation| it.id.slot.job == *job && it.stop.is_none();
+        let mine: Vec<_> =
+            self.allocations.values().filter(of_job).map(|it| it.id.clone()).collect();
+        for id in mine {
+            let Some(it) = self.allocations.get(&id) else { continue };
+            if !self.state.is_wanted(&id.slot, &it.generation) {
+                self.stop(now, &id, Cause::Unwanted, out);
+            } else if let Some(better) = self.better_claim(it) {
+                self.outranked(now, dice, &id, better, out);
+            } else if let Some(it) = self.allocations.get_mut(&id) {
+                it.probe = None;
+            }
+        }
+    }
+
+    fn better_claim(&self, it: &Allocation) -> Option<ClaimRank> {
+        let own = it.claim.rank(self.me);
+        let claims = self.state.claims(&it.id.slot).filter(|(node, _)| !self.is_lost(node));
+        claims.map(|(node, claim)| claim.rank(*node)).filter(|rank| *rank > own).max()
+    }
+
+    fn outranked(
+        &mut self,
+        now: Now,
+        dice: &mut dyn Dice,
+        id: &AllocationId,
+        better: ClaimRank,
+        out: &mut Vec<Effect>,
+    ) {
+        let me = self.me;
+        let Some(it) = self.allocations.get_mut(id) else { return };
+        if better.node == me || !it.has_task() {
+            // An older claim of this node, or nothing runs: there is nothing to keep up.
+            return self.stop(now, id, Cause::Superseded, out);
+        }
+        let asked =
+            it.probe.is_some_and(|(_, rank, at)| rank == better && at + PROBE_EVERY > now.moment);
+        if asked {
+            return;
+        }
+        if it.probe.is_none() {
+            let (slot, lesser) = (id.slot.clone(), me);
+            out.push(Effect::Tell(What::ClaimedTwice { slot, better: better.node, lesser }));
+        }
+        let nonce = dice.roll();
+        it.probe = Some((nonce, better, now.moment));
+        let message = Message::Probe { slot: id.slot.clone(), rank: better, nonce };
+        out.push(Effect::Send { to: better.node, message });
+    }
+
+    pub(super) fn probed(
+        &mut self,
+        from: NodeId,
+        slot: SlotId,
+        rank: ClaimRank,
+        nonce: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let me = self.me;
+        let runs = self.of_slot(&slot).any(|it| {
+            it.claim.rank(me) == rank && it.stop.is_none() && matches!(it.phase, Phase::Running(_))
+        });
+        if runs {
+            self.send(from, Message::Ready { slot, rank, nonce }, out);
+        }
+    }
+
+    pub(super) fn winner_ready(
+        &mut self,
+        from: NodeId,
+        slot: &SlotId,
+        rank: ClaimRank,
+        nonce: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let asked = |it: &&Allocation| {
+            it.probe.is_some_and(|(sent, better, _)| sent == nonce && better == rank)
+        };
+        if rank.node != from {
+            return;
+        }
+        let Some(id) = self.of_slot(slot).find(asked).map(|it| it.id.clone()) else { return };
+        self.order_stop(&id, Cause::Superseded, out);
+    }
+
+    fn stop(&mut self, now: Now, id: &AllocationId, cause: Cause, out: &mut Vec<Effect>) {
+        let Some(it) = self.allocations.get_mut(id) else { return };
+        match it.phase {
+            Phase::Claiming(_) | Phase::Starting | Phase::Running(_) => {
+                self.order_stop(id, cause, out);
+            }
+            Phase::Waiting(_) | Phase::Stranded => {
+                it.stop = Some(cause);
+                self.finish(now, id, TaskEnd::Stopped, out);
+            }
+        }
+    }
+
+    fn order_stop(&mut self, id: &AllocationId, cause: Cause, out: &mut Vec<Effect>) {
+        let Some(it) = self.allocations.get_mut(id).filter(|it| it.stop.is_none()) else { return };
+        it.stop = Some(cause);
+        it.probe = None;
+        if matches!(it.phase, Phase::Running(_)) {
+            let grace_ms = it.task.as_ref().map_or(STOP_GRACE_MS, |task| task.stop_grace_ms);
+            out.push(Effect::Stop { id: id.clone(), grace_ms });
+        }
+    }
+}

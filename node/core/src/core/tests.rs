@@ -1,0 +1,420 @@
+//! A few cores joined by perfect wires: the whole path in tables.
+//!
+//! Faults belong to the simulator; here every message arrives at once, so that
+//! what is said can be read line by line.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use gossip_core::fact::{Claim, ClaimState, Entry, NodeCard, Record, TaskEnd, Update};
+use gossip_core::grant::Chain;
+use gossip_core::id::{ClusterId, ContentHash, JobId, NodeId};
+use gossip_core::intent::JobIntent;
+use gossip_core::log::LogId;
+use gossip_core::market::Call;
+use gossip_core::moment::{Moment, WallTime};
+use gossip_core::resources::Resources;
+use gossip_core::sign::Key;
+use gossip_core::slot::{Epoch, Generation, GroupName, SlotId};
+use gossip_core::spec::{
+    GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, STOP_GRACE_MS, TaskSpec, Unknown,
+};
+
+use super::{Core, Found, Identity};
+use crate::allocation::{Allocation, Phase};
+use crate::effect::{Ask, Dice, Effect, Input, Now, Reply};
+use crate::ledger::AllocationId;
+
+pub(crate) const DRIVER: NodeId = NodeId::new([1; 32]);
+
+pub(crate) fn spec(cpu_milli: u64) -> JobSpec {
+    let task = TaskSpec {
+        name: "main".into(),
+        run: Program::Process { argv: vec!["true".into()], directory: None },
+        env: BTreeMap::new(),
+        resources: Resources { cpu_milli, memory_bytes: 1 << 20 },
+        stop_grace_ms: STOP_GRACE_MS,
+        unknown: Unknown::new(),
+    };
+    let name = GroupName::main();
+    let group = GroupSpec { name, count: 3, tasks: vec![task], unknown: Unknown::new() };
+    JobSpec {
+        version: SPEC_VERSION,
+        name: "web".into(),
+        namespace: "default".into(),
+        owner: String::new(),
+        kind: JobKind::Service,
+        groups: vec![group],
+        unknown: Unknown::new(),
+    }
+}
+
+pub(crate) fn call(counter: u64, tender: u64, indices: &[u32], cpu_milli: u64) -> Call {
+    let (hash, blob) = spec(cpu_milli).to_blob().expect("encodes");
+    Call {
+        epoch: Epoch { counter, tender },
+        job: JobId::new([1; 16]),
+        generation: Generation { counter: 1, spec: hash },
+        spec: blob,
+        group: GroupName::main(),
+        indices: indices.to_vec(),
+        hold_ms: 1000,
+    }
+}
+
+pub(crate) fn allocation() -> Allocation {
+    let slot = SlotId { job: JobId::new([1; 16]), group: GroupName::main(), index: 1 };
+    let epoch = Epoch { counter: 1, tender: 1 };
+    let generation = Generation { counter: 1, spec: ContentHash::of(b"") };
+    let (state, since) = (ClaimState::Starting, WallTime(0));
+    let claim = Claim { slot: slot.clone(), generation, epoch, state, since, restarts: 0 };
+    Allocation {
+        id: AllocationId { slot, epoch },
+        generation,
+        phase: Phase::Starting,
+        stop: None,
+        restarts: 0,
+        streak: 0,
+        task: None,
+        claim,
+        probe: None,
+    }
+}
+
+struct Count(u64);
+impl Dice for Count {
+    fn roll(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+/// Some cores on perfect wires; tasks start at once and run until told.
+struct Cluster {
+    now: u64,
+    cores: Vec<Core>,
+    logs: Vec<LogId>,
+    intents: BTreeMap<JobId, JobIntent>,
+    mail: VecDeque<(usize, Input)>,
+    dead: Vec<usize>,
+    tasks: BTreeMap<(usize, AllocationId), ()>,
+    replies: Vec<Reply>,
+    dice: Count,
+}
+
+impl Cluster {
+    fn new(capacities: &[u64]) -> Self {
+        let mut cluster = Self {
+            now: 0,
+            cores: vec![],
+            logs: vec![],
+            intents: BTreeMap::new(),
+            mail: VecDeque::new(),
+            dead: vec![],
+            tasks: BTreeMap::new(),
+            replies: vec![],
+            dice: Count(0),
+        };
+        for (at, cpu_milli) in capacities.iter().enumerate() {
+            cluster.add(at, *cpu_milli, 1, vec![], &BTreeMap::new());
+        }
+        cluster.run(0);
+        for at in 0..capacities.len() {
+            let log = cluster.logs[at];
+            let card = cluster.cores[at].state().node(&log.node).expect("itself").clone();
+            for to in 0..capacities.len() {
+                let opened = Update::Opened { card: card.clone(), holdings: vec![] };
+                cluster.mail.push_back((to, Input::Updates(vec![(log, opened)])));
+            }
+        }
+        cluster.run(0);
+        cluster
+    }
+
+    fn add(
+        &mut self,
+        at: usize,
+        cpu_milli: u64,
+        start: u64,
+        past: Vec<(LogId, Update)>,
+        found: &BTreeMap<AllocationId, Found>,
+    ) {
+        let key = Key::from_seed([u8::try_from(at).expect("few") + 1; 32]);
+        let log = LogId { node: key.id(), start, nonce: 0 };
+        let card = NodeCard {
+            name: format!("n{at}"),
+            addresses: vec![],
+            capacity: Resources { cpu_milli, memory_bytes: 1 << 30 },
+            chain: Chain::found(&key, 0).1,
+            version: String::new(),
+            enforces_limits: false,
+        };
+        let identity = Identity { node: key.id(), cluster: ClusterId::new([0; 32]), card };
+        let mut out = Vec::new();
+        let core = Core::start(self.clock(), identity, past, found, &mut out);
+        if at == self.cores.len() {
+            self.cores.push(core);
+            self.logs.push(log);
+        } else {
+            self.cores[at] = core;
+            self.logs[at] = log;
+        }
+        self.perform(at, out);
+    }
+
+    fn clock(&self) -> Now {
+        Now { moment: Moment(self.now), wall: WallTime(self.now) }
+    }
+
+    fn perform(&mut self, at: usize, out: Vec<Effect>) {
+        for effect in out {
+            match effect {
+                Effect::Append { ticket, entries } => {
+                    let updates: Vec<_> = entries
+                        .into_iter()
+                        .map(|entry| (self.logs[at], self.update(entry)))
+                        .collect();
+                    for to in (0..self.cores.len()).filter(|to| !self.dead.contains(to)) {
+                        self.mail.push_back((to, Input::Updates(updates.clone())));
+                    }
+                    self.mail.push_back((at, Input::Durable(ticket)));
+                    let other = self.logs[usize::from(at == 0 && self.logs.len() > 1)].node;
+                    self.mail.push_back((at, Input::Persisted { ticket, by: other }));
+                }
+                Effect::Send { to, message } => {
+                    let from = self.logs[at].node;
+                    let to = self.logs.iter().position(|log| log.node == to).expect("known");
+                    if !self.dead.contains(&to) {
+                        self.mail.push_back((to, Input::Market { from, message }));
+                    }
+                }
+                Effect::Launch(launch) => {
+                    self.tasks.insert((at, launch.id.clone()), ());
+                    self.mail.push_back((at, Input::Started(launch.id)));
+                }
+                Effect::Stop { id, .. } => {
+                    self.tasks.remove(&(at, id.clone()));
+                    let end = TaskEnd::Signalled { signal: 15 };
+                    self.mail.push_back((at, Input::Ended { id, end }));
+                }
+                Effect::Publish { .. } => {
+                    let from = self.logs[at].node;
+                    for to in
+                        (0..self.cores.len()).filter(|to| *to != at && !self.dead.contains(to))
+                    {
+                        self.mail.push_back((to, Input::Heard(from)));
+                    }
+                }
+                Effect::Reply { reply, .. } => self.replies.push(reply),
+                Effect::Tell(_) => {}
+            }
+        }
+    }
+
+    fn update(&mut self, entry: Entry) -> Update {
+        match entry {
+            Entry::Fact(Record::Open { card, holdings }) => Update::Opened { card, holdings },
+            Entry::Fact(Record::Claim(claim)) => Update::Claim(claim),
+            Entry::Fact(Record::Outcome(outcome)) => Update::Outcome(outcome),
+            Entry::Fact(Record::Spec(blob)) => {
+                let spec = JobSpec::from_blob(&blob).expect("valid");
+                Update::Spec { hash: ContentHash::of(&blob), spec }
+            }
+            Entry::Fact(other) => panic!("a core does not write {other:?}"),
+            Entry::Edit { job, edit } => {
+                let intent = self.intents.entry(job).or_default();
+                intent.apply(&edit);
+                Update::Intent { job, intent: intent.clone() }
+            }
+        }
+    }
+
+    /// Delivers everything, then lets `ms` pass in steps of ten.
+    fn run(&mut self, ms: u64) {
+        let until = self.now + ms;
+        loop {
+            while let Some((to, input)) = self.mail.pop_front() {
+                if !self.dead.contains(&to) {
+                    let mut out = Vec::new();
+                    let now = self.clock();
+                    self.cores[to].handle(now, &mut self.dice, input, &mut out);
+                    self.perform(to, out);
+                }
+            }
+            if self.now >= until {
+                return;
+            }
+            self.now += 10;
+            for at in 0..self.cores.len() {
+                self.mail.push_back((at, Input::Tick));
+            }
+        }
+    }
+
+    fn ask(&mut self, at: usize, ask: Ask) {
+        self.mail.push_back((at, Input::Asked { request: 0, ask }));
+        self.run(50);
+    }
+
+    fn places(&self) -> Vec<(usize, u32)> {
+        let alive = |at: &usize| !self.dead.contains(at);
+        self.tasks.keys().map(|(at, id)| (*at, id.slot.index)).filter(|(at, _)| alive(at)).collect()
+    }
+
+    fn past(&self) -> Vec<(LogId, Update)> {
+        let state = self.cores[0].state();
+        let mut past = Vec::new();
+        for log in &self.logs {
+            let card = state.node(&log.node).expect("known").clone();
+            past.push((*log, Update::Opened { card, holdings: state.holdings(&log.node) }));
+        }
+        for (job, intent) in state.jobs() {
+            let (generation, spec) = state.spec_of(job).expect("known");
+            past.push((self.logs[0], Update::Spec { hash: generation.spec, spec: spec.clone() }));
+            past.push((self.logs[0], Update::Intent { job: *job, intent: intent.clone() }));
+        }
+        past
+    }
+}
+
+fn job() -> JobId {
+    JobId::new([5; 16])
+}
+
+fn submit(cpu_milli: u64) -> Ask {
+    Ask::Submit { job: job(), spec: Box::new(spec(cpu_milli)) }
+}
+
+#[test]
+fn a_job_given_to_any_node_is_spread_over_all_of_them() {
+    let mut cluster = Cluster::new(&[1000, 1000, 1000]);
+    cluster.ask(1, submit(100));
+    let mut nodes: Vec<_> = cluster.places().into_iter().map(|(node, _)| node).collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, [0, 1, 2]);
+    assert!(matches!(cluster.replies[..], [Reply::Accepted { replicated: Some(_), .. }]));
+    let view = cluster.cores[2].job_view(&job()).expect("known everywhere");
+    assert_eq!((view.running, view.wanted), (3, 3));
+}
+
+#[test]
+fn stop_ends_every_copy_and_frees_every_ledger() {
+    let mut cluster = Cluster::new(&[1000, 1000]);
+    cluster.ask(0, submit(100));
+    cluster.ask(1, Ask::Stop(job()));
+    assert_eq!(cluster.places(), []);
+    for core in &cluster.cores {
+        assert_eq!(core.ledger().free(), core.ledger().capacity());
+    }
+    cluster.ask(1, Ask::Stop(JobId::new([9; 16])));
+    assert!(matches!(cluster.replies[2], Reply::NoSuchJob { .. }));
+}
+
+#[test]
+fn what_does_not_fit_waits_and_is_placed_when_room_is_freed() {
+    let mut cluster = Cluster::new(&[1000, 1000]);
+    cluster.ask(0, submit(600));
+    cluster.run(2000);
+    assert_eq!(cluster.places().len(), 2);
+    let mut second = spec(600);
+    second.name = "other".into();
+    second.groups[0].count = 1;
+    let ask = Ask::Submit { job: JobId::new([6; 16]), spec: Box::new(second) };
+    cluster.ask(1, ask);
+    assert_eq!(cluster.places().len(), 2, "full");
+    cluster.ask(0, Ask::Stop(job()));
+    cluster.run(300);
+    assert_eq!(cluster.places().len(), 1);
+}
+
+#[test]
+fn the_work_of_a_dead_node_runs_elsewhere_after_lost_after() {
+    for dead in 0..3 {
+        let mut cluster = Cluster::new(&[1000, 1000, 1000]);
+        cluster.ask(0, submit(100));
+        cluster.dead.push(dead);
+        cluster.run(4500);
+        assert_eq!(cluster.places().len(), 2, "not before its time");
+        cluster.run(4000);
+        let mut slots: Vec<_> = cluster.places().into_iter().map(|(_, slot)| slot).collect();
+        slots.sort_unstable();
+        assert_eq!(slots, [1, 2, 3], "node {dead} died");
+    }
+}
+
+#[test]
+fn a_node_that_returns_with_its_copy_gives_it_up_and_exactly_one_stays() {
+    let mut cluster = Cluster::new(&[1000, 1000, 1000]);
+    cluster.ask(0, submit(100));
+    // Node 2 is cut off: nothing from or to it, its task runs on.
+    cluster.dead.push(2);
+    cluster.run(9000);
+    cluster.dead.clear();
+    let past = cluster.past();
+    for (log, update) in past {
+        if log.node != cluster.logs[2].node {
+            cluster.mail.push_back((2, Input::Updates(vec![(log, update)])));
+        }
+    }
+    assert_eq!(cluster.places().len(), 4, "two copies of one slot");
+    cluster.run(3000);
+    let mut slots: Vec<_> = cluster.places().into_iter().map(|(_, slot)| slot).collect();
+    slots.sort_unstable();
+    assert_eq!(slots, [1, 2, 3]);
+}
+
+#[test]
+fn a_restarted_agent_keeps_its_tasks_and_starts_again_only_what_is_gone() {
+    let mut cluster = Cluster::new(&[1000]);
+    cluster.ask(0, submit(100));
+    let past = cluster.past();
+    let mut found: BTreeMap<_, _> =
+        cluster.tasks.keys().map(|(_, id)| (id.clone(), Found::Running)).collect();
+    let (gone, _) = found.pop_first().expect("three run");
+    cluster.tasks.remove(&(0, gone.clone()));
+    let kept: Vec<_> = cluster.tasks.keys().cloned().collect();
+    cluster.mail.clear();
+    cluster.add(0, 1000, 2, past, &found);
+    cluster.run(100);
+    assert!(kept.iter().all(|task| cluster.tasks.contains_key(task)));
+    assert!(cluster.tasks.contains_key(&(0, gone)), "started again under the same claim");
+    assert_eq!(cluster.cores[0].ledger().used().cpu_milli, 300);
+}
+
+#[test]
+fn a_service_that_ends_is_started_again_and_a_batch_task_is_not() {
+    let mut cluster = Cluster::new(&[1000]);
+    cluster.ask(0, submit(100));
+    let (_, id) = cluster.tasks.keys().next().expect("runs").clone();
+    cluster.tasks.remove(&(0, id.clone()));
+    let end = TaskEnd::Exited { code: 3 };
+    cluster.mail.push_back((0, Input::Ended { id: id.clone(), end: end.clone() }));
+    cluster.run(100);
+    assert_eq!(cluster.tasks.len(), 2);
+    cluster.run(400);
+    assert!(cluster.tasks.contains_key(&(0, id)));
+
+    let mut batch = spec(100);
+    batch.name = "batch".into();
+    batch.kind = JobKind::Batch;
+    batch.groups[0].count = 1;
+    let job = JobId::new([7; 16]);
+    cluster.ask(0, Ask::Submit { job, spec: Box::new(batch) });
+    let (_, id) = cluster.tasks.keys().find(|(_, id)| id.slot.job == job).expect("runs").clone();
+    cluster.tasks.remove(&(0, id.clone()));
+    cluster.mail.push_back((0, Input::Ended { id, end }));
+    cluster.run(2000);
+    let view = cluster.cores[0].job_view(&job).expect("known");
+    assert_eq!((view.state, view.exit_code), (crate::view::JobState::Failed, Some(3)));
+    assert_eq!(cluster.tasks.len(), 3, "only the service");
+}
+
+#[test]
+fn a_name_that_a_live_job_has_is_refused_and_a_retry_is_not() {
+    let mut cluster = Cluster::new(&[1000]);
+    cluster.ask(0, submit(100));
+    cluster.ask(0, submit(100));
+    let other = Ask::Submit { job: JobId::new([8; 16]), spec: Box::new(spec(100)) };
+    cluster.ask(0, other);
+    assert!(matches!(cluster.replies[1], Reply::Accepted { .. }));
+    assert!(matches!(cluster.replies[2], Reply::NameTaken { job: taken } if taken == job()));
+}
