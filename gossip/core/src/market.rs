@@ -121,6 +121,11 @@ pub enum Message {
         /// Which.
         job: JobId,
     },
+    /// To all: I am restarted on purpose; my tasks go on, do not tender them meanwhile.
+    Away {
+        /// How long at most, in milliseconds.
+        for_ms: u32,
+    },
     /// To the holder of a better claim: do you run it, and is it ready?
     Probe {
         /// Which slot.

@@ -91,6 +91,7 @@ pub struct Core {
     drivers_waiting: BTreeMap<Epoch, NodeId>,
     published: Option<(Moment, Resources, u32)>,
     heard_peer: bool,
+    draining: bool,
     settle_until: Moment,
 }
 
@@ -123,6 +124,7 @@ impl Core {
             drivers_waiting: BTreeMap::new(),
             published: None,
             heard_peer: false,
+            draining: false,
             settle_until: now.moment + SETTLE_FOR,
         };
         for (log, update) in past {
@@ -177,6 +179,8 @@ impl Core {
             Input::Asked { request, ask } => self.asked(now, request, ask, out),
             Input::Started(id) => self.started(now, &id, out),
             Input::Ended { id, end } => self.ended(now, &id, end, out),
+            Input::Drain => self.drain(now, out),
+            Input::Away => self.go_away(out),
             Input::Tick => self.tick(now, dice, out),
         }
     }
@@ -240,6 +244,19 @@ impl Core {
     /// The newest advert of a node.
     pub fn advert_of(&self, node: &NodeId) -> Option<&Advert> {
         self.adverts.get(node)
+    }
+
+    /// Whether nothing of this node's work is left after a drain.
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.allocations.is_empty()
+    }
+
+    /// Everybody else is told that this node is back soon.
+    fn go_away(&mut self, out: &mut Vec<Effect>) {
+        let for_ms = u32::try_from(crate::liveness::AWAY_MAX.as_millis()).unwrap_or(u32::MAX);
+        for to in self.alive().into_iter().filter(|to| *to != self.me) {
+            out.push(Effect::Send { to, message: Message::Away { for_ms } });
+        }
     }
 
     fn others(&self) -> impl Iterator<Item = NodeId> + use<'_> {
@@ -411,6 +428,9 @@ impl Core {
             Message::Refused { epoch, indices } => {
                 self.confirmed(now, dice, from, (epoch, indices, false), out);
             }
+            Message::Away { for_ms } => {
+                self.liveness.excuse(from, now.moment, Duration::from_millis(for_ms.into()));
+            }
             Message::Driving { job } => self.other_drives(now, from, job, out),
             Message::Probe { slot, rank, nonce } => self.probed(from, slot, rank, nonce, out),
             Message::Ready { slot, rank, nonce } => {
@@ -428,7 +448,8 @@ impl Core {
         if due {
             self.published = Some((now.moment, free, running));
             let capacity = self.bidder.ledger.capacity();
-            out.push(Effect::Publish { free, capacity, running, bidding: true });
+            let bidding = !self.draining;
+            out.push(Effect::Publish { free, capacity, running, bidding });
         }
     }
 }

@@ -81,6 +81,10 @@ pub enum Input {
         /// How.
         end: TaskEnd,
     },
+    /// Take no more work, and stop what runs: the node goes down with its tasks.
+    Drain,
+    /// The agent goes down for a while, its tasks go on.
+    Away,
     /// Time passed.
     Tick,
 }

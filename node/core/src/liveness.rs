@@ -17,10 +17,14 @@ pub const LOST_AFTER: Duration = Duration::from_secs(5);
 /// Later than this since the last step, and this node was itself away.
 pub const AWAY_AFTER: Duration = Duration::from_millis(1500);
 
+/// The longest absence that a node may announce (DESIGN section 5).
+pub const AWAY_MAX: Duration = Duration::from_secs(60);
+
 /// When each other node was last heard.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
     heard: BTreeMap<NodeId, Moment>,
+    excused: BTreeMap<NodeId, Moment>,
     lost: BTreeMap<NodeId, Moment>,
     stepped: Option<Moment>,
 }
@@ -40,9 +44,15 @@ impl Liveness {
         self.heard.entry(node).or_insert(now);
     }
 
+    /// `node` said that it will be silent for a while.
+    pub fn excuse(&mut self, node: NodeId, now: Moment, how_long: Duration) {
+        self.excused.insert(node, now + how_long.min(AWAY_MAX));
+    }
+
     /// A word from `node` arrived.
     pub fn hear(&mut self, node: NodeId, now: Moment) -> Option<Verdict> {
         self.heard.insert(node, now);
+        self.excused.remove(&node);
         self.lost.remove(&node).map(|_since| Verdict::Back(node))
     }
 
@@ -56,7 +66,8 @@ impl Liveness {
             }
         }
         for (node, heard) in &self.heard {
-            if now.since(*heard) > LOST_AFTER && !self.lost.contains_key(node) {
+            let excused = self.excused.get(node).is_some_and(|until| now < *until);
+            if now.since(*heard) > LOST_AFTER && !excused && !self.lost.contains_key(node) {
                 self.lost.insert(*node, now);
                 out.push(Verdict::Lost(*node));
             }
@@ -76,7 +87,11 @@ impl Liveness {
     /// When somebody would be judged lost next.
     pub fn deadline(&self) -> Option<Moment> {
         let watched = self.heard.iter().filter(|(node, _)| !self.lost.contains_key(node));
-        watched.map(|(_, heard)| *heard + LOST_AFTER + Duration::from_millis(1)).min()
+        let due = |(node, heard): (&NodeId, &Moment)| {
+            let silent = *heard + LOST_AFTER + Duration::from_millis(1);
+            self.excused.get(node).map_or(silent, |until| silent.max(*until))
+        };
+        watched.map(due).min()
     }
 }
 
@@ -102,6 +117,18 @@ mod tests {
         assert_eq!(step(&mut liveness, 6000), []);
         assert_eq!(liveness.hear(node, Moment(6100)), Some(Verdict::Back(node)));
         assert_eq!(liveness.hear(node, Moment(6200)), None);
+    }
+
+    #[test]
+    fn an_announced_absence_is_excused_until_its_end_or_the_next_word() {
+        let node = NodeId::new([1; 32]);
+        let mut liveness = Liveness::default();
+        liveness.watch(node, Moment(0));
+        liveness.excuse(node, Moment(0), Duration::from_secs(3600));
+        for at in (1000..60_000).step_by(1000) {
+            assert_eq!(step(&mut liveness, at), []);
+        }
+        assert_eq!(step(&mut liveness, 60_001), [Verdict::Lost(node)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gossip_core::fact::{Claim, ClaimState, Entry, Outcome, Record, TaskEnd};
 use gossip_core::id::{JobId, NodeId};
-use gossip_core::market::{Call, Message};
+use gossip_core::market::{Answer, Call, Decline, Message};
 use gossip_core::resources::DEFAULT_ASK;
 use gossip_core::slot::{ClaimRank, Epoch, Generation, SlotId};
 use gossip_core::spec::{JobKind, JobSpec, STOP_GRACE_MS};
@@ -96,7 +96,13 @@ impl Core {
                 Some((*index, best.claim.rank(self.me)))
             })
             .collect();
-        let answer = self.bidder.answer(now.moment, from, call, held);
+        let answer = if self.draining {
+            let reason = "it is shutting down".to_owned();
+            let decline = Some(Decline::NotBidding { reason });
+            Answer { epoch: call.epoch, prices: vec![], decline, held }
+        } else {
+            self.bidder.answer(now.moment, from, call, held)
+        };
         if let Ok(spec) = JobSpec::from_blob(&call.spec) {
             // The log may bring the spec later than the award; the launch needs it now.
             self.called_specs.insert(call.epoch, (call.generation, spec));
@@ -405,6 +411,15 @@ impl Core {
         }
         let Some(id) = self.of_slot(slot).find(asked).map(|it| it.id.clone()) else { return };
         self.order_stop(&id, Cause::Superseded, out);
+    }
+
+    /// Stops everything here; what is still wanted runs elsewhere.
+    pub(super) fn drain(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.draining = true;
+        let all: Vec<_> = self.allocations.keys().cloned().collect();
+        for id in all {
+            self.stop(now, &id, Cause::Unwanted, out);
+        }
     }
 
     fn stop(&mut self, now: Now, id: &AllocationId, cause: Cause, out: &mut Vec<Effect>) {
