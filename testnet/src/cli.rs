@@ -1,0 +1,317 @@
+//! The command line: what can be asked for, with an example for each.
+//!
+//! Only shapes and words live here. Must never do anything: by the time a
+//! command runs, everything it was given has been parsed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, Parser, Subcommand};
+use testnet::complaint::{Complaint, USAGE};
+use testnet::fabric::amount::{Chance, Rate, Span};
+use testnet::fabric::link::Change;
+
+/// Runs real Starling agents on a network that can be broken at will.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  \
+        testnet up 3                 three agents, one cluster, one fabric\n  \
+        testnet cut h1 h2            h1 and h2 no longer reach each other\n  \
+        testnet partition h1,h2 h3   two sides\n  \
+        testnet heal                 the network is whole again\n  \
+        testnet down                 nothing is left\n\n\
+        Exit codes: 0 done, 1 failed, 2 usage, 69 nothing is up."
+)]
+pub(crate) struct Cli {
+    /// Where the fabric keeps its record, sockets, logs and the hosts' data
+    /// [default: starling-testnet-UID in $XDG_RUNTIME_DIR or /tmp]
+    #[arg(long, global = true, value_name = "DIR", env = "TESTNET_DATA")]
+    data: Option<PathBuf>,
+
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// The fabric's directory.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| {
+            let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+            let parent = runtime.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
+            let uid = rustix::process::geteuid().as_raw();
+            parent.join(format!("starling-testnet-{uid}"))
+        })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start N agents as one cluster on one fabric
+    #[command(after_help = "Examples:\n  \
+        testnet up 3\n  \
+        testnet up 5 --delay 20 --jitter 5 --loss 0.1     as over a continent\n  \
+        testnet up 3 --starling ./starling --data /tmp/a  this binary, a second fabric\n\n\
+        As root, every host gets a network namespace (10.83.0.1, ...). Otherwise, or with\n\
+        --loopback, hosts share the loopback interface (127.83.0.1, ...) and links cannot be broken.")]
+    Up(Up),
+    /// Stop the agents and their tasks, and leave nothing behind
+    #[command(after_help = "Example:\n  testnet down")]
+    Down,
+    /// List the hosts, how they are, and the links in trouble
+    #[command(after_help = "Examples:\n  testnet ls\n  testnet ls --json")]
+    Ls,
+    /// Let nothing pass between two hosts
+    #[command(after_help = "Examples:\n  \
+        testnet cut h1 h2\n  \
+        testnet cut h1 h2 --one-way   h2 still reaches h1, and gets no answer")]
+    Cut(Cut),
+    /// Make links what they were when the fabric came up
+    #[command(after_help = "Examples:\n  \
+        testnet heal           every link\n  \
+        testnet heal h1 h2     both directions of this one\n  \
+        testnet heal --cuts    end cuts, keep delay and loss")]
+    Heal(Heal),
+    /// Cut a host off from all others
+    #[command(after_help = "Example:\n  testnet isolate h2")]
+    Isolate(OneHost),
+    /// Cut groups of hosts off from each other
+    #[command(after_help = "Examples:\n  \
+        testnet partition h1,h2 h3,h4,h5\n  \
+        testnet partition h1 h2 h3\n\n\
+        Hosts that are in no group keep all their links. Earlier cuts stay: heal first.")]
+    Partition(Partition),
+    /// Show or change what is wrong with a link
+    #[command(after_help = "Examples:\n  \
+        testnet link h1 h2                          show both directions\n  \
+        testnet link h1 h2 --loss 5 --delay 20\n  \
+        testnet link h1 '*' --rate 1000 --one-way   slow upload\n  \
+        testnet link '*' '*' --loss 0               back to none")]
+    Link(LinkArgs),
+    /// Freeze a host's agent; its tasks go on
+    #[command(after_help = "Examples:\n  \
+        testnet pause h1         the agent\n  \
+        testnet pause h1 --all   keeper, supervisors and tasks too")]
+    Pause(Torment),
+    /// Let a paused host go on
+    #[command(after_help = "Example:\n  testnet resume h1")]
+    Resume(OneHost),
+    /// Kill everything a host runs, as a power cut would
+    #[command(after_help = "Examples:\n  \
+        testnet kill h1\n  \
+        testnet kill h1 --agent-only   as a crash of the agent would")]
+    Kill(Kill),
+    /// Start a host's agent again
+    #[command(after_help = "Example:\n  testnet kill h1 && testnet restart h1\n\n\
+        An agent that runs is ended first (SIGTERM); tasks stay.")]
+    Restart(OneHost),
+    /// Run a command on a host
+    #[command(after_help = "Examples:\n  \
+        testnet exec h1 -- starling status\n  \
+        testnet exec h2 -- ping 10.83.0.1\n\n\
+        STARLING_SOCKET is set, and `starling` is the one the fabric runs.")]
+    Exec(Exec),
+    /// Be the switch of a fabric
+    #[command(hide = true)]
+    Switch,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// How many hosts
+    #[arg(value_name = "N")]
+    pub(crate) hosts: usize,
+    /// The agent's binary [default: built with cargo]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) starling: Option<PathBuf>,
+    /// Use loopback addresses even as root
+    #[arg(long)]
+    pub(crate) loopback: bool,
+    /// Let hosts send up to 64 KiB as one frame: much faster, and lost at once
+    #[arg(long)]
+    pub(crate) bulk: bool,
+    /// Keep what came up when something fails
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Seed of the switch's dice [default: a new one, printed]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) faults: FaultArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FaultArgs {
+    /// Frames that vanish
+    #[arg(long, value_name = "PERCENT")]
+    loss: Option<Chance>,
+    /// Added to every frame
+    #[arg(long, value_name = "MS")]
+    delay: Option<Span>,
+    /// Up to this much more, different for each frame
+    #[arg(long, value_name = "MS")]
+    jitter: Option<Span>,
+    /// What passes per second; 0 is unlimited
+    #[arg(long, value_name = "KBIT")]
+    rate: Option<Rate>,
+    /// Frames that arrive twice
+    #[arg(long, value_name = "PERCENT")]
+    duplicate: Option<Chance>,
+    /// Frames that arrive with one bit wrong, past all checksums
+    #[arg(long, value_name = "PERCENT")]
+    corrupt: Option<Chance>,
+}
+
+impl FaultArgs {
+    pub(crate) fn change(&self) -> Change {
+        Change {
+            cut: None,
+            loss: self.loss,
+            delay: self.delay,
+            jitter: self.jitter,
+            rate: self.rate,
+            duplicate: self.duplicate,
+            corrupt: self.corrupt,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cut {
+    pub(crate) a: String,
+    pub(crate) b: String,
+    /// Only what A sends to B
+    #[arg(long)]
+    pub(crate) one_way: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Heal {
+    #[arg(requires = "b")]
+    pub(crate) a: Option<String>,
+    pub(crate) b: Option<String>,
+    /// End cuts only
+    #[arg(long)]
+    pub(crate) cuts: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneHost {
+    pub(crate) host: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Partition {
+    /// Hosts that stay together, separated by commas
+    #[arg(value_name = "A,B", num_args = 2.., required = true)]
+    pub(crate) groups: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LinkArgs {
+    /// A host, or * for all
+    pub(crate) a: String,
+    /// A host, or * for all
+    pub(crate) b: String,
+    /// Only what A sends to B
+    #[arg(long)]
+    pub(crate) one_way: bool,
+    #[command(flatten)]
+    pub(crate) faults: FaultArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Torment {
+    pub(crate) host: String,
+    /// Everything the host runs, not only the agent
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kill {
+    pub(crate) host: String,
+    /// The agent only; keeper, supervisors and tasks live on
+    #[arg(long)]
+    pub(crate) agent_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    pub(crate) host: String,
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// A command line that does not parse, in three lines.
+pub(crate) fn complaint(error: &clap::Error) -> Complaint {
+    let text = error.to_string();
+    let told: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let first = told.first().copied().unwrap_or("no command");
+    let missing = told.iter().skip(1).take_while(|line| line.starts_with('<'));
+    let mut what = first.trim_start_matches("error: ").to_owned();
+    missing.for_each(|name| {
+        what.push(' ');
+        what.push_str(name);
+    });
+    let why = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => {
+            let usage = usage.to_string();
+            let usage = usage.trim_start_matches("Usage:").trim().replace('\n', " ");
+            format!("the usage is `{usage}`")
+        }
+        _ => match what.split_once("': ") {
+            Some((value, reason)) => {
+                let reason = reason.to_owned();
+                what = format!("{value}'");
+                reason
+            }
+            None => "the command line does not say what it should".to_owned(),
+        },
+    };
+    Complaint::new(what, why, "`testnet --help` and `testnet COMMAND --help` have examples")
+        .with_code(USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string);
+            let shown = help.is_some_and(|help| help.contains("Example"));
+            assert!(shown || command.is_hide_set(), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_in_three_lines_with_the_usage_code() {
+        for line in [
+            &["testnet", "up"][..],
+            &["testnet", "up", "x"],
+            &["testnet", "heal", "h1"],
+            &["testnet", "partition", "h1,h2"],
+            &["testnet", "link", "h1", "h2", "--loss", "101"],
+            &["testnet", "frobnicate"],
+        ] {
+            let error = Cli::try_parse_from(line).expect_err("nonsense");
+            let complaint = complaint(&error);
+            assert_eq!(complaint.code(), USAGE, "{line:?}");
+            assert_eq!(complaint.to_string().lines().count(), 3, "{complaint}");
+        }
+    }
+}

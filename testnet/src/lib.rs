@@ -1,0 +1,11 @@
+//! Proof for Starling: real agents on a network that can be broken at will.
+//!
+//! The library part is what both the `testnet` command and tests use: the
+//! [`fabric`] (hosts in network namespaces, joined by a userspace switch whose
+//! every directed link can be cut, slowed or made lossy) and the processes of
+//! its hosts. Must never reach into an agent other than through the shipped
+//! binary, its socket and its signals.
+
+pub mod complaint;
+pub mod fabric;
+pub mod sys;

@@ -1,0 +1,60 @@
+//! `testnet`: builds a fabric of real agents, breaks it on demand, takes it away.
+//!
+//! Parses, dispatches, prints: every command returns a report or a complaint,
+//! and only this file writes them out. Must never exit with a code other than
+//! those in [`testnet::complaint`], except as the program `exec` became.
+
+mod cli;
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use testnet::complaint::Complaint;
+
+use self::cli::{Cli, Command};
+use self::commands::Report;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.exit_code() == 0 => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return fail(&cli::complaint(&error)),
+    };
+    match dispatch(&cli) {
+        Ok(report) => {
+            report.print(cli.json);
+            ExitCode::SUCCESS
+        }
+        Err(complaint) => fail(&complaint),
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<Report, Complaint> {
+    use commands as c;
+    let dir = &cli.directory();
+    match &cli.command {
+        Command::Up(args) => c::up::run(dir, args),
+        Command::Down => c::down::run(dir),
+        Command::Ls => c::ls::run(dir),
+        Command::Cut(args) => c::cut::run(dir, args),
+        Command::Heal(args) => c::heal::run(dir, args),
+        Command::Isolate(args) => c::isolate::run(dir, args),
+        Command::Partition(args) => c::partition::run(dir, args),
+        Command::Link(args) => c::link::run(dir, args),
+        Command::Pause(args) => c::pause::run(dir, args),
+        Command::Resume(args) => c::resume::run(dir, args),
+        Command::Kill(args) => c::kill::run(dir, args),
+        Command::Restart(args) => c::restart::run(dir, args),
+        Command::Exec(args) => c::exec::run(dir, args),
+        Command::Switch => c::switch::run(dir),
+    }
+}
+
+fn fail(complaint: &Complaint) -> ExitCode {
+    eprintln!("{complaint}");
+    ExitCode::from(complaint.code())
+}
