@@ -1,0 +1,404 @@
+//! The handle through which an agent starts, stops and reads tasks.
+//!
+//! It may be dropped at any time, by the agent or by the agent's death: tasks go
+//! on, and the next [`Runtime::open`] of the same directory finds them.
+//!
+//! Invariant: one open runtime per directory (`agent.lock`), and every tokio
+//! task it spawns is in its `JoinSet`.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::adopt::{self, OpenError, Standing};
+use crate::call::{Caller, KeeperError};
+use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
+use crate::log::{LogError, LogReader, LogRequest};
+use crate::order::{self, TASKS};
+use crate::record::{self, Claim, Existing, RecordError, STOP, StopRecord, Survives};
+use crate::watch::{self, Shared, blocking};
+
+/// Events that may wait for the agent; then watchers wait too, and lose nothing.
+const EVENTS: usize = 1024;
+
+/// How long an agent that is being replaced may hold the directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+
+/// Where a runtime works.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its own directory, made if it is not there. Nobody else writes in it.
+    pub dir: PathBuf,
+    /// The agent's own program: `PROGRAM keeper DIR` must call [`keeper_main`](crate::keeper_main).
+    pub program: PathBuf,
+}
+
+/// A runtime, and what was found when it was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The handle.
+    pub runtime: Runtime,
+    /// Every task whose directory is there, in the order of ids.
+    pub found: Vec<Found>,
+    /// What happens from now on.
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Starts, stops and reads the tasks of one directory.
+#[derive(Clone, Debug)]
+pub struct Runtime(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    /// None once it was shut down.
+    work: Mutex<Option<JoinSet<()>>>,
+    lock: File,
+}
+
+/// A task that was not launched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The request is flawed; nothing was done.
+    #[error("the launch cannot be")]
+    Flawed(#[from] LaunchFlaw),
+    /// There is a task of that id, running or ended and not yet removed.
+    #[error("there is a task {id} already")]
+    Exists {
+        /// The id.
+        id: TaskId,
+    },
+    /// Its program did not start. The task has ended; no event will come.
+    #[error("{reason}")]
+    NotStarted {
+        /// The kind of failure.
+        fault: StartFault,
+        /// The failure in words.
+        reason: String,
+    },
+    /// It may have run, and has ended. No event will come.
+    #[error("the task was lost while it was started: {end:?}")]
+    Lost {
+        /// How it ended.
+        end: crate::End,
+    },
+    /// No keeper; nothing was done.
+    #[error("there is no keeper to start tasks")]
+    Keeper {
+        /// Why.
+        source: KeeperError,
+    },
+    /// The file system failed.
+    #[error("cannot use the directory of task {id}")]
+    Io {
+        /// The task.
+        id: TaskId,
+        /// Why.
+        source: io::Error,
+    },
+    /// The task's directory cannot be understood.
+    #[error("cannot tell what became of task {id}")]
+    Record {
+        /// The task.
+        id: TaskId,
+        /// Why.
+        source: RecordError,
+    },
+    /// This handle was shut down; a launch under way goes on unwatched.
+    #[error("the runtime is shut down")]
+    ShutDown,
+}
+
+/// A task that was not told to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// There is no such task.
+    #[error("there is no task {id} here")]
+    Unknown {
+        /// The id.
+        id: TaskId,
+    },
+    /// It has ended, or its launch has not returned yet.
+    #[error("task {id} is not running")]
+    NotRunning {
+        /// The id.
+        id: TaskId,
+    },
+    /// Its directory cannot be used.
+    #[error("cannot stop task {id}")]
+    Record {
+        /// The id.
+        id: TaskId,
+        /// Why.
+        source: RecordError,
+    },
+    /// The machine failed.
+    #[error("cannot stop task {id}")]
+    Io {
+        /// The id.
+        id: TaskId,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A task that was not removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// There is no such task.
+    #[error("there is no task {id} here")]
+    Unknown {
+        /// The id.
+        id: TaskId,
+    },
+    /// It runs, or is being launched: stop it first.
+    #[error("task {id} has not ended; stop it first")]
+    Running {
+        /// The id.
+        id: TaskId,
+    },
+    /// The file system failed.
+    #[error("cannot remove the directory of task {id}")]
+    Io {
+        /// The id.
+        id: TaskId,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Runtime {
+    /// Opens a directory and finds out what every task in it does.
+    pub async fn open(config: Config) -> Result<Opened, OpenError> {
+        let path = config.dir.clone();
+        let prepared = blocking(move || prepare(config)).await;
+        let Prepared { caller, tasks, tasks_path, boot, lock, standings } =
+            prepared.map_err(|source| OpenError::Directory { path, source })??;
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let busy = Mutex::default();
+        let shared = Arc::new(Shared { tasks, tasks_path, boot, caller, events, busy });
+        let mut work = JoinSet::new();
+        let mut found = Vec::new();
+        for (id, standing) in standings {
+            let state = match standing {
+                Standing::Ended(end) => FoundState::Ended(end),
+                Standing::Running { pid, supervisor } => {
+                    shared.reserve(&id);
+                    work.spawn(watch::watch(Arc::clone(&shared), id.clone(), supervisor));
+                    FoundState::Running { pid }
+                }
+                // `examine_all` waits these out.
+                Standing::Starting { .. } => continue,
+            };
+            found.push(Found { id, state });
+        }
+        let runtime = Self(Arc::new(Inner { shared, work: Mutex::new(Some(work)), lock }));
+        Ok(Opened { runtime, found, events: receiver })
+    }
+
+    /// Starts a task; returns its main process once its program runs.
+    ///
+    /// Dropping the future does not stop the launch: what becomes of it then
+    /// comes as events.
+    pub async fn launch(&self, launch: Launch) -> Result<u32, LaunchError> {
+        launch.check()?;
+        let shared = &self.0.shared;
+        let id = launch.id.clone();
+        if !shared.reserve(&id) {
+            return Err(LaunchError::Exists { id });
+        }
+        let (asker, answer) = oneshot::channel();
+        {
+            let mut work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(work) = work.as_mut() else {
+                shared.release(&id);
+                return Err(LaunchError::ShutDown);
+            };
+            while work.try_join_next().is_some() {}
+            work.spawn(watch::launch(Arc::clone(shared), launch, asker));
+        }
+        answer.await.unwrap_or(Err(LaunchError::ShutDown))
+    }
+
+    /// Orders a task to stop: its stop signal now, SIGKILL to all of it after
+    /// `grace`. The order holds even if the agent dies. A second one can only
+    /// shorten the grace.
+    pub async fn stop(&self, id: &TaskId, grace: Duration) -> Result<(), StopError> {
+        let (shared, name) = (Arc::clone(&self.0.shared), id.clone());
+        let stopped = blocking(move || stop(&shared, name, grace)).await;
+        stopped.map_err(|source| StopError::Io { id: id.clone(), source })?
+    }
+
+    /// Removes an ended task's directory, with its log and its scratch files.
+    pub async fn remove(&self, id: &TaskId) -> Result<(), RemoveError> {
+        if !self.0.shared.reserve(id) {
+            return Err(RemoveError::Running { id: id.clone() });
+        }
+        let (shared, name) = (Arc::clone(&self.0.shared), id.clone());
+        let removed = blocking(move || {
+            let removed = remove(&shared, &name);
+            shared.release(&name);
+            removed
+        });
+        removed.await.map_err(|source| RemoveError::Io { id: id.clone(), source })?
+    }
+
+    /// Reads a task's log, running or ended.
+    pub async fn logs(&self, id: &TaskId, request: LogRequest) -> Result<LogReader, LogError> {
+        match order::open_below(&self.0.shared.tasks, id.as_str()) {
+            Ok(dir) => LogReader::open(dir, request).await,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(LogError::Unknown { id: id.clone() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Stops watching and gives the directory free. Tasks go on.
+    pub async fn shut_down(&self) {
+        let work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut work) = work {
+            work.shutdown().await;
+        }
+        self.0.unlock();
+    }
+
+    /// Asks the keeper to leave as soon as no task runs. A later launch starts
+    /// another.
+    pub fn stop_keeper(&self) {
+        if let Err(error) = self.0.shared.caller.dismiss() {
+            debug!(%error, "the keeper cannot be told to leave");
+        }
+    }
+}
+
+impl Inner {
+    fn unlock(&self) {
+        // Said, and not left to closing: a process being spawned just now may
+        // hold a copy of the descriptor until its exec.
+        if let Err(error) = flock(&self.lock, FlockOperation::Unlock) {
+            warn!(%error, "the runtime's directory stays locked");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.unlock();
+    }
+}
+
+struct Prepared {
+    caller: Caller,
+    tasks: std::os::fd::OwnedFd,
+    tasks_path: PathBuf,
+    boot: String,
+    lock: File,
+    standings: Vec<(TaskId, Standing)>,
+}
+
+fn prepare(config: Config) -> Result<Prepared, OpenError> {
+    let Config { dir, program } = config;
+    let failed = |source| OpenError::Directory { path: dir.clone(), source };
+    make_directory(&dir).map_err(failed)?;
+    let path = dir.canonicalize().map_err(failed)?;
+    let tasks_path = path.join(TASKS);
+    make_directory(&tasks_path).map_err(failed)?;
+    let passage = std::fs::Permissions::from_mode(0o711);
+    std::fs::set_permissions(&tasks_path, passage).map_err(failed)?;
+    let lock = lock(&path)?;
+    let handle = order::open_directory(&path).map_err(failed)?;
+    let tasks = order::open_below(&handle, TASKS).map_err(failed)?;
+    let boot = adopt::boot()?;
+    let standings = adopt::examine_all(&tasks, &tasks_path, &boot)?;
+    let caller = Caller::new(handle, path, program);
+    Ok(Prepared { caller, tasks, tasks_path, boot, lock, standings })
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path)
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let failed = |source| OpenError::Directory { path: dir.to_owned(), source };
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(dir.join("agent.lock")).map_err(failed)?;
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::AGAIN) if Instant::now() > until => {
+                return Err(OpenError::Busy { path: dir.to_owned() });
+            }
+            Err(Errno::AGAIN) => sleep(LOCK_RETRY),
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
+fn stop(shared: &Shared, id: TaskId, grace: Duration) -> Result<(), StopError> {
+    let dir = match order::open_below(&shared.tasks, id.as_str()) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StopError::Unknown { id });
+        }
+        Err(source) => return Err(StopError::Io { id, source }),
+    };
+    let record = |source| StopError::Record { id: id.clone(), source };
+    let state = record::read_state(dir.as_fd()).map_err(record)?;
+    let state = state.map(|(state, _)| state).filter(|state| state.boot == shared.boot);
+    let Some(Claim::Supervised { supervisor }) = state.map(|state| state.claim) else {
+        return Err(StopError::NotRunning { id });
+    };
+    let io = |source| StopError::Io { id: id.clone(), source };
+    let Some(supervisor) = supervisor.open().map_err(io)?.filter(|_| !record::has_end(dir.as_fd()))
+    else {
+        return Err(StopError::NotRunning { id });
+    };
+    let order = StopRecord { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
+    record::write(dir.as_fd(), STOP, &order, Existing::Replaced, Survives::Processes)
+        .map_err(record)?;
+    match pidfd_send_signal(&supervisor, Signal::TERM) {
+        Ok(()) => Ok(()),
+        Err(Errno::SRCH) => Err(StopError::NotRunning { id }),
+        Err(error) => Err(io(error.into())),
+    }
+}
+
+fn remove(shared: &Shared, id: &TaskId) -> Result<(), RemoveError> {
+    let io = |source| RemoveError::Io { id: id.clone(), source };
+    match order::open_below(&shared.tasks, id.as_str()) {
+        Ok(dir) if !record::has_end(dir.as_fd()) => {
+            return Err(RemoveError::Running { id: id.clone() });
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(RemoveError::Unknown { id: id.clone() });
+        }
+        Err(error) => return Err(io(error)),
+    }
+    // Moved away first: a half removed directory must not be taken for a task.
+    let old = shared.tasks_path.join(format!(".old-{id}"));
+    if old.exists() {
+        std::fs::remove_dir_all(&old).map_err(io)?;
+    }
+    std::fs::rename(shared.tasks_path.join(id.as_str()), &old).map_err(io)?;
+    std::fs::remove_dir_all(&old).map_err(io)
+}

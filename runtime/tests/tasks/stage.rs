@@ -1,0 +1,192 @@
+//! One runtime in a directory of its own, and ways to look at it from outside.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use runtime::{
+    Config, End, Event, Found, Launch, LaunchError, LogRecord, LogRequest, LogStream, Opened,
+    Runtime, TaskId,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::timeout;
+
+/// No single step of a test takes longer on the slowest machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Stage {
+    pub(crate) runtime: Runtime,
+    events: Receiver<Event>,
+    seen: VecDeque<Event>,
+    /// Outlives the runtime.
+    dir: Option<TempDir>,
+}
+
+pub(crate) fn id(text: &str) -> TaskId {
+    text.parse().expect("a task id")
+}
+
+/// A shell script as a launch.
+pub(crate) fn script(name: &str, text: &str) -> Launch {
+    Launch::new(id(name), ["/bin/sh", "-c", text])
+}
+
+impl Stage {
+    pub(crate) async fn set() -> Self {
+        let dir =
+            tempfile::Builder::new().prefix("starling-runtime-").tempdir().expect("a directory");
+        Self::open(dir).await.0
+    }
+
+    async fn open(dir: TempDir) -> (Self, Vec<Found>) {
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_keeper-for-tests"));
+        let config = Config { dir: dir.path().to_owned(), program };
+        let Opened { runtime, found, events } = Runtime::open(config).await.expect("opened");
+        (Self { runtime, events, seen: VecDeque::new(), dir: Some(dir) }, found)
+    }
+
+    /// The agent dies, as far as its tasks can tell.
+    pub(crate) fn close(mut self) -> TempDir {
+        self.dir.take().expect("a directory")
+    }
+
+    /// The agent comes back.
+    pub(crate) async fn reopen(dir: TempDir) -> (Self, Vec<Found>) {
+        Self::open(dir).await
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.as_ref().expect("a directory").path()
+    }
+
+    pub(crate) fn file(&self, task: &str, name: &str) -> PathBuf {
+        self.path().join("tasks").join(task).join(name)
+    }
+
+    pub(crate) async fn launch(&self, launch: Launch) -> Result<u32, LaunchError> {
+        timeout(PATIENCE, self.runtime.launch(launch)).await.expect("a launch in time")
+    }
+
+    pub(crate) async fn start(&self, name: &str, text: &str) -> u32 {
+        self.launch(script(name, text)).await.expect("started")
+    }
+
+    /// The next event of this task.
+    pub(crate) async fn event(&mut self, task: &str) -> Event {
+        let of = |event: &Event| match event {
+            Event::Started { id, .. } | Event::Ended { id, .. } => id.as_str() == task,
+        };
+        if let Some(at) = self.seen.iter().position(of) {
+            return self.seen.remove(at).expect("seen");
+        }
+        loop {
+            let event = timeout(PATIENCE, self.events.recv()).await;
+            let event = event.expect("an event in time").expect("a live runtime");
+            if of(&event) {
+                return event;
+            }
+            self.seen.push_back(event);
+        }
+    }
+
+    /// How this task ends.
+    pub(crate) async fn end(&mut self, task: &str) -> End {
+        loop {
+            if let Event::Ended { end, .. } = self.event(task).await {
+                return end;
+            }
+        }
+    }
+
+    /// Everything the task writes until its end.
+    pub(crate) async fn output(&self, task: &str) -> Vec<(LogStream, Vec<u8>)> {
+        let request = LogRequest { follow: true, tail: None };
+        let mut reader = self.runtime.logs(&id(task), request).await.expect("a log");
+        let mut output = Vec::new();
+        while let Some(record) =
+            timeout(PATIENCE, reader.next()).await.expect("in time").expect("read")
+        {
+            if let LogRecord::Output { stream, bytes, .. } = record {
+                output.push((stream, bytes));
+            }
+        }
+        output
+    }
+
+    /// Everything the task writes to one stream until its end, as text.
+    pub(crate) async fn text(&self, task: &str, wanted: LogStream) -> String {
+        let output = self.output(task).await;
+        let bytes = output.into_iter().filter(|(stream, _)| *stream == wanted);
+        String::from_utf8(bytes.flat_map(|(_, bytes)| bytes).collect()).expect("text")
+    }
+
+    /// Waits until the task has said a word on standard output; returns all it said.
+    pub(crate) async fn says(&self, task: &str, word: &str) -> String {
+        let request = LogRequest { follow: true, tail: None };
+        let mut reader = self.runtime.logs(&id(task), request).await.expect("a log");
+        let mut said = String::new();
+        while !said.contains(word) {
+            let record = timeout(PATIENCE, reader.next()).await.expect("in time").expect("read");
+            match record.unwrap_or_else(|| panic!("{task} never said {word:?} but {said:?}")) {
+                LogRecord::Output { bytes, .. } => said += &String::from_utf8_lossy(&bytes),
+                LogRecord::Missing { .. } => {}
+            }
+        }
+        said
+    }
+
+    /// The keeper of this directory, if it lives.
+    pub(crate) fn keeper(&self) -> Option<i32> {
+        self.helpers("starling-keeper").first().copied()
+    }
+
+    /// The supervisors of this directory.
+    pub(crate) fn supervisors(&self) -> Vec<i32> {
+        self.helpers("starling-superv")
+    }
+
+    fn helpers(&self, name: &str) -> Vec<i32> {
+        let dir = self.path().canonicalize().expect("a path").display().to_string();
+        let entries = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is = |pid: &i32| {
+            let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            read("comm").trim() == name && read("cmdline").split('\0').any(|word| word == dir)
+        };
+        pids.filter(is).collect()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.runtime.stop_keeper();
+    }
+}
+
+/// Whether a process lives; one that is dead and unreaped does not.
+pub(crate) fn lives(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Looks for a condition that has no event, until a deadline.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+pub(crate) fn kill(pid: i32, signal: Signal) {
+    let pid = Pid::from_raw(pid).expect("a pid");
+    kill_process(pid, signal).expect("killed");
+}
+
+/// The numbers in a text.
+pub(crate) fn numbers(text: &str) -> Vec<i32> {
+    text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
