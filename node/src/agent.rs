@@ -1,0 +1,222 @@
+//! The agent: one process that wires what is known, decided and done.
+//!
+//!     gossip ──events──▶ ┌──────┐ ──effects──▶ gossip, runtime
+//!     runtime ─events──▶ │ Core │
+//!     doors ───asks────▶ └──────┘ ──replies──▶ doors
+//!
+//! One loop waits, one function changes (`steps`). The agent is no parent of
+//! any task, so it may be killed and started again at any time; what it must
+//! know then lies in the journal and in the runtime's directory.
+
+mod calls;
+mod handle;
+mod host;
+mod machine;
+mod naming;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use gossip::{Started, StartError};
+use gossip_core::fact::{NodeCard, Update};
+use gossip_core::invite::Token;
+use gossip_core::moment::WallTime;
+use gossip_core::resources::Resources;
+use starling_core::core::Identity;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use handle::{Doors, Gone, How, wall_now};
+pub(crate) use naming::task_prefix;
+
+use crate::api;
+use crate::api::types::{Complaint, Failure};
+
+/// Everything that a start is told.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Where identity, journal and tasks live.
+    pub(crate) data: PathBuf,
+    /// The local door.
+    pub(crate) socket: PathBuf,
+    /// What people call this host.
+    pub(crate) name: String,
+    /// Where members reach it.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where operators reach it from afar.
+    pub(crate) operator_listen: Option<SocketAddr>,
+    /// Thousandths of a core to offer; all of them if not said.
+    pub(crate) capacity_cpu_milli: Option<u64>,
+    /// Bytes of memory to offer; most of it if not said.
+    pub(crate) capacity_memory: Option<u64>,
+    /// Found, join or resume.
+    pub(crate) purpose: Purpose,
+    /// Told once when the doors are open, or why they never will be.
+    pub(crate) ready: Option<OwnedFd>,
+}
+
+/// What a start is for.
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    /// This host is a member already.
+    Resume,
+    /// Found a cluster, unless this host is a member already.
+    Found,
+    /// Join the cluster of this token.
+    Join(String),
+}
+
+/// Runs the agent until it is told to go down.
+pub(crate) async fn run(mut options: Options) -> Result<(), Complaint> {
+    let ready = options.ready.take();
+    match start(options).await {
+        Ok(running) => {
+            say_ready(ready, r#"{"ready":true}"#);
+            running.run().await
+        }
+        Err(complaint) => {
+            let failure = Failure { error: complaint.clone() };
+            say_ready(ready, &serde_json::to_string(&failure).unwrap_or_default());
+            Err(complaint)
+        }
+    }
+}
+
+fn say_ready(ready: Option<OwnedFd>, line: &str) {
+    if let Some(fd) = ready {
+        // Whoever waited may be gone; that is theirs to notice.
+        let _ = rustix::io::write(&fd, format!("{line}\n").as_bytes());
+    }
+}
+
+async fn start(options: Options) -> Result<steps::Running, Complaint> {
+    let purpose = match &options.purpose {
+        Purpose::Resume => gossip::Purpose::Resume,
+        Purpose::Found => gossip::Purpose::Found,
+        Purpose::Join(text) => gossip::Purpose::Join(Token::from_text(text).map_err(|bad| {
+            Complaint::new("bad_token", "this token cannot be used")
+                .because(&bad)
+                .hint("copy it whole from the output of `starling invite`")
+        })?),
+    };
+    let socket = api::serve::bind(&options.socket)?;
+    let key = gossip::load_identity(&options.data).map_err(|e| {
+        Complaint::new("identity", "cannot use this host's identity")
+            .because(chain(&e))
+            .hint("choose another directory with --data, or check its owner and permissions")
+    })?;
+    let config = gossip::Config {
+        data: options.data.clone(),
+        listen: options.listen.clone(),
+        announce: Vec::new(),
+    };
+    let node = key.id();
+    let gossip = gossip::start(config, key, purpose).await.map_err(|e| complain(&e))?;
+    let runtime = open_runtime(&options.data).await?;
+    let capacity = Resources {
+        cpu_milli: options.capacity_cpu_milli.unwrap_or_else(host::cpu_milli),
+        memory_bytes: options.capacity_memory.unwrap_or_else(host::memory_bytes),
+    };
+    let card = NodeCard {
+        name: options.name.clone(),
+        addresses: gossip.addresses.clone(),
+        capacity,
+        chain: gossip.chain.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        enforces_limits: false,
+    };
+    let identity = Identity { node, cluster: gossip.cluster, card };
+    let known = known_tasks(&gossip, node);
+    let (found, orphans) = naming::sort_found(&runtime.found, &known);
+    let Started { gossip: handle, events, cluster, past, addresses, .. } = gossip;
+    let parts = steps::Parts {
+        identity,
+        past,
+        found,
+        orphans,
+        gossip: handle.clone(),
+        gossip_events: events,
+        runtime: runtime.runtime.clone(),
+        runtime_events: runtime.events,
+        origin: Instant::now(),
+    };
+    let facts = handle::Facts {
+        node,
+        name: options.name,
+        cluster,
+        addresses,
+        started: wall_now(),
+        warnings: host::warnings(),
+    };
+    let stop = CancellationToken::new();
+    Ok(steps::Running::new(parts, facts, socket, options.socket, stop))
+}
+
+async fn open_runtime(data: &Path) -> Result<runtime::Opened, Complaint> {
+    let failed = |why: String| {
+        Complaint::new("runtime", "cannot run tasks on this host")
+            .because(why)
+            .hint("check the owner and permissions of the data directory")
+    };
+    let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let config = runtime::Config { dir: data.join("run"), program };
+    runtime::Runtime::open(config).await.map_err(|e| failed(chain(&e)))
+}
+
+/// The tasks that this node's last log says it holds, by their names in the runtime.
+fn known_tasks(started: &Started, node: gossip_core::id::NodeId) -> naming::Known {
+    let mut known = BTreeMap::new();
+    for (log, update) in &started.past {
+        if log.node != node {
+            continue;
+        }
+        match update {
+            Update::Opened { holdings, .. } => {
+                known = holdings.iter().map(naming::known).collect();
+            }
+            Update::Claim(claim) => known.extend([naming::known(claim)]),
+            Update::Outcome(outcome) => {
+                known.remove(&(outcome.epoch.tender, outcome.slot.index));
+            }
+            _ => {}
+        }
+    }
+    known
+}
+
+fn complain(error: &StartError) -> Complaint {
+    let (code, hint) = calls::classify(error);
+    let complaint = Complaint::new(code, "the agent cannot start").because(chain(error));
+    match hint {
+        Some(hint) => complaint.hint(hint),
+        None => complaint,
+    }
+}
+
+/// An error and its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Milliseconds of this process's monotonic clock.
+fn moment(origin: Instant) -> gossip_core::moment::Moment {
+    gossip_core::moment::Moment(u64::try_from(origin.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What the wall clock says, as milliseconds since 1970.
+fn wall(now: std::time::SystemTime) -> WallTime {
+    let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

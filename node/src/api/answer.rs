@@ -1,0 +1,78 @@
+//! How answers and failures become HTTP: JSON both ways, one failure shape.
+
+use axum::Json;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use gossip_core::id::JobId;
+use starling_core::effect::Reply;
+
+use super::types::{Complaint, Failure};
+use crate::agent::Gone;
+
+/// A failure with its status.
+#[derive(Debug)]
+pub(super) struct Refused {
+    status: StatusCode,
+    complaint: Complaint,
+}
+
+impl Refused {
+    pub(super) fn new(status: StatusCode, complaint: Complaint) -> Self {
+        Self { status, complaint }
+    }
+
+    pub(super) fn no_such_job(reference: &str) -> Self {
+        let complaint = Complaint::new("no_such_job", format!("there is no job {reference:?}"))
+            .hint("`starling jobs -a` lists all that are known here");
+        Self::new(StatusCode::NOT_FOUND, complaint)
+    }
+}
+
+impl From<Gone> for Refused {
+    fn from(gone: Gone) -> Self {
+        let complaint = Complaint::new("going_down", "the agent does not answer")
+            .because(gone)
+            .hint("start it again with `starling up`, or ask another peer");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, complaint)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.status, Json(Failure { error: self.complaint })).into_response()
+    }
+}
+
+/// A reply that is no acceptance.
+pub(super) fn refusal(reply: &Reply) -> Refused {
+    let (status, complaint) = match reply {
+        Reply::NoSuchJob { job } => return Refused::no_such_job(&job.short()),
+        Reply::NameTaken { job } => (StatusCode::CONFLICT, name_taken(job)),
+        Reply::BadSpec { reason } => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            Complaint::new("bad_job", "this cannot be a job").because(reason),
+        ),
+        Reply::Busy => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Complaint::new("busy", "too many requests wait for their answer").hint("try again"),
+        ),
+        Reply::Accepted { .. } | Reply::NotReplicated { .. } => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Complaint::new("internal", "an acceptance was taken for a refusal"),
+        ),
+    };
+    Refused::new(status, complaint)
+}
+
+fn name_taken(job: &JobId) -> Complaint {
+    Complaint::new("name_taken", "a live job has this name already")
+        .because(format!("job {} was submitted under it", job.short()))
+        .hint("choose another --name, or `starling stop` that job first")
+}
+
+/// The router's answer to an unknown path.
+pub(super) async fn no_such_route(uri: Uri) -> Refused {
+    let complaint = Complaint::new("no_such_route", format!("there is nothing at {}", uri.path()))
+        .hint("this version serves /v1/status, /v1/jobs, /v1/tasks, /v1/nodes, /v1/events and /v1/metrics");
+    Refused::new(StatusCode::NOT_FOUND, complaint)
+}

@@ -1,0 +1,234 @@
+//! Jobs and tasks: submit, list, stop, remove, wait, why.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use gossip_core::id::JobId;
+use gossip_core::moment::WallTime;
+use gossip_core::resources::Resources;
+use serde::Deserialize;
+use starling_core::effect::{Ask, Reply};
+use starling_core::view::{Ended, JobState, JobView, Listing, Opinion, TaskView};
+
+use super::answer::{Refused, refusal};
+use super::types::{Accepted, Complaint, Durable, Submission, Why};
+use super::{find, peer};
+use crate::agent::{Doors, wall_now};
+
+/// Finished jobs are listed this long without being asked for.
+const RECENT_MS: u64 = 3600 * 1000;
+
+/// The longest idempotency key.
+const KEY_LENGTH_MAX: usize = 256;
+
+/// The longest that one request waits for a job.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ListQuery {
+    #[serde(default)]
+    all: bool,
+    job: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WaitQuery {
+    timeout_s: Option<u64>,
+}
+
+/// `POST /v1/jobs`.
+pub(super) async fn submit(
+    State(doors): State<Doors>,
+    body: Result<Json<Submission>, JsonRejection>,
+) -> Result<(StatusCode, Json<Accepted>), Refused> {
+    let bad = |why: String| {
+        let complaint = Complaint::new("bad_job", "this cannot be a job").because(why);
+        Refused::new(StatusCode::UNPROCESSABLE_ENTITY, complaint)
+    };
+    let Json(Submission { spec, key }) = body.map_err(|e| bad(e.body_text()))?;
+    if key.is_empty() || key.len() > KEY_LENGTH_MAX {
+        return Err(bad(format!("its key has {} bytes, not 1 to {KEY_LENGTH_MAX}", key.len())));
+    }
+    let job = JobId::derive(&doors.facts.cluster, &doors.facts.node, &key);
+    let name = spec.name.clone();
+    let reply = doors.agent.ask(Ask::Submit { job, spec: Box::new(spec) }).await?;
+    accepted(&doors, reply, name).await.map(|accepted| (StatusCode::ACCEPTED, Json(accepted)))
+}
+
+async fn accepted(doors: &Doors, reply: Reply, name: String) -> Result<Accepted, Refused> {
+    let here = doors.facts.name.clone();
+    match reply {
+        Reply::Accepted { job, replicated: None } => {
+            Ok(Accepted { job, name, durable: Durable::Local, on: vec![here] })
+        }
+        Reply::Accepted { job, replicated: Some(node) } => {
+            let there = doors.agent.look(move |core, _| core.node_name(&node)).await?;
+            Ok(Accepted { job, name, durable: Durable::Replicated, on: vec![here, there] })
+        }
+        Reply::NotReplicated { job } => {
+            Ok(Accepted { job, name, durable: Durable::NotReplicated, on: vec![here] })
+        }
+        other => Err(refusal(&other)),
+    }
+}
+
+/// `POST /v1/jobs/{job}/stop`.
+pub(super) async fn stop(
+    State(doors): State<Doors>,
+    Path(text): Path<String>,
+) -> Result<(StatusCode, Json<Accepted>), Refused> {
+    let job = find::job(&doors, &text).await?;
+    change(&doors, job, Ask::Stop(job)).await
+}
+
+/// `DELETE /v1/jobs/{job}`.
+pub(super) async fn remove(
+    State(doors): State<Doors>,
+    Path(text): Path<String>,
+) -> Result<(StatusCode, Json<Accepted>), Refused> {
+    let job = find::job(&doors, &text).await?;
+    change(&doors, job, Ask::Remove(job)).await
+}
+
+async fn change(
+    doors: &Doors,
+    job: JobId,
+    ask: Ask,
+) -> Result<(StatusCode, Json<Accepted>), Refused> {
+    let name = view(doors, job).await?.name;
+    let reply = doors.agent.ask(ask).await?;
+    accepted(doors, reply, name).await.map(|accepted| (StatusCode::ACCEPTED, Json(accepted)))
+}
+
+/// One job as it is now.
+pub(super) async fn view(doors: &Doors, job: JobId) -> Result<JobView, Refused> {
+    let view = doors.agent.look(move |core, _| core.job_view(&job)).await?;
+    view.ok_or_else(|| Refused::no_such_job(&job.short()))
+}
+
+/// `GET /v1/jobs/{job}`.
+pub(super) async fn show(
+    State(doors): State<Doors>,
+    Path(text): Path<String>,
+) -> Result<Json<JobView>, Refused> {
+    let job = find::job(&doors, &text).await?;
+    view(&doors, job).await.map(Json)
+}
+
+/// `GET /v1/jobs`.
+pub(super) async fn list(
+    State(doors): State<Doors>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Listing<JobView>>, Refused> {
+    let as_of = wall_now();
+    let listing = doors
+        .agent
+        .look(move |core, now| {
+            let mut items = core.job_views();
+            items.retain(|view| query.all || is_recent(view, as_of));
+            Listing { items, as_of, view: core.freshness(now.moment) }
+        })
+        .await?;
+    Ok(Json(listing))
+}
+
+fn is_recent(view: &JobView, now: WallTime) -> bool {
+    matches!(view.state, JobState::Pending | JobState::Running)
+        || now.0.saturating_sub(view.submitted.0) < RECENT_MS
+}
+
+/// `GET /v1/tasks`.
+pub(super) async fn tasks(
+    State(doors): State<Doors>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Listing<TaskView>>, Refused> {
+    let only = match &query.job {
+        Some(text) => Some(find::job(&doors, text).await?),
+        None => None,
+    };
+    let ended = if query.all { Ended::Shown } else { Ended::Hidden };
+    let listing = doors
+        .agent
+        .look(move |core, now| {
+            let mut items = Vec::new();
+            for job in core.job_views() {
+                if only.is_none_or(|only| only == job.id) {
+                    items.extend(core.task_views(&job.id, ended));
+                }
+            }
+            Listing { items, as_of: wall_now(), view: core.freshness(now.moment) }
+        })
+        .await?;
+    Ok(Json(listing))
+}
+
+/// `GET /v1/jobs/{job}/wait`.
+pub(super) async fn wait(
+    State(doors): State<Doors>,
+    Path(text): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> Result<Json<JobView>, Refused> {
+    let job = find::job(&doors, &text).await?;
+    let limit = query.timeout_s.map_or(WAIT_MAX, Duration::from_secs).min(WAIT_MAX);
+    let mut changes = doors.agent.changes();
+    let over = async {
+        loop {
+            changes.mark_unchanged();
+            let view = view(&doors, job).await?;
+            let live = matches!(view.state, JobState::Pending | JobState::Running);
+            if !live && (view.state != JobState::Stopped || view.running == 0) {
+                return Ok(view);
+            }
+            if changes.changed().await.is_err() {
+                return Err(crate::agent::Gone.into());
+            }
+        }
+    };
+    match tokio::time::timeout(limit, over).await {
+        Ok(view) => view.map(Json),
+        Err(_elapsed) => {
+            let complaint = Complaint::new("timeout", format!("{text} is not over yet"))
+                .hint(format!("`starling ps {text}` shows where it stands"));
+            Err(Refused::new(StatusCode::REQUEST_TIMEOUT, complaint))
+        }
+    }
+}
+
+/// `GET /v1/jobs/{job}/why`.
+pub(super) async fn why(
+    State(doors): State<Doors>,
+    Path(text): Path<String>,
+) -> Result<Json<Why>, Refused> {
+    let job = find::job(&doors, &text).await?;
+    let seen = doors
+        .agent
+        .look(move |core, now| {
+            let asks = core.state().spec_of(&job).and_then(|(_, spec)| spec.groups.first());
+            let asks = asks.map_or(Resources::default(), gossip_core::spec::GroupSpec::ask);
+            let tasks = core.task_views(&job, Ended::Shown);
+            let own = core.opinion_on(&job);
+            (core.job_view(&job), asks, tasks, own, core.node_views(now.moment))
+        })
+        .await?;
+    let (Some(job_view), asks, tasks, own, nodes) = seen else {
+        return Err(Refused::no_such_job(&text));
+    };
+    let mut opinions: Vec<Opinion> = own.into_iter().collect();
+    let mut unknown = Vec::new();
+    for node in nodes.iter().filter(|node| !node.me) {
+        if node.state != "ready" {
+            let silence = node.heard_ms.map_or(0, |ms| ms / 1000);
+            unknown.push((node.name.clone(), format!("silent for {silence}s")));
+            continue;
+        }
+        match peer::opinion(&doors, node.id, job).await {
+            Ok(opinion) => opinions.push(opinion),
+            Err(error) => unknown.push((node.name.clone(), error.to_string())),
+        }
+    }
+    opinions.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Json(Why { job: job_view, asks, tasks, opinions, unknown }))
+}
