@@ -63,7 +63,11 @@ pub enum Decline {
         reason: String,
     },
     /// A call with a greater epoch was answered before.
-    Outdated,
+    Outdated {
+        /// Its epoch's counter: what the driver must go beyond. A tender that came to
+        /// nothing left no claim to learn it from.
+        answered: u64,
+    },
     /// The spec cannot be run here.
     Unfit {
         /// In words.
@@ -77,7 +81,7 @@ impl std::fmt::Display for Decline {
             Decline::TooLarge { lacks } => write!(f, "too large for this node: {lacks}"),
             Decline::Full { lacks } => write!(f, "no room now: {lacks}"),
             Decline::NotBidding { reason } => write!(f, "takes no work: {reason}"),
-            Decline::Outdated => f.write_str("answered a later call"),
+            Decline::Outdated { .. } => f.write_str("answered a later call"),
             Decline::Unfit { reason } => write!(f, "cannot run it: {reason}"),
         }
     }

@@ -1,0 +1,221 @@
+//! What the scribe does for each order, before anything of it is committed.
+//!
+//! Handlers check, learn and collect into a round; none of them writes to the
+//! disk or answers anybody. An entry or a batch that does not hold is left out
+//! and named.
+
+use bytes::Bytes;
+use gossip_core::fact::{RECORD_BYTES_MAX, Record};
+use gossip_core::grant::{Chain, Role};
+use gossip_core::id::{NodeId, Signature};
+use gossip_core::invite::Invitation;
+use gossip_core::log::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, LogId, Place, place};
+use gossip_core::moment::WallTime;
+use gossip_core::wire::Frame;
+use gossip_core::wire::gate::Refusal;
+use rand::RngExt as _;
+
+use crate::api::Entry;
+use crate::journal_error::JournalError;
+use crate::knowledge::Admission;
+
+use super::{Author, Round, Scribe};
+
+/// The most bytes sent in answer to one pull.
+const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+
+impl Scribe {
+    /// This node's own entries; what does not hold is left out and named.
+    pub(super) fn append(&mut self, ticket: u64, entries: Vec<Entry>, round: &mut Round) {
+        let log = self.author.log;
+        let opens = matches!(entries.first(), Some(Entry::Fact(Record::Open { .. })));
+        if self.next() == 0 && !opens {
+            round.committed.rejected.push((log.node, "a log starts with its opening".to_owned()));
+            return;
+        }
+        let mut draft = Draft::default();
+        for entry in entries {
+            let number = self.next() + draft.records.len() as u64;
+            let written = self.record(entry).and_then(|record| match record {
+                None => Ok(None),
+                Some(record) => {
+                    let bytes = record.encode().map_err(|error| error.to_string())?;
+                    if bytes.len() > RECORD_BYTES_MAX {
+                        return Err(format!("a record of {} bytes", bytes.len()));
+                    }
+                    self.knowledge.learn_record(log, number, record, &mut round.news)?;
+                    Ok(Some(bytes))
+                }
+            });
+            match written {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
+                    if let Some(full) = draft.push(bytes) {
+                        self.write(full, round);
+                    }
+                }
+                Err(reason) => round.committed.rejected.push((log.node, reason)),
+            }
+        }
+        self.write(draft.records, round);
+        round.committed.tickets.push((ticket, self.next()));
+    }
+
+    /// What an entry becomes in the log; `None` if it changes nothing.
+    fn record(&self, entry: Entry) -> Result<Option<Record>, String> {
+        match entry {
+            Entry::Fact(Record::Intent { .. } | Record::Redeemed { .. }) => {
+                Err("this is not for the agent to write".to_owned())
+            }
+            Entry::Fact(record) => Ok(Some(record)),
+            Entry::Edit { job, edit } => {
+                let documents = self.knowledge.documents();
+                let change = documents.edit(&self.author.log, &job, &edit);
+                let change = change.map_err(|error| error.to_string())?;
+                Ok(change.map(|change| Record::Intent { job, change }))
+            }
+        }
+    }
+
+    /// Signs records of this node that were learned already.
+    fn write(&mut self, records: Vec<Vec<u8>>, round: &mut Round) {
+        if records.is_empty() {
+            return;
+        }
+        let Author { key, cluster, log, .. } = &self.author;
+        let batch = Batch::sign(key, cluster, *log, self.next(), records);
+        self.knowledge.advance(&batch);
+        keep(None, batch, round);
+    }
+
+    /// A batch of another node, or of an earlier life of this one; answers its log unless
+    /// it is to be pulled again a moment later.
+    pub(super) fn take(&mut self, from: NodeId, batch: Batch, round: &mut Round) -> Option<LogId> {
+        let log = batch.log;
+        if log == self.author.log {
+            return Some(log);
+        }
+        match place(self.knowledge.held(), &batch) {
+            Place::Next => {}
+            Place::Known => {
+                let next = self.knowledge.held().get(&log).copied().unwrap_or(0);
+                round.committed.known.push((log, next));
+                return Some(log);
+            }
+            // Anti-entropy pulls what is missing.
+            Place::Gap(_) => return None,
+        }
+        match self.knowledge.admits(&batch) {
+            Admission::Yes => {}
+            Admission::Later => return None,
+            Admission::No(reason) => {
+                round.committed.rejected.push((log.node, reason));
+                round.committed.refused.push(log);
+                return Some(log);
+            }
+        }
+        if log.node == self.author.log.node && log.start >= self.start {
+            // A copied or rolled-back disk wrote in this node's name: never use its numbers.
+            let reason = "holds a later log of this node's key than this node does; \
+                          was its disk copied or restored? Start the agent again";
+            round.committed.rejected.push((log.node, reason.to_owned()));
+            self.start = log.start;
+            round.writes.start = Some(log.start);
+        }
+        self.knowledge.learn(&batch, |_| false, &mut round.news);
+        keep(Some(from), batch, round);
+        Some(log)
+    }
+
+    pub(super) fn redeem(
+        &mut self,
+        invitation: &Invitation,
+        proof: &Signature,
+        joiner: NodeId,
+        now: WallTime,
+        round: &mut Round,
+    ) -> Result<Chain, Refusal> {
+        if self.next() == 0 {
+            return Err(Refusal::NotReady);
+        }
+        let me = self.author.key.id();
+        let redeemed = self.knowledge.redeemed(&invitation.id);
+        let is_here = redeemed.is_some_and(|subjects| subjects.contains(&joiner));
+        let others = redeemed.map_or(0, |subjects| subjects.len() - usize::from(is_here));
+        let issuer_known = invitation.issuer == me || self.knowledge.is_member(&invitation.issuer);
+        let place = (&self.author.cluster, issuer_known);
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        invitation.check(proof, &joiner, &me, place, now, others).map_err(Refusal::Invitation)?;
+        if invitation.role != Role::Member {
+            return Err(Refusal::NotAMember);
+        }
+        let Author { key, cluster, chain, log } = &self.author;
+        let nonce = rand::rng().random();
+        let chain = chain
+            .extend(key, cluster, joiner, invitation.role, nonce)
+            .map_err(|_too_long| Refusal::NotReady)?;
+        if !is_here {
+            let record = Record::Redeemed { invitation: invitation.id, subject: joiner };
+            let bytes = record.encode().map_err(|_no_encoding| Refusal::Disk)?;
+            let (log, number) = (*log, self.next());
+            self.knowledge
+                .learn_record(log, number, record, &mut round.news)
+                .map_err(|_never| Refusal::Disk)?;
+            self.write(vec![bytes], round);
+        }
+        Ok(chain)
+    }
+
+    /// One frame of what is wanted.
+    pub(super) fn read(&self, wants: &[(LogId, u64)]) -> Result<Option<Bytes>, JournalError> {
+        let mut batches = Vec::new();
+        let mut budget = CHUNK_BYTES_MAX;
+        for (log, first) in wants {
+            if self.knowledge.held().get(log).is_none_or(|next| next <= first) {
+                continue;
+            }
+            let found = self.journal.read(log, *first, budget)?;
+            for batch in found {
+                let bytes = batch.payload_bytes() + batch.hashes.len() * 40;
+                if bytes > budget && !batches.is_empty() {
+                    return Ok(encode(batches));
+                }
+                budget = budget.saturating_sub(bytes);
+                batches.push(batch);
+            }
+        }
+        Ok(encode(batches))
+    }
+}
+
+fn encode(batches: Vec<Batch>) -> Option<Bytes> {
+    if batches.is_empty() {
+        return None;
+    }
+    Frame::Batches(batches).encode().ok().map(Bytes::from)
+}
+
+fn keep(from: Option<NodeId>, batch: Batch, round: &mut Round) {
+    round.bytes += batch.payload_bytes();
+    round.sources.push(from);
+    round.writes.batches.push(batch);
+}
+
+/// Records that become one batch.
+#[derive(Debug, Default)]
+struct Draft {
+    records: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Draft {
+    /// Adds a record; gives back those that fill a batch without it.
+    fn push(&mut self, record: Vec<u8>) -> Option<Vec<Vec<u8>>> {
+        let is_full =
+            self.records.len() >= BATCH_RECORDS_MAX || self.bytes + record.len() > BATCH_BYTES_MAX;
+        let full = is_full.then(|| std::mem::take(self).records);
+        self.bytes += record.len();
+        self.records.push(record);
+        full.filter(|records| !records.is_empty())
+    }
+}

@@ -1,0 +1,149 @@
+//! Much at once, and slow or missing ways: bounded, and whole in the end.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+
+use gossip::{Entry, Event, Purpose, StartError, Transport};
+use gossip_core::fact::Record;
+use gossip_core::resources::DEFAULT_ASK;
+use gossip_core::slot::GroupName;
+use gossip_core::spec::{
+    GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, STOP_GRACE_MS, TaskSpec, Unknown,
+};
+use support::Node;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// A job's spec of about `bytes` bytes.
+fn spec(number: usize, bytes: usize) -> Vec<u8> {
+    let run = Program::Process { argv: vec!["true".into()], directory: None };
+    let env = BTreeMap::from([(format!("V{number}"), "x".repeat(bytes))]);
+    let task = TaskSpec {
+        name: "main".into(),
+        run,
+        env,
+        resources: DEFAULT_ASK,
+        stop_grace_ms: STOP_GRACE_MS,
+        unknown: Unknown::new(),
+    };
+    let (name, unknown) = (GroupName::main(), Unknown::new());
+    let group = GroupSpec { name, count: 1, tasks: vec![task], unknown };
+    let spec = JobSpec {
+        version: SPEC_VERSION,
+        name: "web".into(),
+        namespace: "default".into(),
+        owner: String::new(),
+        kind: JobKind::Batch,
+        groups: vec![group],
+        unknown: Unknown::new(),
+    };
+    spec.to_blob().expect("encodes").1
+}
+
+#[tokio::test]
+async fn a_long_log_reaches_a_late_comer_in_pieces() {
+    let mut a = Node::new(Purpose::Found).await;
+    let blobs: Vec<_> = (0..30).map(|number| spec(number, 100_000)).collect();
+    for some in blobs.chunks(10) {
+        let entries = some.iter().map(|blob| Entry::Fact(Record::Spec(blob.clone()))).collect();
+        a.append(entries).await;
+    }
+    let mut b = Node::join(a.invite(1).await).await;
+    let hashes: Vec<_> = blobs.iter().map(|blob| gossip_core::id::ContentHash::of(blob)).collect();
+    b.until_state(|state| hashes.iter().all(|hash| state.spec(hash).is_some())).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn many_appends_are_all_confirmed_in_order() {
+    let mut a = Node::new(Purpose::Found).await;
+    let mut b = Node::join(a.invite(1).await).await;
+    let (a_id, b_id) = (a.id(), b.id());
+    a.sees(b_id).await;
+    b.sees(a_id).await;
+    let tickets = 1_000_000..1_000_300;
+    for ticket in tickets.clone() {
+        let entries = vec![Entry::Fact(Record::Spec(spec(ticket as usize, 10)))];
+        a.gossip.try_append(ticket, entries).expect("has room");
+    }
+    let (mut durable, mut persisted) = (Vec::new(), Vec::new());
+    while persisted.len() < 300 {
+        let event =
+            a.until(|event| matches!(event, Event::Durable { .. } | Event::Persisted { .. }));
+        match event.await {
+            Event::Durable { ticket } => durable.push(ticket),
+            Event::Persisted { ticket, by } if tickets.contains(&ticket) => {
+                assert!(by == b_id && durable.contains(&ticket));
+                persisted.push(ticket);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(durable, tickets.collect::<Vec<_>>());
+    assert_eq!(persisted, durable);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_at_once_all_open() {
+    let mut a = Node::new(Purpose::Found).await;
+    let mut b = Node::join(a.invite(1).await).await;
+    let (a_id, b_id) = (a.id(), b.id());
+    a.sees(b_id).await;
+    b.sees(a_id).await;
+    let gossip = a.gossip.clone();
+    let clients = async move {
+        let mut clients = tokio::task::JoinSet::new();
+        for n in 0..40_u8 {
+            let gossip = gossip.clone();
+            clients.spawn(async move {
+                let mut stream = gossip.open_stream(b_id).await.expect("opens");
+                stream.write_all(&[n]).await.expect("writes");
+                stream.flush().await.expect("flushes");
+                assert_eq!(stream.read_u8().await.expect("reads"), n);
+            });
+        }
+        while let Some(client) = clients.join_next().await {
+            client.expect("is answered");
+        }
+    };
+    let mut servers = tokio::task::JoinSet::new();
+    let serving = async {
+        for _ in 0..40 {
+            let event = b.until(|event| matches!(event, Event::Stream { .. })).await;
+            let Event::Stream { mut stream, .. } = event else { panic!("no stream") };
+            servers.spawn(async move {
+                let n = stream.read_u8().await.expect("reads");
+                stream.write_all(&[n]).await.expect("writes");
+                stream.flush().await.expect("flushes");
+                let _end = stream.read_u8().await;
+            });
+        }
+    };
+    tokio::join!(clients, serving);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn where_udp_is_taken_tcp_serves_and_a_taken_port_is_named() {
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("socket");
+    let port = taken.local_addr().expect("bound").port();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut a = Node::unopened(dir, Purpose::Found, port).await;
+    a.open().await;
+    assert_eq!(a.addresses, [format!("/ip4/127.0.0.1/tcp/{port}")]);
+    let second = tempfile::tempdir().expect("tempdir");
+    let both = support::try_start_at(second.path(), Purpose::Found, port).await;
+    assert!(matches!(both, Err(StartError::Listen { .. })), "{both:?}");
+    let mut b = Node::join(a.invite(1).await).await;
+    let (a_id, b_id) = (a.id(), b.id());
+    a.sees(b_id).await;
+    b.sees(a_id).await;
+    assert_eq!(b.gossip.peers()[0].transport, Transport::Tcp);
+    a.stop().await;
+    b.stop().await;
+}
