@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gossip::{Started, StartError};
+use gossip::{StartError, Started};
 use gossip_core::fact::{NodeCard, Update};
 use gossip_core::invite::Token;
 use gossip_core::moment::WallTime;

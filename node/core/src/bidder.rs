@@ -48,20 +48,20 @@ impl Bidder {
         held: Vec<(u32, ClaimRank)>,
     ) -> Answer {
         let epoch = call.epoch;
-        let decline =
-            |decline| Answer { epoch, prices: vec![], decline: Some(decline), held: vec![] };
+        // Whatever it thinks of the call, what it holds it says: nobody else should take it.
+        let decline = |decline, held| Answer { epoch, prices: vec![], decline: Some(decline), held };
         let spec = match JobSpec::from_blob(&call.spec) {
             Ok(spec) => spec,
-            Err(bad) => return decline(Decline::Unfit { reason: bad.to_string() }),
+            Err(bad) => return decline(Decline::Unfit { reason: bad.to_string() }, held),
         };
         let Some(group) = spec.group(&call.group) else {
-            return decline(Decline::Unfit { reason: format!("no group {}", call.group) });
+            return decline(Decline::Unfit { reason: format!("no group {}", call.group) }, held);
         };
         if epoch.counter > COUNTER_MAX || call.indices.len() > CALL_SLOTS_MAX {
-            return decline(Decline::Unfit { reason: "an absurd call".to_owned() });
+            return decline(Decline::Unfit { reason: "an absurd call".to_owned() }, held);
         }
-        if !self.may_answer(call) {
-            return decline(Decline::Outdated);
+        if let Err(answered) = self.may_answer(call) {
+            return decline(Decline::Outdated { answered: answered.counter }, held);
         }
         let each = group.ask();
         let open =
@@ -100,17 +100,18 @@ impl Bidder {
         Answer { epoch, prices, decline, held }
     }
 
-    fn may_answer(&mut self, call: &Call) -> bool {
+    /// Whether no greater call of that group was answered; else the epoch of that one.
+    fn may_answer(&mut self, call: &Call) -> Result<(), Epoch> {
         let key = (call.job, call.group.clone());
         let last = self.answered.get(&key);
-        if last.is_some_and(|answered| *answered > call.epoch) {
-            return false;
+        if let Some(answered) = last.filter(|answered| **answered > call.epoch) {
+            return Err(*answered);
         }
         if self.answered.len() >= ANSWERED_MAX && last.is_none() {
             self.answered.pop_first();
         }
         self.answered.insert(key, call.epoch);
-        true
+        Ok(())
     }
 
     /// The hold that an award of `driver` may turn into claims, if there is one.
@@ -155,7 +156,7 @@ mod tests {
         bidder.answer(Moment(0), DRIVER, &call(2, 1, &[1], 100), vec![]);
         bidder.answer(Moment(0), DRIVER, &call(3, 2, &[1], 100), vec![]);
         let answer = bidder.answer(Moment(0), DRIVER, &call(2, 9, &[1], 100), vec![]);
-        assert_eq!(answer.decline, Some(Decline::Outdated));
+        assert_eq!(answer.decline, Some(Decline::Outdated { answered: 3 }));
         assert!(bidder.awardable(&DRIVER, &Epoch { counter: 2, tender: 1 }).is_none());
         assert!(bidder.awardable(&DRIVER, &Epoch { counter: 3, tender: 2 }).is_some());
         let stranger = NodeId::new([9; 32]);
@@ -181,5 +182,9 @@ mod tests {
         let rank = ClaimRank { generation: call.generation, epoch: call.epoch, node: DRIVER };
         let answer = bidder.answer(Moment(0), DRIVER, &call, vec![(1, rank)]);
         assert_eq!((answer.prices.len(), answer.held.len()), (1, 1));
+        // A stale driver hears of it too, or it would place a second copy elsewhere.
+        let stale = crate::core::tests::call(0, 1, &[1, 2], 100);
+        let answer = bidder.answer(Moment(0), DRIVER, &stale, vec![(1, rank)]);
+        assert_eq!((answer.prices.len(), answer.held.len()), (0, 1));
     }
 }

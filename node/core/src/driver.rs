@@ -51,6 +51,8 @@ pub struct Drive {
     pub tender: Option<Tender>,
     /// Slots awarded without an answer, and claims that are not in the log yet: not to be called before then.
     pub pending: BTreeMap<SlotId, Moment>,
+    /// Bidders answered calls up to this epoch counter: a call must go beyond it.
+    pub floor: u64,
     backoff: Option<Duration>,
     jitter: Option<u64>,
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use gossip_core::id::{JobId, NodeId};
-use gossip_core::market::{Answer, Call, Message};
+use gossip_core::market::{Answer, Call, Decline, Message};
 use gossip_core::moment::Moment;
 use gossip_core::slot::{ClaimRank, Epoch, Generation, GroupName};
 
@@ -75,6 +75,8 @@ pub struct Closed {
     pub held: Vec<(u32, ClaimRank)>,
     /// Nobody took them.
     pub open: Vec<u32>,
+    /// The greatest epoch counter that somebody had answered before, if it was greater than this one's.
+    pub outdated: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -204,7 +206,11 @@ impl Tender {
         else {
             return;
         };
-        let mut closed = Closed::default();
+        let outdated = answers.values().filter_map(|answer| match answer.decline {
+            Some(Decline::Outdated { answered }) => Some(answered),
+            _ => None,
+        });
+        let mut closed = Closed { outdated: outdated.max(), ..Closed::default() };
         let held = self.held(&answers);
         let wanted = self.lot.indices.iter().filter(|index| !held.contains_key(index));
         let mut offers: BinaryHeap<_> = answers

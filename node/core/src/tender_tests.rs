@@ -112,6 +112,19 @@ fn a_slot_that_somebody_holds_is_not_awarded_again() {
 }
 
 #[test]
+fn a_tender_learns_from_declines_how_far_bidders_are() {
+    let mut tender = open(&[1]);
+    let mut out = Vec::new();
+    for (node, answered) in [(A, 9), (B, 4)] {
+        let decline = Some(Decline::Outdated { answered });
+        let no = Answer { epoch: epoch(), prices: vec![], decline, held: vec![] };
+        tender.hear(Moment(1), node, Heard::Answer(no), &mut out);
+    }
+    let closed = closed(&out).expect("closed");
+    assert_eq!((closed.open, closed.outdated), (vec![1], Some(9)));
+}
+
+#[test]
 fn standing_down_releases_everybody_before_the_award_only() {
     let mut tender = open(&[1]);
     let mut out = Vec::new();

@@ -6,9 +6,10 @@ use gossip::{JoinError, JournalError, StartError};
 pub(super) fn classify(error: &StartError) -> (&'static str, Option<&'static str>) {
     match error {
         StartError::Journal(error) => journal(error),
-        StartError::NotAMember => {
-            ("not_a_member", Some("`starling up` founds a cluster, `starling join TOKEN` joins one"))
-        }
+        StartError::NotAMember => (
+            "not_a_member",
+            Some("`starling up` founds a cluster, `starling join TOKEN` joins one"),
+        ),
         StartError::OtherCluster { .. } => ("other_cluster", None),
         StartError::OperatorToken => {
             ("operator_token", Some("`starling invite` without --operator prints one for a host"))
@@ -29,6 +30,8 @@ fn journal(error: &JournalError) -> (&'static str, Option<&'static str>) {
         JournalError::Newer { .. } => ("newer_journal", None),
         JournalError::Corrupt { .. } => ("corrupt_journal", None),
         JournalError::OtherNode { .. } => ("other_identity", None),
-        _ => ("journal", Some("check the owner, the permissions and the room of the data directory")),
+        _ => {
+            ("journal", Some("check the owner, the permissions and the room of the data directory"))
+        }
     }
 }

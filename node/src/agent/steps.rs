@@ -114,7 +114,8 @@ impl Running {
         };
         let mut effects = Vec::new();
         let now = Now { moment: super::moment(parts.origin), wall: wall_now() };
-        let found = parts.found.iter().map(|(id, (_, found))| (id.clone(), found.clone())).collect();
+        let found =
+            parts.found.iter().map(|(id, (_, found))| (id.clone(), found.clone())).collect();
         let name = parts.identity.card.name.clone();
         let core = Core::start(now, parts.identity, parts.past, &found, &mut effects);
         let mut running = Self {
@@ -239,7 +240,9 @@ impl Running {
                         Done::Input(machine::launch(runtime, node, *launch).await)
                     });
                 }
-                Effect::Stop { id, grace_ms } => self.stop_task(&id, Duration::from_millis(grace_ms)),
+                Effect::Stop { id, grace_ms } => {
+                    self.stop_task(&id, Duration::from_millis(grace_ms))
+                }
                 Effect::Reply { request, reply } => {
                     if let Some(waiting) = self.replies.remove(&request) {
                         // Whoever asked may have left.
@@ -321,9 +324,12 @@ impl Running {
                     tracing::warn!(author = %author.short(), reason, "a record was refused");
                 }
                 gossip::Event::Failed(failure) => {
-                    return Err(Complaint::new("storage", "the agent has to stop; its tasks go on")
-                        .because(&failure)
-                        .hint("check the disk under the data directory, then `starling up`"));
+                    return Err(Complaint::new(
+                        "storage",
+                        "the agent has to stop; its tasks go on",
+                    )
+                    .because(&failure)
+                    .hint("check the disk under the data directory, then `starling up`"));
                 }
             }
             next = if inputs.len() < INPUTS_AT_ONCE {
@@ -402,8 +408,11 @@ fn done_input(done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
 }
 
 fn died(who: &str) -> Complaint {
-    Complaint::new("internal", format!("{who} ended unexpectedly; the agent stops, its tasks go on"))
-        .hint("start it again with `starling up`, and report what DATA/agent.log says")
+    Complaint::new(
+        "internal",
+        format!("{who} ended unexpectedly; the agent stops, its tasks go on"),
+    )
+    .hint("start it again with `starling up`, and report what DATA/agent.log says")
 }
 
 /// SIGTERM and SIGINT, as one.
@@ -423,7 +432,8 @@ impl Signals {
 
 fn signals() -> Result<Signals, Complaint> {
     use tokio::signal::unix::{SignalKind, signal};
-    let failed = |e: std::io::Error| Complaint::new("internal", "cannot listen for signals").because(e);
+    let failed =
+        |e: std::io::Error| Complaint::new("internal", "cannot listen for signals").because(e);
     Ok(Signals {
         terminate: signal(SignalKind::terminate()).map_err(failed)?,
         interrupt: signal(SignalKind::interrupt()).map_err(failed)?,

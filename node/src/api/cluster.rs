@@ -58,9 +58,7 @@ fn sum(parts: impl Iterator<Item = Resources>) -> Resources {
 }
 
 /// `GET /v1/nodes`.
-pub(super) async fn nodes(
-    State(doors): State<Doors>,
-) -> Result<Json<Listing<NodeView>>, Refused> {
+pub(super) async fn nodes(State(doors): State<Doors>) -> Result<Json<Listing<NodeView>>, Refused> {
     let listing = doors
         .agent
         .look(|core, now| Listing {

@@ -61,11 +61,7 @@ pub(super) async fn get(
 }
 
 /// What a member says to a job's open slots.
-pub(super) async fn opinion(
-    doors: &Doors,
-    node: NodeId,
-    job: JobId,
-) -> Result<Opinion, PeerError> {
+pub(super) async fn opinion(doors: &Doors, node: NodeId, job: JobId) -> Result<Opinion, PeerError> {
     let response = get(doors, node, &format!("/v1/local/opinion/{job}")).await?;
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     let bytes = body.map_err(|_too_large_or_broken| PeerError::Unreadable)?.to_bytes();

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gossip::PeerStream;
@@ -14,7 +15,6 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
-use std::sync::Arc;
 
 use super::types::Complaint;
 use crate::agent::Doors;
@@ -85,7 +85,8 @@ pub(crate) async fn member(from: NodeId, stream: PeerStream, doors: Doors) {
     connect(stream, doors).await;
 }
 
-async fn connect(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, doors: Doors) {
+/// Serves one connection to its end.
+pub(crate) async fn connect(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, doors: Doors) {
     let stop = doors.stop.clone();
     let service = TowerToHyperService::new(super::router(doors));
     let mut server = http1::Builder::new();

@@ -8,7 +8,7 @@ use gossip_core::fact::Claim;
 use gossip_core::id::{JobId, NodeId};
 use gossip_core::market::{Answer, CALL_SLOTS_MAX, Message};
 use gossip_core::rendezvous;
-use gossip_core::slot::{Epoch, Generation, SlotId};
+use gossip_core::slot::{COUNTER_MAX, Epoch, Generation, SlotId};
 
 use super::Core;
 use crate::driver::{ANNOUNCE_EVERY, Drive, Left};
@@ -117,7 +117,9 @@ impl Core {
         let lot: Vec<_> =
             open.into_iter().filter(|slot| slot.group == first).take(CALL_SLOTS_MAX).collect();
         let seen = lot.iter().map(|slot| self.state.epoch_counter(slot)).max().unwrap_or(0);
-        let epoch = Epoch { counter: seen.saturating_add(1), tender: dice.roll() };
+        // Tenders that came to nothing left no claim, but bidders remember them.
+        let counter = seen.max(self.drives.get(job).map_or(0, |drive| drive.floor));
+        let epoch = Epoch { counter: counter.saturating_add(1), tender: dice.roll() };
         let Some(blob) = self.state.spec(&generation.spec).and_then(|spec| spec.to_blob().ok())
         else {
             return;
@@ -214,6 +216,11 @@ impl Core {
         }
         let left = if closed.open.is_empty() { Left::Nothing } else { Left::Slots };
         drive.closed(now.moment, left);
+        if let Some(answered) = closed.outdated.filter(|it| (drive.floor + 1..COUNTER_MAX).contains(it))
+        {
+            drive.floor = answered;
+            drive.poke(now.moment);
+        }
         self.look_again(*job, now.moment);
     }
 

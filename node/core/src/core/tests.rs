@@ -10,7 +10,7 @@ use gossip_core::grant::Chain;
 use gossip_core::id::{ClusterId, ContentHash, JobId, NodeId};
 use gossip_core::intent::JobIntent;
 use gossip_core::log::LogId;
-use gossip_core::market::Call;
+use gossip_core::market::{Call, Message};
 use gossip_core::moment::{Moment, WallTime};
 use gossip_core::resources::Resources;
 use gossip_core::sign::Key;
@@ -417,4 +417,20 @@ fn a_name_that_a_live_job_has_is_refused_and_a_retry_is_not() {
     cluster.ask(0, other);
     assert!(matches!(cluster.replies[1], Reply::Accepted { .. }));
     assert!(matches!(cluster.replies[2], Reply::NameTaken { job: taken } if taken == job()));
+}
+
+#[test]
+fn a_tender_that_came_to_nothing_does_not_block_those_after_it() {
+    let mut cluster = Cluster::new(&[1000, 1000]);
+    for at in 0..2 {
+        // Called far ahead by a driver that then died: no claim tells of it.
+        let mut call = call(50, 7, &[1, 2, 3], 100);
+        call.job = job();
+        let input = Input::Market { from: cluster.logs[1 - at].node, message: Message::Call(call) };
+        cluster.mail.push_back((at, input));
+    }
+    cluster.run(10);
+    cluster.ask(0, submit(100));
+    cluster.run(100);
+    assert_eq!(cluster.places().len(), 3);
 }

@@ -1,0 +1,265 @@
+//! From the words after `run` to a `JobSpec`.
+//!
+//! Pure: what a job is called, if nobody said, and the value of a variable
+//! named alone (`-e HOME`) are handed in. Everything that can be known to be
+//! wrong is refused here, before an agent is asked; the agent checks again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::Args;
+use gossip_core::resources::{DEFAULT_ASK, Resources, parse_bytes, parse_cpu};
+use gossip_core::slot::{GroupName, NAME_LENGTH_MAX, check_name};
+use gossip_core::spec::{
+    COUNT_MAX, GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, STOP_GRACE_MS, TaskSpec, Unknown,
+};
+
+use crate::api::types::Complaint;
+use crate::cli::times;
+
+/// What should run, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct JobArgs {
+    /// What to call the job; a name is made up from the command if not said
+    #[arg(long, value_parser = job_name)]
+    name: Option<String>,
+    /// Run a plain process of the host (images come in a later version)
+    #[arg(long)]
+    exec: bool,
+    /// Keep this many copies running: a service
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)),
+        conflicts_with = "array", help_heading = "Copies")]
+    replicas: Option<u32>,
+    /// Run this many tasks to their end: an array
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)),
+        help_heading = "Copies")]
+    array: Option<u32>,
+    /// Cores to set aside for each, like 2, 0.5 or 500m [default: 0.1]
+    #[arg(long, value_name = "CORES", value_parser = parse_cpu, help_heading = "Resources")]
+    cpus: Option<u64>,
+    /// Memory to set aside for each, like 512m or 1GiB [default: 64MiB]
+    #[arg(short, long, value_parser = parse_bytes, help_heading = "Resources")]
+    memory: Option<u64>,
+    /// Set a variable; NAME alone takes its value from here
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable, help_heading = "Process")]
+    env: Vec<(String, Option<String>)>,
+    /// Start in this directory of the host; a scratch directory if not said
+    #[arg(short, long, value_name = "DIR", value_parser = directory, help_heading = "Process")]
+    workdir: Option<String>,
+    /// Time between SIGTERM and SIGKILL, like 10, 30s or 5m [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = times::parse, help_heading = "Process")]
+    stop_timeout: Option<Duration>,
+    /// The program and its arguments
+    #[arg(
+        value_name = "CMD",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true
+    )]
+    command: Vec<String>,
+}
+
+impl JobArgs {
+    /// The job, checked. `made_up` ends the name of a job without one; `variable` looks up
+    /// the value of a variable named alone.
+    pub(crate) fn spec(
+        self,
+        made_up: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<JobSpec, Complaint> {
+        if !self.exec {
+            return Err(no_images(&self.command));
+        }
+        let name = self.name.unwrap_or_else(|| name_for(&self.command, made_up));
+        let (kind, count) = match (self.replicas, self.array) {
+            (Some(replicas), _) => (JobKind::Service, replicas),
+            (None, array) => (JobKind::Batch, array.unwrap_or(1)),
+        };
+        let grace = self
+            .stop_timeout
+            .map_or(STOP_GRACE_MS, |grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+        let task = TaskSpec {
+            name: "main".to_owned(),
+            run: Program::Process { argv: self.command, directory: self.workdir },
+            env: variables(self.env, variable),
+            resources: Resources {
+                cpu_milli: self.cpus.unwrap_or(DEFAULT_ASK.cpu_milli),
+                memory_bytes: self.memory.unwrap_or(DEFAULT_ASK.memory_bytes),
+            },
+            stop_grace_ms: grace,
+            unknown: Unknown::new(),
+        };
+        let group = GroupSpec {
+            name: GroupName::main(),
+            count,
+            tasks: vec![task],
+            unknown: Unknown::new(),
+        };
+        let spec = JobSpec {
+            version: SPEC_VERSION,
+            name,
+            namespace: "default".to_owned(),
+            owner: String::new(),
+            kind,
+            groups: vec![group],
+            unknown: Unknown::new(),
+        };
+        spec.check().map_err(|bad| {
+            Complaint::new("bad_spec", "this cannot be a job")
+                .because(bad)
+                .hint("starling run --help")
+        })?;
+        Ok(spec)
+    }
+}
+
+fn no_images(command: &[String]) -> Complaint {
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    Complaint::new("not_yet", "images are not in this version yet")
+        .because("only plain processes of the hosts run, and they are asked for with --exec")
+        .hint(format!("starling run --exec -- {}", words.join(" ")))
+}
+
+fn job_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned()).map_err(|bad| bad.to_string())
+}
+
+fn directory(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    Err("it must be absolute, like /srv/app: it is a directory of whichever host".to_owned())
+}
+
+/// `NAME=VALUE`, or `NAME` for the value that it has here.
+fn variable(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    if name.is_empty() {
+        return Err("it needs a name, like NAME=VALUE".to_owned());
+    }
+    Ok((name.to_owned(), value))
+}
+
+/// As Docker: what is named alone and not set here is not set there.
+fn variables(
+    given: Vec<(String, Option<String>)>,
+    here: impl Fn(&str) -> Option<String>,
+) -> BTreeMap<String, String> {
+    let valued = |(name, value): (String, Option<String>)| {
+        let value = value.or_else(|| here(&name))?;
+        Some((name, value))
+    };
+    given.into_iter().filter_map(valued).collect()
+}
+
+/// `sleep-k3f9x` for `/bin/sleep 10`.
+fn name_for(command: &[String], made_up: &str) -> String {
+    let program = command.first().map_or("", String::as_str);
+    let file = program.rsplit('/').next().unwrap_or_default().to_lowercase();
+    let letters = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
+    let room = NAME_LENGTH_MAX.saturating_sub(made_up.len() + 1);
+    let label: String = file.chars().map(letters).take(room).collect();
+    match label.trim_matches('-') {
+        "" => format!("job-{made_up}"),
+        label => format!("{label}-{made_up}"),
+    }
+}
+
+/// The end of a made-up name: letters that are not mistaken for each other.
+pub(crate) fn made_up(mut random: u64) -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut text = String::new();
+    for _ in 0..5 {
+        let at = usize::try_from(random % 32).unwrap_or(0);
+        text.push(char::from(LETTERS[at]));
+        random /= 32;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Words {
+        #[command(flatten)]
+        job: JobArgs,
+    }
+
+    fn read(words: &str) -> Result<JobSpec, Complaint> {
+        let words = Words::try_parse_from(std::iter::once("run").chain(words.split(' ')));
+        let words = words.map_err(|e| Complaint::new("usage", e.to_string()))?;
+        words.job.spec("abc23", |name| (name == "HOME").then(|| "/root".to_owned()))
+    }
+
+    fn task(spec: &JobSpec) -> &TaskSpec {
+        &spec.groups[0].tasks[0]
+    }
+
+    #[test]
+    fn words_become_jobs() {
+        type Check = fn(&JobSpec) -> bool;
+        let cases: [(&str, Check); 12] = [
+            ("--exec -- true", |s| s.kind == JobKind::Batch && s.groups[0].count == 1),
+            ("--exec true", |s| s.name == "true-abc23"),
+            ("--exec -- /usr/bin/My_App -v", |s| s.name == "my-app-abc23"),
+            ("--exec --name web sleep 1", |s| s.name == "web"),
+            ("--exec --replicas 3 x", |s| s.kind == JobKind::Service && s.groups[0].count == 3),
+            ("--exec --array 9 x", |s| s.kind == JobKind::Batch && s.groups[0].count == 9),
+            ("--exec --cpus 1.5 -m 1g x", |s| {
+                task(s).resources == Resources { cpu_milli: 1500, memory_bytes: 1 << 30 }
+            }),
+            ("--exec x", |s| task(s).resources == DEFAULT_ASK && task(s).stop_grace_ms == 10_000),
+            ("--exec -e A=b=c -e HOME -e UNSET x", |s| {
+                let env: Vec<_> = task(s).env.iter().map(|(k, v)| format!("{k}:{v}")).collect();
+                env == ["A:b=c", "HOME:/root"]
+            }),
+            ("--exec --stop-timeout 3 x", |s| task(s).stop_grace_ms == 3000),
+            ("--exec -w /srv x --name y -d", |s| {
+                let argv = ["x", "--name", "y", "-d"].map(str::to_owned).to_vec();
+                let directory = Some("/srv".to_owned());
+                task(s).run == Program::Process { argv, directory }
+            }),
+            ("--exec -- -weird", |s| {
+                let argv = vec!["-weird".to_owned()];
+                task(s).run == Program::Process { argv, directory: None }
+            }),
+        ];
+        for (words, check) in cases {
+            let spec = read(words).expect(words);
+            assert!(check(&spec), "{words}: {spec:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_job_is_refused_before_anybody_is_asked() {
+        let cases = [
+            ("nginx", "not_yet"),
+            ("--exec --replicas 2 --array 2 x", "usage"),
+            ("--exec --array 0 x", "usage"),
+            ("--exec --array 20001 x", "usage"),
+            ("--exec --cpus x x", "usage"),
+            ("--exec", "usage"),
+            ("--exec --name Web x", "usage"),
+            ("--exec -e =x x", "usage"),
+            ("--exec -w srv x", "usage"),
+            ("--exec --stop-timeout 25h x", "bad_spec"),
+        ];
+        for (words, code) in cases {
+            assert_eq!(read(words).expect_err(words).code, code, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_made_up_name_is_a_name_however_odd_the_command() {
+        for command in ["/", "...", "ü", &"x".repeat(200), "a b"] {
+            let name = name_for(&[command.to_owned()], &made_up(u64::MAX));
+            assert_eq!(gossip_core::slot::check_name(&name), Ok(()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `ps` and `jobs`: what runs, and what is wanted.
+
+use clap::Args;
+use gossip_core::spec::JobKind;
+use starling_core::view::{JobView, Listing, TaskView};
+
+use crate::cli::client::{Client, segment};
+use crate::cli::errors::Failed;
+use crate::cli::output::Output;
+use crate::cli::table::Table;
+use crate::cli::times::age;
+
+/// The flags of `ps`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PsArgs {
+    /// Show what ended too
+    #[arg(short, long)]
+    all: bool,
+    /// Only this job's tasks
+    job: Option<String>,
+}
+
+/// The flags of `jobs`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct JobsArgs {
+    /// Show jobs that ended long ago too
+    #[arg(short, long)]
+    all: bool,
+}
+
+/// `starling ps`.
+pub(crate) async fn ps(args: PsArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+    let mut filters = Vec::new();
+    if args.all {
+        filters.push("all=true".to_owned());
+    }
+    if let Some(job) = &args.job {
+        filters.push(format!("job={}", segment(job)));
+    }
+    let path = if filters.is_empty() {
+        "/v1/tasks".to_owned()
+    } else {
+        format!("/v1/tasks?{}", filters.join("&"))
+    };
+    let answer = client.get(&path).await?;
+    out.listing(&answer, |task: &TaskView| task.task.clone(), tasks)?;
+    Ok(0)
+}
+
+/// `starling jobs`.
+pub(crate) async fn jobs(args: JobsArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+    let answer = client.get(if args.all { "/v1/jobs?all=true" } else { "/v1/jobs" }).await?;
+    out.listing(&answer, |job: &JobView| job.id.short(), jobs_table)?;
+    Ok(0)
+}
+
+fn tasks(list: &Listing<TaskView>) -> Table {
+    let mut table = Table::new(["TASK", "NODE", "STATE", "AGE", "EXIT", "RESTARTS", "COMMAND"]);
+    for task in &list.items {
+        table.row([
+            task.task.clone(),
+            task.node_name.clone(),
+            task.state.clone(),
+            age(list.as_of, task.since),
+            task.exit_code.map(|code| code.to_string()).unwrap_or_default(),
+            task.restarts.to_string(),
+            task.command.clone(),
+        ]);
+    }
+    table
+}
+
+fn jobs_table(list: &Listing<JobView>) -> Table {
+    let mut table =
+        Table::new(["JOB", "ID", "KIND", "STATE", "RUNNING", "DONE", "FAILED", "AGE", "OWNER"]);
+    for job in &list.items {
+        let batch = job.kind == Some(JobKind::Batch);
+        let of_batch = |text: String| if batch { text } else { String::new() };
+        table.row([
+            job.name.clone(),
+            job.id.short(),
+            kind_word(job.kind).to_owned(),
+            job.state.as_str().to_owned(),
+            if batch { job.running.to_string() } else { format!("{}/{}", job.running, job.wanted) },
+            of_batch(format!("{}/{}", job.succeeded, job.wanted)),
+            of_batch(job.failed.to_string()),
+            age(list.as_of, job.submitted),
+            job.owner.clone(),
+        ]);
+    }
+    table
+}
+
+/// What kind of job it is, in one word.
+pub(crate) fn kind_word(kind: Option<JobKind>) -> &'static str {
+    match kind {
+        Some(JobKind::Service) => "service",
+        Some(JobKind::Batch) => "batch",
+        None => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn list<T: serde::de::DeserializeOwned>(item: serde_json::Value) -> Listing<T> {
+        let view = json!({"peer": "h1", "heard": 1, "known": 1, "silent": []});
+        let list = json!({"items": [item], "as_of": 65_000, "view": view});
+        serde_json::from_value(list).expect("a listing")
+    }
+
+    #[test]
+    fn a_task_is_a_line() {
+        let job = "07".repeat(16);
+        let text = tasks(&list(json!({
+            "task": "web.1", "job": job, "job_name": "web",
+            "slot": {"job": job, "group": "main", "index": 1},
+            "command": "sleep 10", "node": null, "node_name": "", "state": "pending",
+            "detail": "", "exit_code": null, "since": 5000, "restarts": 0, "epoch": 0,
+            "tender": 0, "ended": false, "a field of tomorrow": 1,
+        })))
+        .print(None);
+        let expected = "TASK   NODE  STATE    AGE  EXIT  RESTARTS  COMMAND\n\
+                        web.1  -     pending  60s  -     0         sleep 10\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn services_count_copies_and_batches_count_ends() {
+        let job = |kind: &str| {
+            json!({
+                "id": "07".repeat(16), "name": "j", "namespace": "default", "owner": "",
+                "kind": kind, "state": "running", "wanted": 3, "running": 2, "succeeded": 1,
+                "failed": 0, "submitted": 5000, "exit_code": null,
+            })
+        };
+        let row = |kind: &str| {
+            let text = jobs_table(&list(job(kind))).print(None);
+            let line = text.lines().last().map(str::to_owned).unwrap_or_default();
+            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let service = ["j", "070707070707", "service", "running", "2/3", "-", "-", "60s", "-"];
+        let batch = ["j", "070707070707", "batch", "running", "2", "1/3", "0", "60s", "-"];
+        assert_eq!(row("service"), service);
+        assert_eq!(row("batch"), batch);
+    }
+}

@@ -1,0 +1,277 @@
+//! `run`: submits a job, and in the foreground shows it to its end.
+//!
+//!     submit ──▶ follow ──Done──▶ its exit code
+//!        │          │
+//!        │          ├─ Ctrl-C: stop the job, follow to its end; once more: leave
+//!        │          └─ stdout closed, or not placed in time: stop the job, leave
+//!        └─ -d: print its name, leave
+//!
+//! A job in the foreground belongs to this command: whatever ends the one ends
+//! the other, except a second Ctrl-C and the agent's own restart. The key is
+//! made before the first request, so that the job has one identity whatever
+//! becomes of the answer.
+
+use std::time::Duration;
+
+use clap::Args;
+use tokio::time::{Instant, timeout_at};
+
+use crate::api::types::{Accepted, Complaint, Durable, LogItem, Submission, Why};
+use crate::cli::client::{Answer, Client, Patience, parse, segment};
+use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, STOPPED};
+use crate::cli::follow::{self, Names, Printer, Style, Times, To};
+use crate::cli::interrupt::Interrupts;
+use crate::cli::job::{JobArgs, made_up};
+use crate::cli::lines::Lines;
+use crate::cli::output::{Format, Output};
+use crate::cli::times;
+
+/// After this long without a node, the user is told what the job waits for.
+const PLACING_NOTE_AFTER: Duration = Duration::from_secs(2);
+
+/// 128 and SIGPIPE: what a program whose reader left ends with.
+const READER_LEFT: u8 = 141;
+
+/// The flags of `run`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunArgs {
+    /// Print the job's name and leave it to the cluster
+    #[arg(short, long)]
+    detach: bool,
+    /// Give up if no node takes it in this time, like 10s
+    #[arg(long, value_name = "TIME", value_parser = times::parse, conflicts_with = "detach")]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+/// `starling run`.
+pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+    let spec = args
+        .job
+        .spec(&made_up(rand::random()), |name| std::env::var(name).ok())
+        .map_err(|complaint| Failed::from(complaint).before_start())?;
+    let names = if spec.groups.iter().map(|group| group.count).sum::<u32>() > 1 {
+        Names::Shown
+    } else {
+        Names::Hidden
+    };
+    let submission = Submission { spec, key: format!("{:032x}", rand::random::<u128>()) };
+    if args.detach {
+        // Its exit code is never a program's, so a refusal needs no code of its own.
+        return detached(&submit(client, &submission).await?, out);
+    }
+    let mut interrupts = Interrupts::catch()?;
+    let (answer, early) = {
+        let submitting = submit(client, &submission);
+        tokio::pin!(submitting);
+        let mut early = None;
+        loop {
+            tokio::select! {
+                answer = &mut submitting => {
+                    break (answer.map_err(Failed::before_start)?, early);
+                }
+                exit = interrupts.next() => match early {
+                    None => early = Some(exit),
+                    Some(_) => return Err(Failed::silently(INTERRUPTED)),
+                },
+            }
+        }
+    };
+    let accepted: Accepted = answer.parse()?;
+    warn_if_alone(&accepted, out);
+    let path = format!("/v1/jobs/{}", accepted.job);
+    let lines = client.stream(&format!("{path}/follow")).await?;
+    let style = Style { names, times: Times::Hidden, format: out.format };
+    let mut watch = Watch {
+        lines,
+        printer: Printer::new(style),
+        out,
+        name: accepted.name.clone(),
+        placed: false,
+        note_at: Some(Instant::now() + PLACING_NOTE_AFTER),
+        give_up: args.timeout.map(|limit| (Instant::now() + limit, limit)),
+    };
+    let result = {
+        let watching = watch.until_over();
+        tokio::pin!(watching);
+        let interrupted = async {
+            match early {
+                Some(exit) => exit,
+                None => interrupts.next().await,
+            }
+        };
+        tokio::select! {
+            result = &mut watching => result,
+            exit = interrupted => {
+                out.note(&format!("stopping {}; press Ctrl-C again to leave at once", accepted.name));
+                tokio::select! {
+                    result = async { tokio::try_join!(stop(client, &path), &mut watching) } => {
+                        return result.map(|_both| exit);
+                    }
+                    _again = interrupts.next() => return Err(Failed::silently(INTERRUPTED)),
+                }
+            }
+        }
+    };
+    match result {
+        Ok(End::Over(exit)) => Ok(exit),
+        Ok(End::NotPlaced(limit)) => {
+            let complaint = unplaced(client, &path, &accepted.name, limit).await;
+            stop(client, &path).await?;
+            Err(complaint.into())
+        }
+        Err(failed) if failed.exit() == 0 => {
+            stop(client, &path).await?;
+            Err(Failed::silently(READER_LEFT))
+        }
+        Err(failed) => Err(failed),
+    }
+}
+
+async fn submit(client: &mut Client, submission: &Submission) -> Result<Answer, Failed> {
+    client.post("/v1/jobs", submission, Patience::Ordinary).await
+}
+
+async fn stop(client: &mut Client, path: &str) -> Result<(), Failed> {
+    client.post_empty(&format!("{path}/stop")).await.map(|_accepted| ())
+}
+
+fn detached(answer: &Answer, out: Output) -> Result<u8, Failed> {
+    let accepted: Accepted = answer.parse()?;
+    match out.format {
+        Format::Json => out.json(answer.bytes())?,
+        Format::Human | Format::Quiet => out.line(&accepted.name)?,
+    }
+    Ok(warn_if_alone(&accepted, out))
+}
+
+/// Says how safe an accepted change is; answers the exit code that says the same.
+pub(crate) fn warn_if_alone(accepted: &Accepted, out: Output) -> u8 {
+    let on = accepted.on.join(", ");
+    match accepted.durable {
+        Durable::NotReplicated => {
+            out.warn(&format!(
+                "warning: {} is accepted, not replicated: no other member confirmed in time; \
+                 only {} has it",
+                accepted.name,
+                if on.is_empty() { "this host" } else { &on }
+            ));
+            NOT_REPLICATED
+        }
+        Durable::Local | Durable::Replicated => 0,
+    }
+}
+
+enum End {
+    Over(u8),
+    NotPlaced(Duration),
+}
+
+/// A job in the foreground, seen from here.
+struct Watch {
+    lines: Lines,
+    printer: Printer,
+    out: Output,
+    name: String,
+    placed: bool,
+    note_at: Option<Instant>,
+    give_up: Option<(Instant, Duration)>,
+}
+
+impl Watch {
+    async fn until_over(&mut self) -> Result<End, Failed> {
+        loop {
+            let line = match self.line_in_time().await? {
+                Some(line) => line?,
+                None => match self.give_up {
+                    Some((at, limit)) if at <= Instant::now() => return Ok(End::NotPlaced(limit)),
+                    _ => {
+                        self.note_at = None;
+                        let why = format!("starling why {}", self.name);
+                        self.out.note(&format!("{} waits for a node; {why}", self.name));
+                        continue;
+                    }
+                },
+            };
+            let Some(line) = line else { return Err(cut_short(&self.name).into()) };
+            if line.is_empty() {
+                continue;
+            }
+            let item: LogItem = parse(&line)?;
+            self.placed |= !matches!(item, LogItem::Notice { .. });
+            if self.out.format == Format::Json {
+                follow::write(vec![(To::Stdout, [&line[..], b"\n"].concat())]).await?;
+            } else {
+                follow::write(self.printer.show(&item)?).await?;
+            }
+            if let LogItem::Done { exit_code, state } = item {
+                return Ok(End::Over(exit_of(exit_code, &state)));
+            }
+        }
+    }
+
+    /// The next line; `None` when something is due for a job that nobody took yet.
+    async fn line_in_time(
+        &mut self,
+    ) -> Result<Option<Result<Option<bytes::Bytes>, Failed>>, Failed> {
+        let due = [self.note_at, self.give_up.map(|(at, _)| at)].into_iter().flatten().min();
+        match due.filter(|_| !self.placed) {
+            None => Ok(Some(self.lines.next().await)),
+            Some(due) => Ok(timeout_at(due, self.lines.next()).await.ok()),
+        }
+    }
+}
+
+/// The exit code of a job that is over.
+pub(crate) fn exit_of(code: i32, state: &str) -> u8 {
+    match (code, state) {
+        // Not a success: somebody stopped it before its end.
+        (0, "stopped") => STOPPED,
+        (code, _) => u8::try_from(code).unwrap_or(1),
+    }
+}
+
+fn cut_short(name: &str) -> Complaint {
+    Complaint::new("broken", format!("the agent stopped telling about {name}"))
+        .because("its answer ended before the job did")
+        .hint(format!("starling logs -f {name}, starling wait {name}   the job goes on"))
+}
+
+async fn unplaced(client: &mut Client, path: &str, name: &str, limit: Duration) -> Complaint {
+    let limit = times::show_duration(limit);
+    let mut complaint = Complaint::new("unplaced", format!("no node took {name} within {limit}"));
+    // Without reasons it is still true that nobody took it.
+    if let Ok(Ok(why)) =
+        client.get(&format!("{path}/why")).await.map(|answer| answer.parse::<Why>())
+    {
+        for opinion in why.opinions.iter().filter(|opinion| !opinion.would_bid) {
+            complaint = complaint.because(format!("{}: {}", opinion.name, opinion.reason));
+        }
+        for (node, reason) in &why.unknown {
+            complaint = complaint.because(format!("{node}: {reason}"));
+        }
+    }
+    complaint.hint("ask for less, or starling run -d   to leave it waiting")
+}
+
+/// A job as users name it, as a path of the API.
+pub(crate) fn job_path(reference: &str) -> String {
+    format!("/v1/jobs/{}", segment(reference))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jobs_end_is_the_commands_end() {
+        let ends =
+            [(0, "succeeded", 0), (3, "failed", 3), (0, "stopped", 143), (137, "failed", 137)];
+        for (code, state, exit) in ends {
+            assert_eq!(exit_of(code, state), exit, "{code} {state}");
+        }
+        assert_eq!(exit_of(-1, "failed"), 1);
+        assert_eq!(exit_of(256, "failed"), 1);
+    }
+}

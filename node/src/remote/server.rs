@@ -1,0 +1,100 @@
+//! The agent's side of the operators' door.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gossip_core::sign::Key;
+use gossip_core::wire::gate::{Hello, Reply};
+use tokio::sync::Semaphore;
+
+use super::{hello, tls};
+use crate::agent::Doors;
+use crate::api;
+use crate::api::types::Complaint;
+
+/// The most operators connected at once.
+const CONNECTIONS_MAX: usize = 256;
+
+/// How long a caller may take to prove who it is and that it may.
+const ADMISSION_FOR: Duration = Duration::from_secs(5);
+
+/// Given to a caller that may not: no more than a stranger may know.
+const NOT_AUTHORISED: (u32, &[u8]) = (1, b"not authorised");
+
+/// Opens the door.
+pub(crate) fn bind(address: SocketAddr, key: &Key) -> Result<quinn::Endpoint, Complaint> {
+    let failed = |why: String| {
+        Complaint::new("operator_port", format!("cannot open the operators' door on {address}"))
+            .because(why)
+            .hint("choose another with --operator-listen")
+    };
+    let config = tls::server(key).map_err(|e| failed(e.to_string()))?;
+    quinn::Endpoint::server(config, address).map_err(|e| failed(e.to_string()))
+}
+
+/// Serves operators until the agent goes down.
+pub(crate) async fn serve(endpoint: quinn::Endpoint, doors: Doors) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = doors.stop.cancelled() => break,
+        };
+        let Some(incoming) = incoming else { break };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let caller = doors.clone();
+        doors.tasks.spawn(async move {
+            let from = incoming.remote_address();
+            if let Err(why) = admit_and_serve(incoming, caller).await {
+                tracing::debug!(%from, why, "an operator's connection ended");
+            }
+            drop(permit);
+        });
+    }
+    endpoint.close(0_u32.into(), b"going down");
+}
+
+async fn admit_and_serve(incoming: quinn::Incoming, doors: Doors) -> Result<(), String> {
+    let connection = tokio::time::timeout(ADMISSION_FOR, async {
+        let connection = incoming.await.map_err(|e| e.to_string())?;
+        if admit(&connection, &doors).await? {
+            return Ok(connection);
+        }
+        // The refusal is on its way; leave it the time to be read.
+        connection.closed().await;
+        Err("not authorised".to_owned())
+    });
+    let connection = connection.await.map_err(|_elapsed| "admission took too long".to_owned())??;
+    loop {
+        let stream = tokio::select! {
+            stream = connection.accept_bi() => stream,
+            () = doors.stop.cancelled() => break,
+        };
+        let Ok((send, receive)) = stream else { break };
+        let doors = doors.clone();
+        let owner = doors.tasks.clone();
+        owner.spawn(api::serve::connect(tokio::io::join(receive, send), doors));
+    }
+    Ok(())
+}
+
+async fn admit(connection: &quinn::Connection, doors: &Doors) -> Result<bool, String> {
+    let caller = tls::peer(connection).ok_or("a key of another kind")?;
+    let (mut send, mut receive) = connection.accept_bi().await.map_err(|e| e.to_string())?;
+    let hello: Hello = hello::hear(&mut receive).await.map_err(|e| e.to_string())?;
+    let reply = doors.gossip.admit_operator(caller, hello).await;
+    hello::say(&mut send, &reply).await.map_err(|e| e.to_string())?;
+    // An answer that cannot be finished is told by the connection's own end.
+    let _ = send.finish();
+    if let Reply::Refused(refusal) = reply {
+        tracing::info!(caller = %caller.short(), %refusal, "an operator was refused");
+        let _ = tokio::time::timeout(Duration::from_secs(1), send.stopped()).await;
+        connection.close(NOT_AUTHORISED.0.into(), NOT_AUTHORISED.1);
+        return Ok(false);
+    }
+    Ok(true)
+}

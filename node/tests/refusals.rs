@@ -1,0 +1,127 @@
+//! Bad input at the shipped binary: one clear error each, a stable exit code, no panic.
+
+mod support;
+
+use std::fs;
+
+use support::{Host, Told, cluster};
+
+fn refused(told: &Told, code: i32, words: &[&str]) {
+    assert_eq!(told.code, code, "{told:?}");
+    assert!(told.err.starts_with("error: ") || told.err.contains("\nerror: "), "{told:?}");
+    assert!(!told.err.contains("panicked"), "{told:?}");
+    for word in words {
+        assert!(told.err.contains(word), "no {word:?} in {told:?}");
+    }
+}
+
+#[test]
+fn without_an_agent_every_question_says_how_to_start_one() {
+    let host = Host::new("h1");
+    let run: &[&str] = &["run", "--exec", "--", "true"];
+    for words in [&["ps"][..], &["status"], &["node", "ls"], &["why", "x"], &["invite"]] {
+        refused(&host.run(words), 69, &["starling up"]);
+    }
+    let told = host.run(run);
+    assert!(matches!(told.code, 69 | 125), "{told:?}");
+    assert!(!host.data().exists(), "a question leaves nothing behind");
+}
+
+#[test]
+fn flags_that_make_no_sense_are_usage_errors() {
+    let host = Host::new("h1");
+    for words in [
+        &["frobnicate"][..],
+        &["run"],
+        &["run", "--exec", "--"],
+        &["run", "--replicas", "2", "--array", "2", "--exec", "--", "true"],
+        &["run", "--cpus", "lots", "--exec", "--", "true"],
+        &["run", "--memory", "-1", "--exec", "--", "true"],
+        &["run", "--name", "Not A Name", "--exec", "--", "true"],
+        &["run", "-e", "=x", "--exec", "--", "true"],
+        &["up", "--listen", "nowhere"],
+        &["invite", "--ttl", "soon"],
+    ] {
+        let told = host.run(words);
+        assert_eq!(told.code, 2, "{words:?}: {told:?}");
+        assert!(told.err.starts_with("error: "), "{words:?}: {told:?}");
+    }
+    let image = host.run(&["run", "nginx"]);
+    assert_ne!(image.code, 0, "{image:?}");
+    assert!(image.err.contains("--exec"), "{image:?}");
+}
+
+#[test]
+fn tokens_that_do_not_hold_are_refused_with_the_reason() {
+    let hosts = cluster(1);
+    let stranger = Host::new("stranger");
+    refused(&stranger.run(&["join", "hello"]), 1, &["token"]);
+    let token = hosts[0].invite(1);
+    refused(&stranger.run(&["join", &token[..token.len() - 2]]), 1, &["damaged"]);
+    let second = Host::new("h2");
+    second.join(&token);
+    refused(&stranger.run(&["join", &token]), 1, &["used up"]);
+    let short = hosts[0].run(&["-q", "invite", "--ttl", "1s"]).ok();
+    support::until("it expires", || {
+        let told = stranger.run(&["join", short.trim()]);
+        told.code == 1 && told.err.contains("expired")
+    });
+    let other = Host::new("other");
+    other.up();
+    refused(&other.run(&["join", &hosts[0].invite(1)]), 1, &["cluster"]);
+    hosts[0].run(&["down"]).ok();
+    let late = Host::new("late");
+    let valid = second.invite(1);
+    second.run(&["down"]).ok();
+    refused(&late.run(&["join", &valid]), 1, &[]);
+}
+
+#[test]
+fn a_job_that_nobody_knows_is_named_in_the_error() {
+    let hosts = cluster(1);
+    for words in [&["stop", "ghost"][..], &["rm", "ghost"], &["logs", "ghost"], &["why", "ghost"]] {
+        refused(&hosts[0].run(words), 1, &["ghost"]);
+    }
+    refused(&hosts[0].run(&["wait", "ghost"]), 1, &["ghost"]);
+}
+
+#[test]
+fn ports_and_data_in_use_are_told_apart() {
+    let hosts = cluster(1);
+    let nodes = hosts[0].json(&["node", "ls"]);
+    let address = nodes["items"][0]["addresses"][0].as_str().expect("an address").to_owned();
+    let port = address.split('/').nth(4).expect("a port").to_owned();
+    let second = Host::new("h2");
+    let told = second.run(&["up", "--listen", &format!("127.0.0.1:{port}")]);
+    refused(&told, 1, &[&port]);
+    let mut command = hosts[0].command(&["--socket", "/tmp/starling-test-elsewhere.sock", "up"]);
+    let told: Told = command.output().expect("runs").into();
+    refused(&told, 1, &["in use"]);
+}
+
+#[test]
+fn a_damaged_journal_is_refused_and_left_as_it_was() {
+    let hosts = cluster(1);
+    hosts[0].run(&["down"]).ok();
+    let journal = fs::read_dir(hosts[0].data())
+        .expect("data")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "redb"))
+        .expect("a journal");
+    let mut bytes = fs::read(&journal).expect("reads");
+    for byte in bytes.iter_mut().take(4096) {
+        *byte = !*byte;
+    }
+    fs::write(&journal, &bytes).expect("writes");
+    refused(&hosts[0].run(&["up"]), 1, &["damaged"]);
+    assert_eq!(fs::read(&journal).expect("reads"), bytes, "not a byte of it was changed");
+}
+
+#[test]
+fn starting_twice_is_no_error_and_starts_nothing() {
+    let hosts = cluster(1);
+    let pid = hosts[0].agent();
+    hosts[0].up();
+    assert_eq!(hosts[0].agent(), pid);
+}
