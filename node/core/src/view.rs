@@ -293,12 +293,15 @@ impl Core {
         for (group, index) in all_slots(spec) {
             let slot = SlotId { job: *job, group, index };
             let before = views.len();
-            for (node, claim) in self.state().claims(&slot) {
-                views.push(self.claim_view(spec, &slot, *node, claim));
-            }
-            let open = views.len() == before && intent.is_live();
             let settled =
                 spec.kind == JobKind::Batch && self.state().settled(&slot, &generation).is_some();
+            for (node, claim) in self.state().claims(&slot) {
+                // What a lost host once claimed is no news of a slot that ended elsewhere.
+                if !settled || !self.is_lost(node) {
+                    views.push(self.claim_view(spec, &slot, *node, claim));
+                }
+            }
+            let open = views.len() == before && intent.is_live();
             if all == Ended::Shown {
                 for (rank, outcome) in self.state().outcomes(&slot) {
                     let mut view = self.blank_view(spec, &slot);

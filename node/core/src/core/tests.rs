@@ -434,3 +434,27 @@ fn a_tender_that_came_to_nothing_does_not_block_those_after_it() {
     cluster.run(100);
     assert_eq!(cluster.places().len(), 3);
 }
+
+#[test]
+fn a_batch_larger_than_the_cluster_goes_on_after_slots_were_tendered_twice() {
+    let mut cluster = Cluster::new(&[1000, 1000, 1000]);
+    let mut batch = spec(400);
+    batch.kind = JobKind::Batch;
+    batch.groups[0].count = 14;
+    cluster.ask(0, Ask::Submit { job: job(), spec: Box::new(batch) });
+    assert_eq!(cluster.places().len(), 6);
+    // A node dies: its slots are called at a greater epoch than those never called.
+    cluster.dead.push(2);
+    cluster.tasks.retain(|(at, _), ()| *at != 2);
+    cluster.run(8000);
+    for _ in 0..20 {
+        if let Some((at, id)) = cluster.tasks.keys().next().cloned() {
+            cluster.tasks.remove(&(at, id.clone()));
+            let end = TaskEnd::Exited { code: 0 };
+            cluster.mail.push_back((at, Input::Ended { id, end }));
+        }
+        cluster.run(500);
+    }
+    let view = cluster.cores[0].job_view(&job()).expect("known");
+    assert_eq!(view.succeeded, 14);
+}
