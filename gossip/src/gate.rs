@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use gossip_core::codec;
+use gossip_core::grant::Role;
 use gossip_core::id::NodeId;
 use gossip_core::wire::gate::{Hello, MESSAGE_BYTES_MAX, Reply};
 use libp2p::PeerId;
@@ -94,7 +95,7 @@ async fn open(
     .await?;
     let answered = drive(&mut muxer, async {
         let hello: Hello = hear(&mut stream).await?;
-        let reply = gatekeeper.answer(dialer, hello).await;
+        let reply = gatekeeper.answer(dialer, hello, Role::Member).await;
         say(&mut stream, &reply).await?;
         stream.close().await?;
         if let Reply::Refused(refusal) = reply {

@@ -167,12 +167,13 @@ impl Gatekeeper {
         }
     }
 
-    /// What to answer to `dialer`, who said `hello`.
-    pub(crate) async fn answer(&self, dialer: NodeId, hello: Hello) -> Reply {
-        self.decide(dialer, hello).await.unwrap_or_else(Reply::Refused)
+    /// What to answer to `dialer`, who said `hello`: at the members' gate only members pass,
+    /// at the operators' door only operators.
+    pub(crate) async fn answer(&self, dialer: NodeId, hello: Hello, may: Role) -> Reply {
+        self.decide(dialer, hello, may).await.unwrap_or_else(Reply::Refused)
     }
 
-    async fn decide(&self, dialer: NodeId, hello: Hello) -> Result<Reply, Refusal> {
+    async fn decide(&self, dialer: NodeId, hello: Hello, may: Role) -> Result<Reply, Refusal> {
         let (cluster, chain) = match &*lock(&self.standing) {
             Standing::Member { cluster, chain } => (*cluster, chain.clone()),
             Standing::Homeless | Standing::Invited { .. } => return Err(Refusal::NotReady),
@@ -183,7 +184,7 @@ impl Gatekeeper {
         match hello.claim {
             Claim::Member { chain: theirs } => {
                 let role = theirs.verify(&cluster, &dialer);
-                if hello.cluster == cluster && role == Ok(Role::Member) {
+                if hello.cluster == cluster && role == Ok(may) {
                     Ok(Reply::Welcome { chain })
                 } else {
                     Err(Refusal::NotAMember)
@@ -192,6 +193,9 @@ impl Gatekeeper {
             Claim::Invited { invitation, proof } => {
                 if hello.cluster != cluster || invitation.cluster != cluster {
                     return Err(Refusal::Invitation(Refused::OtherCluster));
+                }
+                if invitation.role != may {
+                    return Err(Refusal::NotAMember);
                 }
                 let (answer, answered) = oneshot::channel();
                 let now = wall_time();

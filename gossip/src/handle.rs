@@ -10,6 +10,7 @@ use gossip_core::id::NodeId;
 use gossip_core::invite::{TOKEN_ADDRESSES_MAX, Token};
 use gossip_core::market;
 use gossip_core::moment::WallTime;
+use gossip_core::wire::gate::{Hello, Reply};
 use libp2p_stream::Control;
 use rand::RngExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use crate::api::{Busy, Entry, InviteError, OpenStreamError, Peer, Say};
 use crate::doors;
 use crate::feed::{Command, Roster};
+use crate::gatekeeper::Gatekeeper;
 use crate::names;
 use crate::scribe::{Author, Order};
 use crate::stream::PeerStream;
@@ -35,6 +37,7 @@ struct Inner {
     orders: mpsc::Sender<Order>,
     roster: Roster,
     control: Control,
+    gatekeeper: Arc<Gatekeeper>,
     /// Turns in opening streams, by peer: few at a time are all taken at once.
     turns: Mutex<BTreeMap<NodeId, Arc<Semaphore>>>,
     running: Mutex<Option<(JoinHandle<()>, thread::JoinHandle<()>)>>,
@@ -53,11 +56,21 @@ impl Gossip {
         orders: mpsc::Sender<Order>,
         roster: Roster,
         control: Control,
+        gatekeeper: Arc<Gatekeeper>,
         running: (JoinHandle<()>, thread::JoinHandle<()>),
     ) -> Self {
         let running = Mutex::new(Some(running));
         let turns = Mutex::default();
-        Self(Arc::new(Inner { author, commands, orders, roster, control, turns, running }))
+        Self(Arc::new(Inner {
+            author,
+            commands,
+            orders,
+            roster,
+            control,
+            gatekeeper,
+            turns,
+            running,
+        }))
     }
 
     /// Appends to this node's log. In this order: the entries are on this disk,
@@ -97,6 +110,12 @@ impl Gossip {
         let mut control = self.0.control.clone();
         let opened = doors::open(&mut control, peer).await;
         opened.map_err(|source| OpenStreamError::Refused { node: to, source })
+    }
+
+    /// What to answer to an operator, whose key `caller` a handshake proved: welcome, a grant
+    /// for a token, or a refusal. Nothing else may be said to one that is refused.
+    pub async fn admit_operator(&self, caller: NodeId, hello: Hello) -> Reply {
+        self.0.gatekeeper.answer(caller, hello, Role::Operator).await
     }
 
     /// Makes a token that admits `uses` others until `expires`.

@@ -312,6 +312,7 @@ fn assemble(
     let inlets =
         Inlets { swarm, commands, reports, heard, streams, tasks, control: control.clone(), early };
     let running = tokio::spawn(feed.run(inlets, events_made));
-    let gossip = Gossip::new(author, commands_made, orders, roster, control, (running, writer));
+    let gossip =
+        Gossip::new(author, commands_made, orders, roster, control, gatekeeper, (running, writer));
     Ok((gossip, events))
 }

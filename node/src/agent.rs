@@ -32,8 +32,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use handle::{Doors, Gone, How, wall_now};
 pub(crate) use naming::task_prefix;
 
-use crate::api;
 use crate::api::types::{Complaint, Failure};
+use crate::{api, remote};
 
 /// Everything that a start is told.
 #[derive(Debug)]
@@ -58,6 +58,36 @@ pub(crate) struct Options {
     pub(crate) ready: Option<OwnedFd>,
 }
 
+impl Options {
+    /// Where operators are awaited: beside the members, one port further, unless said otherwise.
+    fn operator_address(&self) -> SocketAddr {
+        self.operator_listen.unwrap_or_else(|| match self.listen.first() {
+            Some(members) => {
+                let port = members.port();
+                SocketAddr::new(members.ip(), if port == 0 { 0 } else { port.saturating_add(1) })
+            }
+            None => SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), remote::PORT),
+        })
+    }
+}
+
+/// Where operators can reach this host, for their tokens: the members' hosts with the operators' port.
+fn operator_addresses(operators: &quinn::Endpoint, members: &[String]) -> Vec<String> {
+    let Ok(bound) = operators.local_addr() else { return Vec::new() };
+    if !bound.ip().is_unspecified() {
+        return vec![bound.to_string()];
+    }
+    let hosts = members.iter().filter_map(|address| {
+        let mut parts = address.split('/').skip(1);
+        match (parts.next()?, parts.next()?) {
+            ("ip6", host) => Some(format!("[{host}]:{}", bound.port())),
+            (_, host) => Some(format!("{host}:{}", bound.port())),
+        }
+    });
+    let unique: std::collections::BTreeSet<_> = hosts.collect();
+    unique.into_iter().collect()
+}
+
 /// What a start is for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
@@ -71,28 +101,47 @@ pub(crate) enum Purpose {
 
 /// Runs the agent until it is told to go down.
 pub(crate) async fn run(mut options: Options) -> Result<(), Complaint> {
-    let ready = options.ready.take();
+    let ready = options.ready.take().map(Ready);
+    // Whoever joined has arrived once it knows somebody else.
+    let company = if matches!(options.purpose, Purpose::Join(_)) { 2 } else { 1 };
     match start(options).await {
-        Ok(running) => {
-            say_ready(ready, r#"{"ready":true}"#);
-            running.run().await
-        }
+        Ok(running) => running.run(ready, company).await,
         Err(complaint) => {
             let failure = Failure { error: complaint.clone() };
-            say_ready(ready, &serde_json::to_string(&failure).unwrap_or_default());
+            if let Some(ready) = ready {
+                ready.say(&serde_json::to_string(&failure).unwrap_or_default());
+            }
             Err(complaint)
         }
     }
 }
 
-fn say_ready(ready: Option<OwnedFd>, line: &str) {
-    if let Some(fd) = ready {
+/// Where it is said, once, that the agent is ready or why it never will be.
+#[derive(Debug)]
+struct Ready(OwnedFd);
+
+impl Ready {
+    fn say(self, line: &str) {
         // Whoever waited may be gone; that is theirs to notice.
-        let _ = rustix::io::write(&fd, format!("{line}\n").as_bytes());
+        let _ = rustix::io::write(&self.0, format!("{line}\n").as_bytes());
     }
 }
 
 async fn start(options: Options) -> Result<steps::Running, Complaint> {
+    let path = options.socket.clone();
+    let socket = api::serve::bind(&path)?;
+    let started = start_behind(socket, options).await;
+    if started.is_err() {
+        // A door that never opened is not left for others to knock at.
+        let _ = std::fs::remove_file(&path);
+    }
+    started
+}
+
+async fn start_behind(
+    socket: tokio::net::UnixListener,
+    options: Options,
+) -> Result<steps::Running, Complaint> {
     let purpose = match &options.purpose {
         Purpose::Resume => gossip::Purpose::Resume,
         Purpose::Found => gossip::Purpose::Found,
@@ -102,7 +151,6 @@ async fn start(options: Options) -> Result<steps::Running, Complaint> {
                 .hint("copy it whole from the output of `starling invite`")
         })?),
     };
-    let socket = api::serve::bind(&options.socket)?;
     let key = gossip::load_identity(&options.data).map_err(|e| {
         Complaint::new("identity", "cannot use this host's identity")
             .because(chain(&e))
@@ -114,6 +162,7 @@ async fn start(options: Options) -> Result<steps::Running, Complaint> {
         announce: Vec::new(),
     };
     let node = key.id();
+    let operators = remote::server::bind(options.operator_address(), &key)?;
     let gossip = gossip::start(config, key, purpose).await.map_err(|e| complain(&e))?;
     let runtime = open_runtime(&options.data).await?;
     let capacity = Resources {
@@ -147,12 +196,14 @@ async fn start(options: Options) -> Result<steps::Running, Complaint> {
         node,
         name: options.name,
         cluster,
+        operator_addresses: operator_addresses(&operators, &addresses),
         addresses,
         started: wall_now(),
         warnings: host::warnings(),
     };
     let stop = CancellationToken::new();
-    Ok(steps::Running::new(parts, facts, socket, options.socket, stop))
+    let listeners = steps::Listeners { socket, socket_path: options.socket, operators };
+    Ok(steps::Running::new(parts, facts, listeners, stop))
 }
 
 async fn open_runtime(data: &Path) -> Result<runtime::Opened, Complaint> {

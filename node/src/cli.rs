@@ -19,6 +19,7 @@ mod interrupt;
 mod invite;
 mod job;
 mod lines;
+mod login;
 mod logs;
 mod node;
 mod output;
@@ -30,6 +31,7 @@ mod status;
 mod stop;
 mod table;
 mod times;
+mod token;
 mod up;
 mod version;
 mod wait;
@@ -44,7 +46,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
-use crate::cli::door::{Door, no_peer_door};
+use crate::cli::door::Door;
 use crate::cli::errors::Failed;
 use crate::cli::output::{Format, Output};
 use crate::cli::paths::{Places, Surroundings};
@@ -126,8 +128,8 @@ enum Command {
     /// Stop jobs; their names and logs stay
     #[command(after_help = "Examples:\n  starling stop web\n  starling stop web worker")]
     Stop(stop::JobsNamed),
-    /// Forget jobs that are over or stopped
-    #[command(after_help = "Examples:\n  starling rm web\n  starling stop web && starling rm web")]
+    /// Stop jobs if they still run, and forget them
+    #[command(after_help = "Examples:\n  starling rm web\n  starling rm train-1 train-2")]
     Rm(stop::JobsNamed),
     /// Show this host's agent and its cluster
     #[command(after_help = "Examples:\n  starling status\n  \
@@ -150,6 +152,11 @@ enum Command {
         starling invite -q | ssh other-host starling join -"
     )]
     Invite(invite::InviteArgs),
+    /// Redeem an operator's token, so that --peer reaches the cluster from here
+    #[command(after_help = "Examples:\n  starling login sl1-…\n  \
+        ssh first-host starling invite --operator -q | starling login -\n  \
+        starling --peer first-host ps")]
+    Login(login::LoginArgs),
     /// List the members of the cluster
     #[command(
         visible_alias = "nodes",
@@ -234,8 +241,21 @@ fn dispatch(cli: Cli, out: Output) -> Result<u8, Failed> {
         }
         _ => {}
     }
+    if let Command::Login(args) = cli.command {
+        return block_on(login::run(args, out));
+    }
     if let Some(peer) = peer {
-        return Err(no_peer_door(&peer).into());
+        return match cli.command {
+            Command::Up(_) | Command::Join(_) | Command::Agent(_) | Command::AgentStart(_) => {
+                Err(Complaint::new("local_only", "an agent is started on its own host")
+                    .hint("run this command there, without --peer")
+                    .into())
+            }
+            Command::Down(args) => {
+                block_on(down::run(args, &mut Client::new(Door::peer(&peer)), out))
+            }
+            command => block_on(ask(command, &mut Client::new(Door::peer(&peer)), out)),
+        };
     }
     let places = Places::choose(data.as_deref(), socket.as_deref(), &Surroundings::here())?;
     match cli.command {
@@ -275,6 +295,7 @@ async fn ask(command: Command, client: &mut Client, out: Output) -> Result<u8, F
         | Command::Down(_)
         | Command::Agent(_)
         | Command::AgentStart(_)
+        | Command::Login(_)
         | Command::Demo
         | Command::PiSlice
         | Command::Version => {

@@ -78,10 +78,14 @@ fn capacity() -> Resources {
 
 async fn play(stage: &mut Stage, began: Instant) -> Result<(), Failed> {
     let each = capacity();
-    say(began, &format!(
-        "three hosts on this machine, each offering {} CPU and {}",
-        show_cpu(each.cpu_milli), show_bytes(each.memory_bytes),
-    ));
+    say(
+        began,
+        &format!(
+            "three hosts on this machine, each offering {} CPU and {}",
+            show_cpu(each.cpu_milli),
+            show_bytes(each.memory_bytes),
+        ),
+    );
     found(stage, each, began).await?;
     let narrator = Narrator::start(stage.door(0), began);
     let service = submit_service(stage, each, began).await?;
@@ -102,9 +106,11 @@ async fn found(stage: &mut Stage, each: Resources, began: Instant) -> Result<(),
     stage.join(1, each, &token).await?;
     stage.join(2, each, &token).await?;
     for host in 0..3 {
-        stage.until(STEP_MAX, "three hosts know each other", async |stage| {
-            Ok(stage.ready_nodes(host).await? == 3)
-        }).await?;
+        stage
+            .until(STEP_MAX, "three hosts know each other", async |stage| {
+                Ok(stage.ready_nodes(host).await? == 3)
+            })
+            .await?;
     }
     say(began, "h1 founded a cluster, h2 and h3 joined it with a token");
     Ok(())
@@ -118,9 +124,11 @@ async fn submit_service(
     let argv = stage.service_command();
     let ask = Resources { cpu_milli: each.cpu_milli / 20, memory_bytes: 16 << 20 };
     stage.submit(0, "web", stage::Kind::Service(COPIES), ask, argv).await?;
-    stage.until(STEP_MAX, "three copies of the service run", async |stage| {
-        Ok(stage.service_copies() == (1..=COPIES).map(|index| (index, 1)).collect())
-    }).await?;
+    stage
+        .until(STEP_MAX, "three copies of the service run", async |stage| {
+            Ok(stage.service_copies() == (1..=COPIES).map(|index| (index, 1)).collect())
+        })
+        .await?;
     say(began, &format!("service web: {COPIES} of {COPIES} copies run (counted as processes)"));
     Ok("web".to_owned())
 }
@@ -139,9 +147,11 @@ async fn kill_one(
     slices: &mut pi::Sum,
     began: Instant,
 ) -> Result<usize, Failed> {
-    stage.until(STEP_MAX, "some pi tasks are done and a host runs both kinds", async |stage| {
-        Ok(slices.poll() >= 3 && stage.host_with_both(&[1, 2]).is_some())
-    }).await?;
+    stage
+        .until(STEP_MAX, "some pi tasks are done and a host runs both kinds", async |stage| {
+            Ok(slices.poll() >= 3 && stage.host_with_both(&[1, 2]).is_some())
+        })
+        .await?;
     let victim = stage.host_with_both(&[1, 2]).ok_or_else(|| failed("no host ran both kinds"))?;
     let done = slices.poll();
     let left = SLICES - done;
@@ -150,23 +160,37 @@ async fn kill_one(
     }
     let dead = Instant::now();
     let count = stage.kill(victim)?;
-    say(began, &format!(
-        "SIGKILL of all {count} processes of {}: agent, keeper, supervisors, tasks ({left} of {SLICES} pi tasks unfinished)",
-        stage.name(victim),
-    ));
+    say(
+        began,
+        &format!(
+            "SIGKILL of all {count} processes of {}: agent, keeper, supervisors, tasks ({left} of {SLICES} pi tasks unfinished)",
+            stage.name(victim),
+        ),
+    );
     let wanted: BTreeMap<u32, u32> = (1..=COPIES).map(|index| (index, 1)).collect();
-    stage.until(STEP_MAX, "the dead host's copies run elsewhere", async |stage| {
-        Ok(stage.service_copies() == wanted)
-    }).await?;
+    stage
+        .until(STEP_MAX, "the dead host's copies run elsewhere", async |stage| {
+            Ok(stage.service_copies() == wanted)
+        })
+        .await?;
     let service = dead.elapsed();
-    stage.until(STEP_MAX, "the dead host's pi tasks run elsewhere or wait for room there", async |stage| {
-        stage.nothing_left_on(0, victim, "pi").await
-    }).await?;
+    stage
+        .until(
+            STEP_MAX,
+            "the dead host's pi tasks run elsewhere or wait for room there",
+            async |stage| stage.nothing_left_on(0, victim, "pi").await,
+        )
+        .await?;
     let both = dead.elapsed();
-    say(began, &format!(
-        "healed: service after {:.1} s, pi after {:.1} s (must be under {} s)",
-        service.as_secs_f64(), both.as_secs_f64(), HEAL_MAX.as_secs(),
-    ));
+    say(
+        began,
+        &format!(
+            "healed: service after {:.1} s, pi after {:.1} s (must be under {} s)",
+            service.as_secs_f64(),
+            both.as_secs_f64(),
+            HEAL_MAX.as_secs(),
+        ),
+    );
     if both.max(service) > HEAL_MAX {
         return Err(failed("healing took too long"));
     }
@@ -185,7 +209,10 @@ async fn finish_pi(
         let view = stage.job(0, pi).await?;
         if view.succeeded >= told + 6 && view.succeeded < SLICES {
             told = view.succeeded;
-            say(began, &format!("pi: {} of {SLICES} done, {} running", view.succeeded, view.running));
+            say(
+                began,
+                &format!("pi: {} of {SLICES} done, {} running", view.succeeded, view.running),
+            );
         }
         match view.state {
             JobState::Succeeded => break,
@@ -201,14 +228,23 @@ async fn finish_pi(
 
 async fn bring_back(stage: &mut Stage, host: usize, began: Instant) -> Result<(), Failed> {
     stage.up(host, capacity()).await?;
-    stage.until(STEP_MAX, "the dead host is back", async |stage| {
-        Ok(stage.ready_nodes(0).await? == 3)
-    }).await?;
+    stage
+        .until(
+            STEP_MAX,
+            "the dead host is back",
+            async |stage| Ok(stage.ready_nodes(0).await? == 3),
+        )
+        .await?;
     let wanted: BTreeMap<u32, u32> = (1..=COPIES).map(|index| (index, 1)).collect();
-    stage.until(STEP_MAX, "it gave up what others run now", async |stage| {
-        Ok(stage.service_copies() == wanted && stage.claims(0, "web").await? == wanted)
-    }).await?;
-    say(began, &format!("{} was started again and claims nothing that others run", stage.name(host)));
+    stage
+        .until(STEP_MAX, "it gave up what others run now", async |stage| {
+            Ok(stage.service_copies() == wanted && stage.claims(0, "web").await? == wanted)
+        })
+        .await?;
+    say(
+        began,
+        &format!("{} was started again and claims nothing that others run", stage.name(host)),
+    );
     Ok(())
 }
 
@@ -224,25 +260,38 @@ async fn pause_one(
         return Err(failed(format!("{} runs no copy to pause", stage.name(paused))));
     }
     stage.pause(paused).await?;
-    say(began, &format!(
-        "SIGSTOP of {}'s agent; its {} of web run on", stage.name(paused), plural(held.len(), "copy", "copies"),
-    ));
+    say(
+        began,
+        &format!(
+            "SIGSTOP of {}'s agent; its {} of web run on",
+            stage.name(paused),
+            plural(held.len(), "copy", "copies"),
+        ),
+    );
     let doubled: BTreeMap<u32, u32> =
         (1..=COPIES).map(|index| (index, if held.contains(&index) { 2 } else { 1 })).collect();
-    stage.until(STEP_MAX, "the silent host's copies run a second time elsewhere", async |stage| {
-        Ok(stage.service_copies() == doubled)
-    }).await?;
+    stage
+        .until(STEP_MAX, "the silent host's copies run a second time elsewhere", async |stage| {
+            Ok(stage.service_copies() == doubled)
+        })
+        .await?;
     say(began, &format!("two copies are seen: {}", show_copies(&doubled)));
     tokio::time::sleep(PAUSED_AFTER).await;
     stage.resume(paused)?;
     let resumed = Instant::now();
     let wanted: BTreeMap<u32, u32> = (1..=COPIES).map(|index| (index, 1)).collect();
-    stage.until(STEP_MAX, "exactly one copy of each is kept", async |stage| {
-        Ok(stage.service_copies() == wanted && stage.claims(0, "web").await? == wanted)
-    }).await?;
-    say(began, &format!(
-        "SIGCONT: one copy of each is left after {:.1} s", resumed.elapsed().as_secs_f64(),
-    ));
+    stage
+        .until(STEP_MAX, "exactly one copy of each is kept", async |stage| {
+            Ok(stage.service_copies() == wanted && stage.claims(0, "web").await? == wanted)
+        })
+        .await?;
+    say(
+        began,
+        &format!(
+            "SIGCONT: one copy of each is left after {:.1} s",
+            resumed.elapsed().as_secs_f64(),
+        ),
+    );
     Ok(())
 }
 
@@ -272,10 +321,16 @@ async fn report_pi(
         return Err(failed(format!("the output of pi tasks {missing:?} is gone")));
     }
     let result = slices.result().ok_or_else(|| failed("pi tasks printed no result"))?;
-    say(began, &format!(
-        "pi = {:.6}, error {:+.6} (standard error {:.6}, {} points)",
-        result.pi, result.pi - std::f64::consts::PI, result.sigma, result.points,
-    ));
+    say(
+        began,
+        &format!(
+            "pi = {:.6}, error {:+.6} (standard error {:.6}, {} points)",
+            result.pi,
+            result.pi - std::f64::consts::PI,
+            result.sigma,
+            result.points,
+        ),
+    );
     if (result.pi - std::f64::consts::PI).abs() > 6.0 * result.sigma {
         return Err(failed("that is not pi"));
     }

@@ -11,6 +11,7 @@ mod agent;
 mod api;
 mod cli;
 mod demo;
+mod remote;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! The shipped binary on several hosts of this machine, through its command line.
 
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
 use std::io::Read as _;
@@ -150,10 +151,8 @@ fn logs_follow_a_task_on_another_host_until_it_ends() {
     let hosts = cluster(2);
     let home = hosts[0].data().parent().expect("a home").to_owned();
     let gate = home.join("go");
-    let script = format!(
-        "echo first; while [ ! -e {} ]; do sleep 0.05; done; echo last",
-        gate.display()
-    );
+    let script =
+        format!("echo first; while [ ! -e {} ]; do sleep 0.05; done; echo last", gate.display());
     let run = ["run", "-d", "--name", "talk", "--array", "2", "--exec", "--", "sh", "-c", &script];
     hosts[0].run(&run).ok();
     let mut command = hosts[1].command(&["logs", "-f", "talk"]);

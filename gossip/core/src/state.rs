@@ -102,8 +102,11 @@ impl State {
 
     fn outcome(&mut self, log: LogId, outcome: Outcome) -> Touched {
         let (slot, job) = (outcome.slot.clone(), outcome.slot.job);
-        if let Some(by_node) = self.claims.get_mut(&slot) {
-            if by_node.get(&log.node).is_some_and(|claim| claim.epoch <= outcome.epoch) {
+        // An older log says nothing of what a newer one holds, whichever came first.
+        if self.is_current(&log)
+            && let Some(by_node) = self.claims.get_mut(&slot)
+        {
+            if by_node.get(&log.node).is_some_and(|claim| claim.epoch == outcome.epoch) {
                 by_node.remove(&log.node);
             }
             if by_node.is_empty() {

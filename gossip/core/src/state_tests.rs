@@ -91,6 +91,25 @@ fn an_outcome_ends_its_claim_and_not_a_later_one() {
 }
 
 #[test]
+fn an_outcome_of_an_older_log_ends_no_claim_of_a_newer_one() {
+    let opened = || Update::Opened { card: card(1), holdings: vec![] };
+    let superseded = Update::Outcome(outcome(1, 5, TaskEnd::Superseded));
+    let old = [opened(), Update::Claim(claim(1, 5)), superseded].map(|it| (log(1, 1), it));
+    // Called by a driver that had not heard of epoch 5.
+    let new = [opened(), Update::Claim(claim(1, 3))].map(|it| (log(1, 2), it));
+    let merged = |updates: Vec<&(LogId, Update)>| {
+        let mut state = State::default();
+        for (log, update) in updates {
+            state.apply(*log, update.clone());
+        }
+        state
+    };
+    let in_order = merged(old.iter().chain(&new).collect());
+    assert_eq!(in_order, merged(new.iter().chain(&old).collect()));
+    assert_eq!(in_order.holdings(&node(1)), [claim(1, 3)]);
+}
+
+#[test]
 fn a_success_is_absorbing_and_a_lost_run_settles_nothing() {
     let mut state = State::default();
     let lost = TaskEnd::Lost { reason: "host died".into() };

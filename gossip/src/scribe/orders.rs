@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use gossip_core::fact::{RECORD_BYTES_MAX, Record};
-use gossip_core::grant::{Chain, Role};
+use gossip_core::grant::Chain;
 use gossip_core::id::{NodeId, Signature};
 use gossip_core::invite::Invitation;
 use gossip_core::log::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, LogId, Place, place};
@@ -146,9 +146,6 @@ impl Scribe {
         let place = (&self.author.cluster, issuer_known);
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         invitation.check(proof, &joiner, &me, place, now, others).map_err(Refusal::Invitation)?;
-        if invitation.role != Role::Member {
-            return Err(Refusal::NotAMember);
-        }
         let Author { key, cluster, chain, log } = &self.author;
         let nonce = rand::rng().random();
         let chain = chain

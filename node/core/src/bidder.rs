@@ -49,7 +49,8 @@ impl Bidder {
     ) -> Answer {
         let epoch = call.epoch;
         // Whatever it thinks of the call, what it holds it says: nobody else should take it.
-        let decline = |decline, held| Answer { epoch, prices: vec![], decline: Some(decline), held };
+        let decline =
+            |decline, held| Answer { epoch, prices: vec![], decline: Some(decline), held };
         let spec = match JobSpec::from_blob(&call.spec) {
             Ok(spec) => spec,
             Err(bad) => return decline(Decline::Unfit { reason: bad.to_string() }, held),

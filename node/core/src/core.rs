@@ -434,7 +434,7 @@ impl Core {
             Message::Driving { job } => self.other_drives(now, from, job, out),
             Message::Probe { slot, rank, nonce } => self.probed(from, slot, rank, nonce, out),
             Message::Ready { slot, rank, nonce } => {
-                self.winner_ready(from, &slot, rank, nonce, out)
+                self.winner_ready(now, from, &slot, rank, nonce, out);
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use gossip_core::id::NodeId;
 use gossip_core::moment::Moment;
-use gossip_core::slot::SlotId;
+use gossip_core::slot::{Generation, SlotId};
 
 use crate::effect::Dice;
 use crate::tender::Tender;
@@ -51,6 +51,8 @@ pub struct Drive {
     pub tender: Option<Tender>,
     /// Slots awarded without an answer, and claims that are not in the log yet: not to be called before then.
     pub pending: BTreeMap<SlotId, Moment>,
+    /// Of which generation the pending slots are.
+    pub generation: Option<Generation>,
     /// Bidders answered calls up to this epoch counter: a call must go beyond it.
     pub floor: u64,
     backoff: Option<Duration>,

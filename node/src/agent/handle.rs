@@ -28,12 +28,15 @@ const EVENTS_KEPT: usize = 4096;
 /// How far behind a follower of events may fall before it misses some.
 const EVENTS_BEHIND: usize = 4096;
 
+/// Reads the core as it is; must be quick.
+type Look = Box<dyn FnOnce(&Core, Now) + Send>;
+
 /// What a door sends into the loop.
 pub(super) enum Question {
     /// Change something.
     Ask(Ask, oneshot::Sender<Reply>),
     /// Look at something; must be quick and change nothing.
-    Look(Box<dyn FnOnce(&Core, Now) + Send>),
+    Look(Look),
     /// Go down.
     Down(How, oneshot::Sender<()>),
 }
@@ -109,6 +112,8 @@ pub(crate) struct Facts {
     pub(crate) cluster: ClusterId,
     /// Where it listens.
     pub(crate) addresses: Vec<String>,
+    /// Where operators reach it, as `host:port`.
+    pub(crate) operator_addresses: Vec<String>,
     /// When it started.
     pub(crate) started: WallTime,
     /// What the host cannot do.

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handle::{Agent, Doors, Events, Facts, How, QUESTIONS_MAX, Question, wall_now};
-use super::{machine, naming};
-use crate::api;
+use super::{Ready, machine, naming};
 use crate::api::types::Complaint;
+use crate::{api, remote};
 
 /// How soon a full queue is tried again.
 const BUSY_RETRY: Duration = Duration::from_millis(5);
@@ -38,6 +38,9 @@ const DRAIN_FOR: Duration = Duration::from_secs(30);
 
 /// How long open requests get to end when the agent goes down.
 const CLOSE_FOR: Duration = Duration::from_secs(2);
+
+/// How long a node that joined may wait to hear of another before it says that it is ready.
+const READY_BY: Duration = Duration::from_secs(3);
 
 /// How many inputs of one kind are taken in a row before effects are performed.
 const INPUTS_AT_ONCE: usize = 64;
@@ -53,6 +56,13 @@ pub(super) struct Parts {
     pub(super) runtime: Runtime,
     pub(super) runtime_events: mpsc::Receiver<runtime::Event>,
     pub(super) origin: Instant,
+}
+
+/// Where users are awaited.
+pub(super) struct Listeners {
+    pub(super) socket: UnixListener,
+    pub(super) socket_path: PathBuf,
+    pub(super) operators: quinn::Endpoint,
 }
 
 /// An agent whose doors are open.
@@ -97,10 +107,10 @@ impl Running {
     pub(super) fn new(
         parts: Parts,
         facts: Facts,
-        socket: UnixListener,
-        socket_path: PathBuf,
+        listeners: Listeners,
         stop: CancellationToken,
     ) -> Self {
+        let Listeners { socket, socket_path, operators } = listeners;
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (changed, changes) = watch::channel(0);
         let doors = Doors {
@@ -150,6 +160,7 @@ impl Running {
             });
         }
         doors.tasks.spawn(api::serve::unix(socket, doors.clone()));
+        doors.tasks.spawn(remote::server::serve(operators, doors.clone()));
         running.perform(effects);
         running
     }
@@ -158,12 +169,23 @@ impl Running {
         Now { moment: super::moment(self.origin), wall: wall_now() }
     }
 
-    /// Runs until told to go down, or until nothing can be stored any more.
-    pub(super) async fn run(mut self) -> Result<(), Complaint> {
+    /// Runs until told to go down, or until nothing can be stored any more. Says that it is
+    /// ready once it knows of `company` nodes, itself included, or has waited long enough.
+    pub(super) async fn run(
+        mut self,
+        mut ready: Option<Ready>,
+        company: usize,
+    ) -> Result<(), Complaint> {
         let mut terminate = signals()?;
+        let ready_by = Instant::now() + READY_BY;
         let ended = loop {
             if self.may_leave() {
                 break Ok(());
+            }
+            let known = self.core.state().nodes().count();
+            let arrived = known >= company || (known > 0 && Instant::now() >= ready_by);
+            if arrived && let Some(ready) = ready.take() {
+                ready.say(r#"{"ready":true}"#);
             }
             let wake = self.wake_at();
             let inputs = tokio::select! {

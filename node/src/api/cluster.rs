@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use gossip_core::grant::Role;
 use gossip_core::moment::WallTime;
 use gossip_core::resources::Resources;
 use starling_core::view::{JobState, Listing, NodeView};
@@ -36,6 +37,7 @@ pub(super) async fn status(State(doors): State<Doors>) -> Result<Json<Status>, R
                 pid: std::process::id(),
                 started: facts.started,
                 addresses: facts.addresses.clone(),
+                operator_addresses: facts.operator_addresses.clone(),
                 capacity: core.ledger().capacity(),
                 free: core.ledger().free(),
                 view: core.freshness(now.moment),
@@ -86,7 +88,11 @@ pub(super) async fn invite(
     }
     let expires = WallTime(wall_now().0.saturating_add(request.ttl_s.saturating_mul(1000)));
     let token = doors.gossip.invite(request.role, request.uses, expires).await;
-    let token = token.map_err(|e| refused(crate::agent::chain(&e)))?;
+    let mut token = token.map_err(|e| refused(crate::agent::chain(&e)))?;
+    if request.role == Role::Operator {
+        // Operators use a door of their own, and a token's addresses are only hints.
+        token.addresses.clone_from(&doors.facts.operator_addresses);
+    }
     let token = token.to_text().map_err(|e| refused(e.to_string()))?;
     Ok(Json(InvitationReply { token, expires }))
 }

@@ -133,12 +133,12 @@ pub(super) async fn send_local(doors: &Doors, source: Source, follow: bool, line
                 record = reader.next() => record,
                 () = lines.0.closed() => return,
             };
+            let broken = record.is_err();
             let item = match record {
                 Ok(Some(record)) => log_item(&source.label, &node, record),
                 Ok(None) => break,
                 Err(error) => LogItem::Notice { message: format!("{}: {error}", source.label) },
             };
-            let broken = matches!(item, LogItem::Notice { .. });
             if lines.item(&item).await.is_err() {
                 return;
             }

@@ -86,7 +86,10 @@ pub(crate) async fn member(from: NodeId, stream: PeerStream, doors: Doors) {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn connect(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, doors: Doors) {
+pub(crate) async fn connect(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    doors: Doors,
+) {
     let stop = doors.stop.clone();
     let service = TowerToHyperService::new(super::router(doors));
     let mut server = http1::Builder::new();

@@ -63,6 +63,9 @@ pub(crate) struct Status {
     pub(crate) started: WallTime,
     /// Where it listens for members.
     pub(crate) addresses: Vec<String>,
+    /// Where operators reach it, as `host:port`.
+    #[serde(default)]
+    pub(crate) operator_addresses: Vec<String>,
     /// What it offers.
     pub(crate) capacity: Resources,
     /// What is free of that.

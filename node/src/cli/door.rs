@@ -1,17 +1,20 @@
 //! Where an agent is reached: opens the byte stream of one HTTP connection.
 //!
-//! One variant today, the Unix socket of this host's agent. A peer's door over
-//! QUIC is another variant that opens a stream of its connection; nothing above
-//! this file knows the difference. Opening a door never resolves a name.
+//! The Unix socket of this host's agent, or a peer's door over QUIC, where each
+//! HTTP connection is a stream of one connection that is made at the first
+//! need. Nothing above this file knows the difference.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
 
 use crate::api::types::Complaint;
 use crate::cli::errors::Failed;
+use crate::remote::client::Remote;
 
 /// Both directions of one connection.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -23,9 +26,23 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub(crate) enum Door {
     /// The agent of this host.
     Unix(PathBuf),
+    /// A peer, from afar.
+    Peer(Arc<Peer>),
+}
+
+/// A peer's door, and the connection to it once there is one.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    name: String,
+    remote: OnceCell<Remote>,
 }
 
 impl Door {
+    /// The door of another host's agent.
+    pub(crate) fn peer(name: &str) -> Self {
+        Self::Peer(Arc::new(Peer { name: name.to_owned(), remote: OnceCell::new() }))
+    }
+
     /// Opens one connection.
     pub(crate) async fn open(&self) -> Result<Box<dyn Duplex>, Failed> {
         match self {
@@ -33,6 +50,10 @@ impl Door {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(error) => Err(unreachable(path, &error).into()),
             },
+            Door::Peer(peer) => {
+                let remote = peer.remote.get_or_try_init(|| Remote::connect(&peer.name)).await?;
+                Ok(Box::new(remote.open().await?))
+            }
         }
     }
 
@@ -40,6 +61,7 @@ impl Door {
     pub(crate) fn local(&self) -> Option<&Path> {
         match self {
             Door::Unix(path) => Some(path),
+            Door::Peer(_) => None,
         }
     }
 }
@@ -59,13 +81,6 @@ fn unreachable(path: &Path, error: &io::Error) -> Complaint {
             .hint("sudo starling …, or become a member of the group `starling`"),
         _ => complaint.because(format!("{at}: {error}")).hint("starling up"),
     }
-}
-
-/// What `--peer` answers until there is a door for it.
-pub(crate) fn no_peer_door(peer: &str) -> Complaint {
-    Complaint::new("not_yet", "--peer is not in this version yet")
-        .because("agents are reached through their Unix socket only")
-        .hint(format!("ssh {} starling …", peer.split(':').next().unwrap_or(peer)))
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub(crate) const NOT_IN_TIME: u8 = 75;
 pub(crate) const NOT_STARTED: u8 = 125;
 /// Ctrl-C: 128 and SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
+/// 128 and SIGPIPE: what a program in the foreground ends with when its reader left.
+pub(crate) const READER_LEFT: u8 = 141;
 /// Stopped by somebody before its end: 128 and SIGTERM.
 pub(crate) const STOPPED: u8 = 143;
 

@@ -10,7 +10,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Jobs", &["run", "ps", "jobs", "logs", "wait", "stop", "rm"]),
     ("Explanations", &["status", "why", "events"]),
-    ("Cluster", &["invite", "node"]),
+    ("Cluster", &["invite", "login", "node"]),
     ("This host", &["up", "join", "down", "agent", "demo", "version"]),
 ];
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::types::{Accepted, Complaint, Durable, LogItem, Submission, Why};
 use crate::cli::client::{Answer, Client, Patience, parse, segment};
-use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, STOPPED};
+use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, READER_LEFT, STOPPED};
 use crate::cli::follow::{self, Names, Printer, Style, Times, To};
 use crate::cli::interrupt::Interrupts;
 use crate::cli::job::{JobArgs, made_up};
@@ -28,9 +28,6 @@ use crate::cli::times;
 
 /// After this long without a node, the user is told what the job waits for.
 const PLACING_NOTE_AFTER: Duration = Duration::from_secs(2);
-
-/// 128 and SIGPIPE: what a program whose reader left ends with.
-const READER_LEFT: u8 = 141;
 
 /// The flags of `run`.
 #[derive(Args, Clone, Debug)]
@@ -61,58 +58,40 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
         // Its exit code is never a program's, so a refusal needs no code of its own.
         return detached(&submit(client, &submission).await?, out);
     }
+    foreground(&submission, names, args.timeout, client, out).await
+}
+
+async fn foreground(
+    submission: &Submission,
+    names: Names,
+    timeout: Option<Duration>,
+    client: &mut Client,
+    out: Output,
+) -> Result<u8, Failed> {
     let mut interrupts = Interrupts::catch()?;
-    let (answer, early) = {
-        let submitting = submit(client, &submission);
-        tokio::pin!(submitting);
-        let mut early = None;
-        loop {
-            tokio::select! {
-                answer = &mut submitting => {
-                    break (answer.map_err(Failed::before_start)?, early);
-                }
-                exit = interrupts.next() => match early {
-                    None => early = Some(exit),
-                    Some(_) => return Err(Failed::silently(INTERRUPTED)),
-                },
-            }
-        }
-    };
+    let (answer, early) = submit_uncut(client, submission, &mut interrupts).await?;
     let accepted: Accepted = answer.parse()?;
     warn_if_alone(&accepted, out);
     let path = format!("/v1/jobs/{}", accepted.job);
     let lines = client.stream(&format!("{path}/follow")).await?;
-    let style = Style { names, times: Times::Hidden, format: out.format };
     let mut watch = Watch {
         lines,
-        printer: Printer::new(style),
+        printer: Printer::new(Style { names, times: Times::Hidden, format: out.format }),
         out,
         name: accepted.name.clone(),
         placed: false,
         note_at: Some(Instant::now() + PLACING_NOTE_AFTER),
-        give_up: args.timeout.map(|limit| (Instant::now() + limit, limit)),
+        give_up: timeout.map(|limit| (Instant::now() + limit, limit)),
     };
-    let result = {
-        let watching = watch.until_over();
-        tokio::pin!(watching);
-        let interrupted = async {
-            match early {
-                Some(exit) => exit,
-                None => interrupts.next().await,
-            }
-        };
-        tokio::select! {
-            result = &mut watching => result,
-            exit = interrupted => {
-                out.note(&format!("stopping {}; press Ctrl-C again to leave at once", accepted.name));
-                tokio::select! {
-                    result = async { tokio::try_join!(stop(client, &path), &mut watching) } => {
-                        return result.map(|_both| exit);
-                    }
-                    _again = interrupts.next() => return Err(Failed::silently(INTERRUPTED)),
-                }
-            }
+    let leave = async {
+        match early {
+            Some(exit) => exit,
+            None => interrupts.next().await,
         }
+    };
+    let result = tokio::select! {
+        result = watch.until_over() => result,
+        exit = leave => Ok(End::Left(exit)),
     };
     match result {
         Ok(End::Over(exit)) => Ok(exit),
@@ -121,11 +100,42 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
             stop(client, &path).await?;
             Err(complaint.into())
         }
-        Err(failed) if failed.exit() == 0 => {
-            stop(client, &path).await?;
-            Err(Failed::silently(READER_LEFT))
+        Ok(End::Left(READER_LEFT)) => stop(client, &path).await.map(|()| READER_LEFT),
+        Ok(End::Left(exit)) => {
+            out.note(&format!("stopping {}; press Ctrl-C again to leave at once", accepted.name));
+            tokio::select! {
+                both = async { tokio::try_join!(stop(client, &path), watch.until_over()) } => {
+                    both.map(|_over| exit)
+                }
+                _again = interrupts.next() => Err(Failed::silently(INTERRUPTED)),
+            }
         }
+        // The reader of stdout left in the middle of a line.
+        Err(failed) if failed.exit() == 0 => stop(client, &path).await.map(|()| READER_LEFT),
         Err(failed) => Err(failed),
+    }
+}
+
+/// Submits, and keeps a Ctrl-C for when the answer is there: a job that may have been
+/// accepted must be known to be stopped. A second one leaves at once.
+async fn submit_uncut(
+    client: &mut Client,
+    submission: &Submission,
+    interrupts: &mut Interrupts,
+) -> Result<(Answer, Option<u8>), Failed> {
+    let submitting = submit(client, submission);
+    tokio::pin!(submitting);
+    let mut early = None;
+    loop {
+        tokio::select! {
+            answer = &mut submitting => {
+                return answer.map(|answer| (answer, early)).map_err(Failed::before_start);
+            }
+            exit = interrupts.next() => match early {
+                None => early = Some(exit),
+                Some(_) => return Err(Failed::silently(INTERRUPTED)),
+            },
+        }
     }
 }
 
@@ -163,9 +173,14 @@ pub(crate) fn warn_if_alone(accepted: &Accepted, out: Output) -> u8 {
     }
 }
 
+/// How watching a job ends.
 enum End {
+    /// With the job, and its exit code.
     Over(u8),
+    /// Nobody took the job in this time.
     NotPlaced(Duration),
+    /// The user left, or whoever reads stdout.
+    Left(u8),
 }
 
 /// A job in the foreground, seen from here.

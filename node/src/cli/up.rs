@@ -4,12 +4,10 @@
 //! not started twice. Whether this host founds a cluster or resumes its own is
 //! the agent's to decide, since it alone reads its journal.
 
-use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, ValueEnum};
 use gossip_core::grant::Role;
-use gossip_core::invite::{TOKEN_LENGTH_MAX, Token};
 use gossip_core::resources::{parse_bytes, parse_cpu};
 use gossip_core::slot::check_name;
 
@@ -21,7 +19,7 @@ use crate::cli::errors::Failed;
 use crate::cli::output::{Format, Output};
 use crate::cli::paths::Places;
 use crate::cli::settings::Settings;
-use crate::cli::{block_on, daemon};
+use crate::cli::{block_on, daemon, token};
 
 const PORT: u16 = 7827;
 const OPERATOR_PORT: u16 = 7828;
@@ -130,12 +128,7 @@ pub(crate) fn up(args: UpArgs, places: &Places, out: Output) -> Result<u8, Faile
 
 /// `starling join`.
 pub(crate) fn join(args: JoinArgs, places: &Places, out: Output) -> Result<u8, Failed> {
-    let text = if args.token == "-" { token_from_stdin()? } else { args.token };
-    let token = Token::from_text(&text).map_err(|bad| {
-        Complaint::new("bad_token", "this token cannot be used")
-            .because(bad)
-            .hint("copy it whole from the output of `starling invite`")
-    })?;
+    let (token, text) = token::read(args.token)?;
     if token.invitation.role == Role::Operator {
         return Err(Complaint::new("bad_token", "this token makes an operator, not a node")
             .because("it was made by `starling invite --operator`")
@@ -143,7 +136,7 @@ pub(crate) fn join(args: JoinArgs, places: &Places, out: Output) -> Result<u8, F
             .into());
     }
     let cluster = token.invitation.cluster;
-    let purpose = Purpose::Join(text.trim().to_owned());
+    let purpose = Purpose::Join(text);
     let start = Start { host: args.host, foreground: args.foreground, purpose };
     start.run(places, out, |status| {
         if status.cluster == cluster {
@@ -154,16 +147,6 @@ pub(crate) fn join(args: JoinArgs, places: &Places, out: Output) -> Result<u8, F
             .because(format!("its cluster is {own}, and the token is for {other}"))
             .hint("starling down, then starling join --data DIR TOKEN   with a new directory"))
     })
-}
-
-/// A token typed or piped in; a whole page of anything else is not read.
-fn token_from_stdin() -> Result<String, Failed> {
-    let mut text = String::new();
-    let limit = u64::try_from(TOKEN_LENGTH_MAX).unwrap_or(u64::MAX) * 2;
-    std::io::stdin().lock().take(limit).read_to_string(&mut text).map_err(|error| {
-        Failed::from(Complaint::new("bad_token", "no token came from stdin").because(error))
-    })?;
-    Ok(text)
 }
 
 struct Start {

@@ -108,8 +108,9 @@ impl Sum {
     /// All slices together.
     pub(super) fn result(&self) -> Option<Estimate> {
         let known = self.slices.lock().unwrap_or_else(PoisonError::into_inner);
-        let (inside, points) =
-            known.values().fold((0, 0), |sum: (u64, u64), slice| (sum.0 + slice.0, sum.1 + slice.1));
+        let (inside, points) = known
+            .values()
+            .fold((0, 0), |sum: (u64, u64), slice| (sum.0 + slice.0, sum.1 + slice.1));
         if points == 0 {
             return None;
         }

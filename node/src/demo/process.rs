@@ -51,7 +51,12 @@ fn read(dir: &Path, pid: i32) -> Option<Process> {
         return None;
     }
     let parent = fields.next()?.parse().ok()?;
-    Some(Process { pid, parent, argv: words(&dir.join("cmdline")), environment: words(&dir.join("environ")) })
+    Some(Process {
+        pid,
+        parent,
+        argv: words(&dir.join("cmdline")),
+        environment: words(&dir.join("environ")),
+    })
 }
 
 fn words(path: &Path) -> Vec<String> {

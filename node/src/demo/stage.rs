@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 
 use gossip_core::resources::Resources;
 use gossip_core::slot::GroupName;
-use gossip_core::spec::{
-    GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, TaskSpec, Unknown,
-};
+use gossip_core::spec::{GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, TaskSpec, Unknown};
 use rand::Rng as _;
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
@@ -80,7 +78,12 @@ impl Stage {
         Door::Unix(self.home(host).join("data/api.sock"))
     }
 
-    async fn command(&self, host: usize, words: &[&str], input: Option<&str>) -> Result<String, Failed> {
+    async fn command(
+        &self,
+        host: usize,
+        words: &[&str],
+        input: Option<&str>,
+    ) -> Result<String, Failed> {
         let mut command = Command::new(&self.program);
         command
             .args(words)
@@ -111,7 +114,12 @@ impl Stage {
     }
 
     /// `starling join -`, the token on its standard input.
-    pub(super) async fn join(&self, host: usize, each: Resources, token: &str) -> Result<(), Failed> {
+    pub(super) async fn join(
+        &self,
+        host: usize,
+        each: Resources,
+        token: &str,
+    ) -> Result<(), Failed> {
         self.begin(host, &["join", "-"], each, Some(token)).await
     }
 
@@ -160,8 +168,12 @@ impl Stage {
             stop_grace_ms: 2000,
             unknown: Unknown::new(),
         };
-        let group =
-            GroupSpec { name: GroupName::main(), count, tasks: vec![task], unknown: Unknown::new() };
+        let group = GroupSpec {
+            name: GroupName::main(),
+            count,
+            tasks: vec![task],
+            unknown: Unknown::new(),
+        };
         let spec = JobSpec {
             version: SPEC_VERSION,
             name: name.to_owned(),
@@ -232,7 +244,11 @@ impl Stage {
     }
 
     /// Claims of a job, by index, as one host sees them.
-    pub(super) async fn claims(&self, host: usize, job: &str) -> Result<BTreeMap<u32, u32>, Failed> {
+    pub(super) async fn claims(
+        &self,
+        host: usize,
+        job: &str,
+    ) -> Result<BTreeMap<u32, u32>, Failed> {
         let mut claims = BTreeMap::new();
         for task in self.tasks(host, job).await?.iter().filter(|task| task.node.is_some()) {
             *claims.entry(task.slot.index).or_default() += 1;
@@ -263,11 +279,13 @@ impl Stage {
         let name = self.name(dead);
         let tasks = self.tasks(asked, job).await?;
         let by = |of_dead: bool| -> BTreeSet<u32> {
-            let claimed = tasks.iter().filter(|t| t.node.is_some() && (t.node_name == name) == of_dead);
+            let claimed =
+                tasks.iter().filter(|t| t.node.is_some() && (t.node_name == name) == of_dead);
             claimed.map(|t| t.slot.index).collect()
         };
         let open: BTreeSet<u32> = by(true).difference(&by(false)).copied().collect();
-        let done: Listing<TaskView> = self.get(asked, &format!("/v1/tasks?all=true&job={job}")).await?;
+        let done: Listing<TaskView> =
+            self.get(asked, &format!("/v1/tasks?all=true&job={job}")).await?;
         let ended: BTreeSet<u32> =
             done.items.iter().filter(|t| t.exit_code == Some(0)).map(|t| t.slot.index).collect();
         Ok(open.is_subset(&ended))
@@ -275,7 +293,8 @@ impl Stage {
 
     /// The output of one task, whole.
     pub(super) async fn logs(&self, host: usize, task: &str) -> Result<String, Failed> {
-        let mut lines = Client::new(self.door(host)).stream(&format!("/v1/jobs/{task}/logs")).await?;
+        let mut lines =
+            Client::new(self.door(host)).stream(&format!("/v1/jobs/{task}/logs")).await?;
         let mut text = String::new();
         while let Some(line) = lines.next().await? {
             if let Ok(LogItem::Output { data, .. }) = serde_json::from_slice(&line)

@@ -50,7 +50,9 @@ impl Remote {
         &self,
     ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static, Complaint> {
         let (send, receive) = self.connection.open_bi().await.map_err(|e| {
-            Complaint::new("unreachable", "the peer left").because(e).hint("try again, or another peer")
+            Complaint::new("unreachable", "the peer left")
+                .because(e)
+                .hint("try again, or another peer")
         })?;
         Ok(tokio::io::join(receive, send))
     }
@@ -98,7 +100,8 @@ async fn talk(
     hello: impl FnOnce(gossip_core::id::NodeId) -> Hello,
     cluster: ClusterId,
 ) -> Result<(Remote, Reply), Complaint> {
-    let late = |_elapsed| unreachable(peer, format!("no answer within {} s", CONNECT_FOR.as_secs()));
+    let late =
+        |_elapsed| unreachable(peer, format!("no answer within {} s", CONNECT_FOR.as_secs()));
     tokio::time::timeout(CONNECT_FOR, async {
         let address = resolve(peer).await?;
         let any: SocketAddr = if address.is_ipv4() {
@@ -132,7 +135,8 @@ async fn talk(
 
 async fn resolve(peer: &str) -> Result<SocketAddr, Complaint> {
     let bare_v6 = peer.parse::<std::net::Ipv6Addr>().is_ok();
-    let has_port = !bare_v6 && peer.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let has_port =
+        !bare_v6 && peer.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let full = match (has_port, bare_v6) {
         (true, _) => peer.to_owned(),
         (false, true) => format!("[{peer}]:{PORT}"),
@@ -143,9 +147,9 @@ async fn resolve(peer: &str) -> Result<SocketAddr, Complaint> {
 }
 
 fn unreachable(peer: &str, why: impl ToString) -> Complaint {
-    Complaint::new("unreachable", format!("cannot reach {peer}"))
-        .because(why)
-        .hint("check the address, and that UDP reaches its --operator-listen port (7828 by default)")
+    Complaint::new("unreachable", format!("cannot reach {peer}")).because(why).hint(
+        "check the address, and that UDP reaches its --operator-listen port (7828 by default)",
+    )
 }
 
 fn refused(peer: &str, refusal: Refusal) -> Complaint {

@@ -47,8 +47,10 @@ impl Login {
 
     /// Where it is kept.
     pub(crate) fn path() -> Result<PathBuf, Complaint> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
+        let set =
+            |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let config =
+            set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
         config.map(|dir| dir.join("starling/operator.json")).ok_or_else(|| {
             Complaint::new("no_home", "there is no place for an operator's key")
                 .hint("set HOME or XDG_CONFIG_HOME")

@@ -68,7 +68,8 @@ async fn admit_and_serve(incoming: quinn::Incoming, doors: Doors) -> Result<(), 
         connection.closed().await;
         Err("not authorised".to_owned())
     });
-    let connection = connection.await.map_err(|_elapsed| "admission took too long".to_owned())??;
+    let connection =
+        connection.await.map_err(|_elapsed| "admission took too long".to_owned())??;
     loop {
         let stream = tokio::select! {
             stream = connection.accept_bi() => stream,

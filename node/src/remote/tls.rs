@@ -133,7 +133,12 @@ impl AnyKey {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let spki = SubjectPublicKeyInfoDer::from(key.as_ref());
-        rustls::crypto::verify_tls13_signature_with_raw_key(message, &spki, signed, &self.algorithms)
+        rustls::crypto::verify_tls13_signature_with_raw_key(
+            message,
+            &spki,
+            signed,
+            &self.algorithms,
+        )
     }
 }
 

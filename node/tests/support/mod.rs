@@ -52,7 +52,8 @@ impl Told {
 impl Host {
     /// A host that is not up yet.
     pub(crate) fn new(name: &str) -> Self {
-        let home = tempfile::Builder::new().prefix("starling-test-").tempdir().expect("a directory");
+        let home =
+            tempfile::Builder::new().prefix("starling-test-").tempdir().expect("a directory");
         // Tasks of a root agent run as somebody else.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
         Self { home, name: name.to_owned() }

@@ -23,6 +23,9 @@ use crate::ledger::AllocationId;
 /// How long an answer to a probe is waited for before it is sent again.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 
+/// How long a winner's word counts after it was asked for.
+const READY_FOR: Duration = Duration::from_secs(1);
+
 impl Core {
     /// Takes up own claims from before a restart; answers what is held now.
     pub(super) fn restore(
@@ -30,7 +33,7 @@ impl Core {
         now: Now,
         found: &BTreeMap<AllocationId, Found>,
     ) -> Vec<Claim> {
-        for claim in self.state.holdings(&self.me) {
+        for mut claim in self.state.holdings(&self.me) {
             let id = AllocationId { slot: claim.slot.clone(), epoch: claim.epoch };
             let spec = self.state.spec(&claim.generation.spec);
             let group = spec.and_then(|spec| spec.group(&claim.slot.group));
@@ -40,6 +43,15 @@ impl Core {
                 (None, ClaimState::Waiting { .. }) => Phase::Waiting(now.moment),
                 (None, _) => Phase::Stranded,
             };
+            // The claim may have moved on, or back, without its record reaching the disk.
+            let state = match (found.get(&id), &phase) {
+                (Some(Found::Running), _) => ClaimState::Running,
+                (_, Phase::Stranded) => ClaimState::Starting,
+                _ => claim.state.clone(),
+            };
+            if claim.state != state {
+                (claim.state, claim.since) = (state, now.wall);
+            }
             let allocation = Allocation {
                 id: id.clone(),
                 generation: claim.generation,
@@ -245,13 +257,13 @@ impl Core {
         };
         it.phase = Phase::Running(now.moment);
         let grace_ms = it.task.as_ref().map_or(STOP_GRACE_MS, |task| task.stop_grace_ms);
-        let stop = it.stop.is_some();
+        if it.stop.is_some() {
+            // No claim is written any more: this node may have claimed the slot anew meanwhile.
+            return out.push(Effect::Stop { id: id.clone(), grace_ms });
+        }
         let claim = it.say(ClaimState::Running, now.wall);
         out.push(Effect::Tell(told(self.me, &claim)));
         self.append(vec![Entry::Fact(Record::Claim(claim))], out);
-        if stop {
-            out.push(Effect::Stop { id: id.clone(), grace_ms });
-        }
     }
 
     pub(super) fn ended(
@@ -397,14 +409,18 @@ impl Core {
 
     pub(super) fn winner_ready(
         &mut self,
+        now: Now,
         from: NodeId,
         slot: &SlotId,
         rank: ClaimRank,
         nonce: u64,
         out: &mut Vec<Effect>,
     ) {
+        // A node that was itself away may find an answer that was true before it went.
         let asked = |it: &&Allocation| {
-            it.probe.is_some_and(|(sent, better, _)| sent == nonce && better == rank)
+            it.probe.is_some_and(|(sent, better, at)| {
+                sent == nonce && better == rank && at + READY_FOR > now.moment
+            })
         };
         if rank.node != from {
             return;

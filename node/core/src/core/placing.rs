@@ -67,6 +67,10 @@ impl Core {
             return Vec::new();
         };
         if let Some(drive) = self.drives.get_mut(job) {
+            if drive.generation.replace(generation) != Some(generation) {
+                // Nobody claims the new one because the old one was awarded.
+                drive.pending.clear();
+            }
             drive.pending.retain(|_, until| *until > now.moment);
         }
         let pending = self.drives.get(job).map(|drive| &drive.pending);
@@ -216,7 +220,8 @@ impl Core {
         }
         let left = if closed.open.is_empty() { Left::Nothing } else { Left::Slots };
         drive.closed(now.moment, left);
-        if let Some(answered) = closed.outdated.filter(|it| (drive.floor + 1..COUNTER_MAX).contains(it))
+        if let Some(answered) =
+            closed.outdated.filter(|it| (drive.floor + 1..COUNTER_MAX).contains(it))
         {
             drive.floor = answered;
             drive.poke(now.moment);

@@ -4,6 +4,7 @@
 //! what is said can be read line by line.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use gossip_core::fact::{Claim, ClaimState, Entry, NodeCard, Record, TaskEnd, Update};
 use gossip_core::grant::Chain;
@@ -99,6 +100,10 @@ struct Cluster {
     tasks: BTreeMap<(usize, AllocationId), ()>,
     replies: Vec<Reply>,
     dice: Count,
+    /// While set, tasks do not come to run.
+    starts_wait: bool,
+    /// Starts that wait.
+    late: Vec<(usize, Input)>,
 }
 
 impl Cluster {
@@ -113,6 +118,8 @@ impl Cluster {
             tasks: BTreeMap::new(),
             replies: vec![],
             dice: Count(0),
+            starts_wait: false,
+            late: vec![],
         };
         for (at, cpu_milli) in capacities.iter().enumerate() {
             cluster.add(at, *cpu_milli, 1, vec![], &BTreeMap::new());
@@ -189,7 +196,12 @@ impl Cluster {
                 }
                 Effect::Launch(launch) => {
                     self.tasks.insert((at, launch.id.clone()), ());
-                    self.mail.push_back((at, Input::Started(launch.id)));
+                    let started = (at, Input::Started(launch.id));
+                    if self.starts_wait {
+                        self.late.push(started);
+                    } else {
+                        self.mail.push_back(started);
+                    }
                 }
                 Effect::Stop { id, .. } => {
                     self.tasks.remove(&(at, id.clone()));
@@ -457,4 +469,72 @@ fn a_batch_larger_than_the_cluster_goes_on_after_slots_were_tendered_twice() {
     }
     let view = cluster.cores[0].job_view(&job()).expect("known");
     assert_eq!(view.succeeded, 14);
+}
+
+#[test]
+fn a_restarted_agent_says_of_its_claims_what_is_true_now() {
+    let mut cluster = Cluster::new(&[1000]);
+    cluster.ask(0, submit(100));
+    let mut past = cluster.past();
+    let mut found: BTreeMap<_, _> =
+        cluster.tasks.keys().map(|(_, id)| (id.clone(), Found::Running)).collect();
+    // The records of the starts never reached the disk; one task went with its host.
+    for (_, update) in &mut past {
+        if let Update::Opened { holdings, .. } = update {
+            holdings.iter_mut().for_each(|claim| claim.state = ClaimState::Starting);
+            holdings[0].state = ClaimState::Running;
+        }
+    }
+    found.pop_first();
+    cluster.mail.clear();
+    cluster.add(0, 1000, 2, past, &found);
+    let Some((_, Input::Updates(opened))) = cluster.mail.front() else { panic!("it opens a log") };
+    let Update::Opened { holdings, .. } = &opened[0].1 else { panic!("first of all") };
+    let states: Vec<_> = holdings.iter().map(|claim| claim.state.clone()).collect();
+    assert_eq!(states, [ClaimState::Starting, ClaimState::Running, ClaimState::Running]);
+}
+
+#[test]
+fn a_task_that_starts_after_it_was_given_up_says_nothing_of_its_slot() {
+    let mut cluster = Cluster::new(&[1000]);
+    cluster.starts_wait = true;
+    cluster.ask(0, submit(100));
+    let mut changed = spec(100);
+    changed.groups[0].tasks[0].env.insert("A".into(), "1".into());
+    cluster.starts_wait = false;
+    cluster.ask(0, Ask::Submit { job: job(), spec: Box::new(changed) });
+    let running = |cluster: &Cluster| cluster.cores[0].job_view(&job()).expect("known").running;
+    assert_eq!(running(&cluster), 3, "of the second generation");
+    let late = std::mem::take(&mut cluster.late);
+    cluster.mail.extend(late);
+    cluster.run(50);
+    assert_eq!((running(&cluster), cluster.tasks.len()), (3, 3));
+}
+
+#[test]
+fn a_winners_word_counts_only_for_a_while() {
+    let mut cluster = Cluster::new(&[1000, 1000]);
+    cluster.ask(0, submit(100));
+    let (at, id) = cluster.tasks.keys().next().expect("runs").clone();
+    let other = cluster.logs[1 - at].node;
+    let mut better = cluster.cores[at].allocations()[&id].claim.clone();
+    better.epoch.counter += 1;
+    let rank = better.rank(other);
+    let updates = vec![(cluster.logs[1 - at], Update::Claim(better))];
+    let mut out = Vec::new();
+    let now = cluster.clock();
+    cluster.cores[at].handle(now, &mut cluster.dice, Input::Updates(updates), &mut out);
+    let nonce = out.iter().find_map(|effect| match effect {
+        Effect::Send { message: Message::Probe { nonce, .. }, .. } => Some(*nonce),
+        _ => None,
+    });
+    let nonce = nonce.expect("it asks");
+    for (ms, heeded) in [(1500, false), (0, true)] {
+        let late = Now { moment: now.moment + Duration::from_millis(ms), ..now };
+        // The node was away since it asked: this is the first thing that it sees.
+        let mut out = Vec::new();
+        cluster.cores[at].winner_ready(late, other, &id.slot, rank, nonce, &mut out);
+        let stops = out.iter().any(|effect| matches!(effect, Effect::Stop { .. }));
+        assert_eq!(stops, heeded, "after {ms} ms");
+    }
 }
