@@ -179,13 +179,14 @@ async fn start_behind(
     };
     let identity = Identity { node, cluster: gossip.cluster, card };
     let known = known_tasks(&gossip, node);
-    let (found, orphans) = naming::sort_found(&runtime.found, &known);
+    let naming::Sorted { held: found, orphans, ended } = naming::sort_found(&runtime.found, &known);
     let Started { gossip: handle, events, cluster, past, addresses, .. } = gossip;
     let parts = steps::Parts {
         identity,
         past,
         found,
         orphans,
+        ended,
         gossip: handle.clone(),
         gossip_events: events,
         runtime: runtime.runtime.clone(),

@@ -147,12 +147,14 @@ async fn kill_one(
     slices: &mut pi::Sum,
     began: Instant,
 ) -> Result<usize, Failed> {
+    let mut victim = None;
     stage
         .until(STEP_MAX, "some pi tasks are done and a host runs both kinds", async |stage| {
-            Ok(slices.poll() >= 3 && stage.host_with_both(&[1, 2]).is_some())
+            victim = stage.host_with_both(&[1, 2]).filter(|_| slices.poll() >= 3);
+            Ok(victim.is_some())
         })
         .await?;
-    let victim = stage.host_with_both(&[1, 2]).ok_or_else(|| failed("no host ran both kinds"))?;
+    let victim = victim.ok_or_else(|| failed("no host ran both kinds"))?;
     let done = slices.poll();
     let left = SLICES - done;
     if left * 3 < SLICES {

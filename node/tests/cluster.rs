@@ -51,6 +51,12 @@ fn a_service_is_spread_listed_read_and_stopped_from_any_host() {
     until("none runs", || hosts[0].tasks("web").is_empty());
     hosts[2].run(&["rm", "web"]).ok();
     until("it is forgotten", || hosts[0].run(&["ps", "web"]).code != 0);
+    for host in &hosts {
+        let tasks = host.data().join("run/tasks");
+        until("its output is gone with it", || {
+            std::fs::read_dir(&tasks).is_ok_and(|mut entries| entries.next().is_none())
+        });
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub struct Drive {
     pub pending: BTreeMap<SlotId, Moment>,
     /// Of which generation the pending slots are.
     pub generation: Option<Generation>,
-    /// Bidders answered calls up to this epoch counter: a call must go beyond it.
+    /// Calls went up to this epoch counter, own ones too: the next must go beyond it.
     pub floor: u64,
     backoff: Option<Duration>,
     jitter: Option<u64>,
@@ -91,6 +91,14 @@ impl Drive {
                 self.backoff = Some(pause);
                 self.next_try = now + pause;
             }
+        }
+    }
+
+    /// Bidders answered a call up to `answered`: that was no refusal, so try beyond it at once.
+    pub fn go_beyond(&mut self, now: Moment, answered: u64) {
+        if answered > self.floor {
+            self.floor = answered;
+            self.next_try = self.next_try.min(now + RETRY_POKED);
         }
     }
 
@@ -154,5 +162,10 @@ mod tests {
         assert_eq!(drive.next_try, Moment(105));
         drive.closed(Moment(200), Left::Slots);
         assert_eq!(drive.next_try, Moment(450));
+        drive.go_beyond(Moment(200), 7);
+        assert_eq!((drive.floor, drive.next_try), (7, Moment(205)));
+        drive.closed(Moment(205), Left::Slots);
+        drive.go_beyond(Moment(205), 7);
+        assert_eq!(drive.next_try, Moment(705), "known already: the pause goes on growing");
     }
 }

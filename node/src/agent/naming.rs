@@ -45,14 +45,21 @@ pub(super) fn known(claim: &Claim) -> ((u64, u32), AllocationId) {
     ((claim.epoch.tender, claim.slot.index), id)
 }
 
-/// Pairs what the runtime found with the allocations that are held. The rest
-/// is orphaned: tasks that run for nobody.
-pub(super) fn sort_found(
-    found: &[runtime::Found],
-    held: &Known,
-) -> (BTreeMap<AllocationId, (u32, Found)>, Vec<TaskId>) {
+/// What the runtime found, by what it means.
+#[derive(Debug, Default)]
+pub(super) struct Sorted {
+    /// The newest start of each allocation that is held.
+    pub(super) held: BTreeMap<AllocationId, (u32, Found)>,
+    /// Tasks that run for nobody.
+    pub(super) orphans: Vec<TaskId>,
+    /// Tasks that ended before, of which only the output is left.
+    pub(super) ended: Vec<TaskId>,
+}
+
+/// Pairs what the runtime found with the allocations that are held.
+pub(super) fn sort_found(found: &[runtime::Found], held: &Known) -> Sorted {
     let mut kept: BTreeMap<AllocationId, (u32, Found)> = BTreeMap::new();
-    let mut orphans = Vec::new();
+    let (mut orphans, mut ended) = (Vec::new(), Vec::new());
     for task in found {
         let parsed = parse(&task.id);
         let held = parsed.and_then(|(tender, index, start)| {
@@ -66,10 +73,10 @@ pub(super) fn sort_found(
                 }
             }
             (None, FoundState::Running { .. }) => orphans.push(task.id.clone()),
-            (None, FoundState::Ended(_)) => {}
+            (None, FoundState::Ended(_)) => ended.push(task.id.clone()),
         }
     }
-    (kept, orphans)
+    Sorted { held: kept, orphans, ended }
 }
 
 fn found_state(state: &FoundState) -> Found {
@@ -132,9 +139,9 @@ mod tests {
             task("0000000000000def-1-0", FoundState::Running { pid: 2 }),
             task("0000000000000def-2-0", ended()),
         ];
-        let (kept, orphans) = sort_found(&found, &held);
-        assert_eq!(kept, BTreeMap::from([(id(3), (1, Found::Running))]));
-        assert_eq!(orphans.len(), 1);
+        let sorted = sort_found(&found, &held);
+        assert_eq!(sorted.held, BTreeMap::from([(id(3), (1, Found::Running))]));
+        assert_eq!((sorted.orphans.len(), sorted.ended.len()), (1, 1));
     }
 
     #[test]

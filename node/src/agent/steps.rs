@@ -42,6 +42,9 @@ const CLOSE_FOR: Duration = Duration::from_secs(2);
 /// How long a node that joined may wait to hear of another before it says that it is ready.
 const READY_BY: Duration = Duration::from_secs(3);
 
+/// How many ended tasks keep their output, unless their job is removed before.
+const ENDED_KEPT: usize = 1000;
+
 /// How many inputs of one kind are taken in a row before effects are performed.
 const INPUTS_AT_ONCE: usize = 64;
 
@@ -51,6 +54,7 @@ pub(super) struct Parts {
     pub(super) past: Vec<(LogId, Update)>,
     pub(super) found: BTreeMap<AllocationId, (u32, Found)>,
     pub(super) orphans: Vec<TaskId>,
+    pub(super) ended: Vec<TaskId>,
     pub(super) gossip: Gossip,
     pub(super) gossip_events: mpsc::Receiver<gossip::Event>,
     pub(super) runtime: Runtime,
@@ -83,6 +87,8 @@ pub(super) struct Running {
     unsent: VecDeque<(u64, Vec<Entry>)>,
     starts: BTreeMap<AllocationId, u32>,
     tasks: BTreeMap<TaskId, AllocationId>,
+    /// Ended tasks whose output is kept, oldest first.
+    ended: VecDeque<TaskId>,
     down: Option<(How, oneshot::Sender<()>, Option<Instant>)>,
     socket_path: PathBuf,
 }
@@ -145,6 +151,7 @@ impl Running {
             unsent: VecDeque::new(),
             starts: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            ended: parts.ended.into(),
             down: None,
             socket_path,
         };
@@ -220,6 +227,7 @@ impl Running {
         let mut changed = false;
         for input in inputs {
             changed |= matches!(&input, Input::Updates(_));
+            self.forget_tasks(&input);
             let now = self.now();
             self.core.handle(now, &mut Thrown, input, &mut effects);
         }
@@ -231,6 +239,52 @@ impl Running {
         self.perform(effects);
         if changed {
             self.changed.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Output goes with its job, or when there is too much of it.
+    fn forget_tasks(&mut self, input: &Input) {
+        match input {
+            Input::Ended { id, .. } => {
+                let task = self.starts.get(id).and_then(|start| naming::task_id(id, *start));
+                self.ended.extend(task);
+            }
+            Input::Updates(updates) => {
+                for (_, update) in updates {
+                    if let Update::Intent { job, intent } = update
+                        && intent.removed
+                    {
+                        let of_job = |task: &TaskId| {
+                            self.tasks.get(task).is_some_and(|id| id.slot.job == *job)
+                        };
+                        let (gone, kept) = self.ended.drain(..).partition(of_job);
+                        self.ended = kept;
+                        self.remove_tasks(gone);
+                    }
+                }
+            }
+            _ => {}
+        }
+        let excess = self.ended.len().saturating_sub(ENDED_KEPT);
+        let oldest = self.ended.drain(..excess).collect();
+        self.remove_tasks(oldest);
+    }
+
+    fn remove_tasks(&mut self, tasks: VecDeque<TaskId>) {
+        for task in tasks {
+            if let Some(id) = self.tasks.remove(&task)
+                && naming::task_id(&id, self.starts.get(&id).copied().unwrap_or(0))
+                    == Some(task.clone())
+            {
+                self.starts.remove(&id);
+            }
+            let runtime = self.runtime.clone();
+            self.work.spawn(async move {
+                if let Err(error) = runtime.remove(&task).await {
+                    tracing::debug!(%task, %error, "an ended task's directory stays");
+                }
+                Done::Nothing
+            });
         }
     }
 

@@ -4,7 +4,7 @@
 //! outranked is given up only when the better claim's holder itself says, to
 //! this node's fresh nonce, that it runs; nobody's silence stops work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gossip_core::fact::{Claim, ClaimState, Entry, Outcome, Record, TaskEnd};
@@ -98,22 +98,29 @@ impl Core {
     }
 
     pub(super) fn called(&mut self, now: Now, from: NodeId, call: &Call, out: &mut Vec<Effect>) {
-        let held = call
-            .indices
-            .iter()
-            .filter_map(|index| {
-                let (job, group) = (call.job, call.group.clone());
-                let slot = SlotId { job, group, index: *index };
-                let best = self.of_slot(&slot).filter(|it| it.stop.is_none()).last()?;
-                Some((*index, best.claim.rank(self.me)))
-            })
-            .collect();
-        let answer = if self.draining {
-            let reason = "it is shutting down".to_owned();
-            let decline = Some(Decline::NotBidding { reason });
+        let (mut held, mut stopping) = (Vec::new(), BTreeSet::new());
+        for index in &call.indices {
+            let slot = SlotId { job: call.job, group: call.group.clone(), index: *index };
+            match self.of_slot(&slot).last() {
+                Some(it) if it.stop.is_none() => held.push((*index, it.claim.rank(self.me))),
+                Some(_) => _ = stopping.insert(*index),
+                None => {}
+            }
+        }
+        let not_bidding = |reason: &str, held| {
+            let decline = Some(Decline::NotBidding { reason: reason.to_owned() });
             Answer { epoch: call.epoch, prices: vec![], decline, held }
-        } else {
+        };
+        let answer = if self.draining {
+            not_bidding("it is shutting down", held)
+        } else if stopping.is_empty() {
             self.bidder.answer(now.moment, from, call, held)
+        } else if stopping.len() + held.len() >= call.indices.len() {
+            not_bidding("its last copy has not stopped yet", held)
+        } else {
+            let mut call = call.clone();
+            call.indices.retain(|index| !stopping.contains(index));
+            self.bidder.answer(now.moment, from, &call, held)
         };
         if let Ok(spec) = JobSpec::from_blob(&call.spec) {
             // The log may bring the spec later than the award; the launch needs it now.
@@ -161,7 +168,9 @@ impl Core {
         for index in fresh {
             let slot = SlotId { job: hold.job, group: hold.group.clone(), index };
             let id = AllocationId { slot: slot.clone(), epoch };
-            if self.allocations.contains_key(&id) || !self.bidder.ledger.claim(&id) {
+            // A claim is a register of (node, slot): a second one would hide the first.
+            let is_here = self.of_slot(&slot).next().is_some();
+            if is_here || !self.bidder.ledger.claim(&id) {
                 refused.push(index);
                 continue;
             }

@@ -137,7 +137,9 @@ impl Core {
         };
         let mut steps = Vec::new();
         let tender = Tender::open(now.moment, epoch, lot, self.alive(), &mut steps);
-        self.drives.entry(*job).or_default().tender = Some(tender);
+        let drive = self.drives.entry(*job).or_default();
+        drive.tender = Some(tender);
+        drive.floor = epoch.counter;
         self.follow(now, job, steps, out);
     }
 
@@ -220,11 +222,8 @@ impl Core {
         }
         let left = if closed.open.is_empty() { Left::Nothing } else { Left::Slots };
         drive.closed(now.moment, left);
-        if let Some(answered) =
-            closed.outdated.filter(|it| (drive.floor + 1..COUNTER_MAX).contains(it))
-        {
-            drive.floor = answered;
-            drive.poke(now.moment);
+        if let Some(answered) = closed.outdated.filter(|answered| *answered < COUNTER_MAX) {
+            drive.go_beyond(now.moment, answered);
         }
         self.look_again(*job, now.moment);
     }

@@ -495,7 +495,7 @@ fn a_restarted_agent_says_of_its_claims_what_is_true_now() {
 }
 
 #[test]
-fn a_task_that_starts_after_it_was_given_up_says_nothing_of_its_slot() {
+fn a_node_claims_a_slot_anew_only_when_its_last_copy_is_gone() {
     let mut cluster = Cluster::new(&[1000]);
     cluster.starts_wait = true;
     cluster.ask(0, submit(100));
@@ -504,11 +504,29 @@ fn a_task_that_starts_after_it_was_given_up_says_nothing_of_its_slot() {
     cluster.starts_wait = false;
     cluster.ask(0, Ask::Submit { job: job(), spec: Box::new(changed) });
     let running = |cluster: &Cluster| cluster.cores[0].job_view(&job()).expect("known").running;
-    assert_eq!(running(&cluster), 3, "of the second generation");
+    assert_eq!(running(&cluster), 0, "a second claim would hide the first");
     let late = std::mem::take(&mut cluster.late);
     cluster.mail.extend(late);
-    cluster.run(50);
-    assert_eq!((running(&cluster), cluster.tasks.len()), (3, 3));
+    cluster.run(100);
+    assert_eq!((running(&cluster), cluster.tasks.len()), (3, 3), "of the second generation");
+}
+
+#[test]
+fn of_two_jobs_in_one_the_claim_of_the_loser_does_not_hide_the_winners() {
+    let mut cluster = Cluster::new(&[1000, 1000]);
+    cluster.ask(0, submit(100));
+    let (at, id) = cluster.tasks.keys().next().expect("runs").clone();
+    let from = cluster.logs[1 - at].node;
+    // Made apart: another spec under the same id, not known here yet.
+    let mut other = call(9, 9, &[id.slot.index], 200);
+    other.job = job();
+    let award = Message::Award { epoch: other.epoch, indices: vec![id.slot.index] };
+    for message in [Message::Call(other), award] {
+        cluster.mail.push_back((at, Input::Market { from, message }));
+    }
+    cluster.run(100);
+    let claims: Vec<_> = cluster.cores[at].state().holdings(&cluster.logs[at].node);
+    assert!(claims.iter().any(|claim| claim.epoch == id.epoch && claim.slot == id.slot));
 }
 
 #[test]
