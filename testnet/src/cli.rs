@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use testnet::complaint::{Complaint, USAGE};
 use testnet::fabric::amount::{Chance, Rate, Span};
 use testnet::fabric::link::Change;
+use testnet::sim::Mutant;
 
 /// Runs real Starling agents on a network that can be broken at will.
 #[derive(Debug, Parser)]
@@ -116,6 +117,19 @@ pub(crate) enum Command {
         testnet exec h2 -- ping 10.83.0.1\n\n\
         STARLING_SOCKET is set, and `starling` is the one the fabric runs.")]
     Exec(Exec),
+    /// Step the pure cores through seeded faults in virtual time
+    #[command(after_help = "Examples:\n  \
+        testnet sim --seeds 2000\n  \
+        testnet sim --first 17 --trace      everything that happens in run 17\n  \
+        testnet sim --mutant never-yield    a flaw on purpose, which a judge must catch\n\n\
+        A run follows from its seed alone. Exits with 1 if anything was violated.")]
+    Sim(Sim),
+    /// Measure the shipped binary against what it must reach
+    #[command(after_help = "Examples:\n  \
+        testnet bench run-latency\n  \
+        testnet bench run-latency --rounds 20 --json\n\n\
+        Exits with 1 when a must is missed, with 3 when a peer could not be measured.")]
+    Bench(Bench),
     /// Be the switch of a fabric
     #[command(hide = true)]
     Switch,
@@ -246,6 +260,44 @@ pub(crate) struct Exec {
     pub(crate) host: String,
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sim {
+    /// How many runs
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) seeds: u64,
+    /// The seed of the first run; the others follow
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) first: u64,
+    /// How many nodes a run has
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) nodes: usize,
+    /// Tamper with the shell around the cores
+    #[arg(long, value_name = "NAME")]
+    pub(crate) mutant: Option<Mutant>,
+    /// Run the first seed only, and write down everything that happens
+    #[arg(long)]
+    pub(crate) trace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// What to measure
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Benchmark,
+    /// Interleaved rounds, at least five
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) rounds: u32,
+    /// The agent's binary [default: built with cargo]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) starling: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Benchmark {
+    /// `run --exec -- true` on another peer, from the CLI's start to its exit
+    RunLatency,
 }
 
 /// A command line that does not parse, in three lines.

@@ -4,6 +4,7 @@
 //! A command must never print: it returns a [`Report`], and the one printer
 //! below shows it to people or to programs.
 
+pub(crate) mod bench;
 pub(crate) mod cut;
 pub(crate) mod down;
 pub(crate) mod exec;
@@ -16,6 +17,7 @@ pub(crate) mod partition;
 pub(crate) mod pause;
 pub(crate) mod restart;
 pub(crate) mod resume;
+pub(crate) mod sim;
 pub(crate) mod switch;
 mod table;
 pub(crate) mod up;
@@ -32,12 +34,22 @@ use testnet::fabric::{Fabric, FabricError, Ground, Host};
 pub(crate) struct Report {
     text: String,
     json: Value,
+    failed: bool,
 }
 
 impl Report {
     pub(crate) fn new(text: impl Into<String>, json: Value) -> Self {
         let text = text.into();
-        Self { text, json }
+        Self { text, json, failed: false }
+    }
+
+    /// The same, of something that went wrong.
+    pub(crate) fn failed(self) -> Self {
+        Self { failed: true, ..self }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
     }
 
     pub(crate) fn print(&self, json: bool) {

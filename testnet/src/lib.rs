@@ -1,5 +1,8 @@
 //! Proof for Starling: real agents on a network that can be broken at will.
 //!
+//! Ring two is the [`sim`]ulator, which steps the pure cores in virtual time; ring
+//! three is real processes on a real network.
+//!
 //! The library part is what both the `testnet` command and tests use: the
 //! [`fabric`] (hosts in network namespaces, joined by a userspace switch whose
 //! every directed link can be cut, slowed or made lossy) and the processes of
@@ -8,4 +11,5 @@
 
 pub mod complaint;
 pub mod fabric;
+pub mod sim;
 pub mod sys;

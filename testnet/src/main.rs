@@ -4,13 +4,14 @@
 //! and only this file writes them out. Must never exit with a code other than
 //! those in [`testnet::complaint`], except as the program `exec` became.
 
+mod bench;
 mod cli;
 mod commands;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use testnet::complaint::Complaint;
+use testnet::complaint::{Complaint, FAILED};
 
 use self::cli::{Cli, Command};
 use self::commands::Report;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     match dispatch(&cli) {
         Ok(report) => {
             report.print(cli.json);
-            ExitCode::SUCCESS
+            if report.has_failed() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }
         }
         Err(complaint) => fail(&complaint),
     }
@@ -38,6 +39,7 @@ fn dispatch(cli: &Cli) -> Result<Report, Complaint> {
     let dir = &cli.directory();
     match &cli.command {
         Command::Up(args) => c::up::run(dir, args),
+        Command::Bench(args) => c::bench::run(args),
         Command::Down => c::down::run(dir),
         Command::Ls => c::ls::run(dir),
         Command::Cut(args) => c::cut::run(dir, args),
@@ -50,6 +52,7 @@ fn dispatch(cli: &Cli) -> Result<Report, Complaint> {
         Command::Kill(args) => c::kill::run(dir, args),
         Command::Restart(args) => c::restart::run(dir, args),
         Command::Exec(args) => c::exec::run(dir, args),
+        Command::Sim(args) => c::sim::run(args),
         Command::Switch => c::switch::run(dir),
     }
 }

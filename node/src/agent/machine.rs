@@ -44,14 +44,14 @@ fn request(launch: &Launch, node: &str, id: TaskId) -> runtime::Launch {
 }
 
 /// Starts a task; the answer for the core.
-pub(super) async fn launch(runtime: Runtime, node: String, launch: Launch) -> Input {
+pub(super) async fn launch(runtime: Runtime, node: String, launch: Launch, start: u32) -> Input {
     let id = launch.id.clone();
     let not_started = |code, reason: String| TaskEnd::NotStarted { code, reason };
-    let Some(task) = naming::task_id(&id, launch.restarts) else {
+    let Some(task) = naming::task_id(&id, start) else {
         let end = not_started(125, "it cannot be named".to_owned());
         return Input::Ended { id, end };
     };
-    forget_old_start(&runtime, &id, launch.restarts).await;
+    forget_old_start(&runtime, &id, start).await;
     match runtime.launch(request(&launch, &node, task)).await {
         Ok(_pid) => Input::Started(id),
         Err(LaunchError::NotStarted { fault, reason }) => {
@@ -59,8 +59,10 @@ pub(super) async fn launch(runtime: Runtime, node: String, launch: Launch) -> In
             Input::Ended { id, end: naming::task_end(&end) }
         }
         Err(LaunchError::Lost { end }) => Input::Ended { id, end: naming::task_end(&end) },
-        // The launch before the agent's crash went through: its watcher tells the rest.
-        Err(LaunchError::Exists { .. }) => Input::Started(id),
+        // Whatever has this name was not found when the agent started, so nobody watches it.
+        Err(error @ LaunchError::Exists { .. }) => {
+            Input::Ended { id, end: TaskEnd::Lost { reason: error.to_string() } }
+        }
         Err(other) => Input::Ended { id, end: not_started(125, super::chain(&other)) },
     }
 }

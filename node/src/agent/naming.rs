@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use gossip_core::fact::{Claim, TaskEnd};
-use runtime::{End, FoundState, TaskId, User};
+use runtime::{End, FoundState, StartFault, TaskId, User};
 use starling_core::core::Found;
 use starling_core::ledger::AllocationId;
 
@@ -91,6 +91,10 @@ pub(super) fn task_end(end: &End) -> TaskEnd {
     match end {
         End::Exited { code } => TaskEnd::Exited { code: *code },
         End::Signalled { signal } => TaskEnd::Signalled { signal: *signal },
+        // The agent or the machine died, which is not the task's doing: it may run again.
+        End::NotStarted { fault: StartFault::Interrupted, reason } => {
+            TaskEnd::Lost { reason: reason.clone() }
+        }
         End::NotStarted { reason, .. } => {
             TaskEnd::NotStarted { code: end.exit_code(), reason: reason.clone() }
         }

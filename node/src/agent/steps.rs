@@ -310,10 +310,13 @@ impl Running {
                     self.gossip.try_publish(Say { free, capacity, running, bidding });
                 }
                 Effect::Launch(launch) => {
-                    self.name_task(&launch.id, launch.restarts);
+                    // A crash may have lost the record of a start whose directory is still there.
+                    let before = self.starts.get(&launch.id).map_or(0, |start| start + 1);
+                    let start = launch.restarts.max(before);
+                    self.name_task(&launch.id, start);
                     let (runtime, node) = (self.runtime.clone(), self.name.clone());
                     self.work.spawn(async move {
-                        Done::Input(machine::launch(runtime, node, *launch).await)
+                        Done::Input(machine::launch(runtime, node, *launch, start).await)
                     });
                 }
                 Effect::Stop { id, grace_ms } => {

@@ -123,7 +123,7 @@ fn hint(error: &netns::NetnsError) -> &'static str {
 }
 
 /// Builds the agent that ships, and finds it.
-fn build() -> Result<PathBuf, Complaint> {
+pub(super) fn build() -> Result<PathBuf, Complaint> {
     let failed = |why: &dyn ToString| {
         Complaint::new(
             "cannot build starling",
