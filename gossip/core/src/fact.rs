@@ -172,7 +172,8 @@ pub enum Record {
     Open {
         /// Who.
         card: NodeCard,
-        /// All live claims; what is not here is not held.
+        /// Its live claims, the first [`OPEN_CLAIMS_MAX`] of them; the others follow in the
+        /// same append as claims. What is in neither is not held.
         holdings: Vec<Claim>,
     },
     /// The card changed.
@@ -204,6 +205,11 @@ const KINDS: [&str; 7] = ["open", "card", "claim", "outcome", "spec", "intent", 
 
 /// The largest record: a spec with room for its frame.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
+
+/// The most claims that an opening carries: with names of every length they stay below
+/// [`RECORD_BYTES_MAX`], with room for a few hundred bytes of reason each. A node that holds
+/// more and put all into its opening could never open a log again.
+pub const OPEN_CLAIMS_MAX: usize = 1000;
 
 impl Record {
     /// As stored, hashed and sent.

@@ -38,7 +38,7 @@ pub enum Touched {
     /// One job.
     Job(JobId),
     /// A spec that jobs may have waited for.
-    Spec,
+    Spec(ContentHash),
     /// Nothing: it was no news.
     Nothing,
 }
@@ -59,7 +59,7 @@ impl State {
             Update::Outcome(outcome) => self.outcome(log, outcome),
             Update::Spec { hash, spec } => {
                 self.specs.insert(hash, spec);
-                Touched::Spec
+                Touched::Spec(hash)
             }
             Update::Intent { job, intent } => {
                 self.jobs.insert(job, intent);

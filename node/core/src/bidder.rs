@@ -45,20 +45,18 @@ impl Bidder {
         now: Moment,
         driver: NodeId,
         call: &Call,
+        spec: &JobSpec,
         held: Vec<(u32, ClaimRank)>,
     ) -> Answer {
         let epoch = call.epoch;
         // Whatever it thinks of the call, what it holds it says: nobody else should take it.
         let decline =
             |decline, held| Answer { epoch, prices: vec![], decline: Some(decline), held };
-        let spec = match JobSpec::from_blob(&call.spec) {
-            Ok(spec) => spec,
-            Err(bad) => return decline(Decline::Unfit { reason: bad.to_string() }, held),
-        };
         let Some(group) = spec.group(&call.group) else {
             return decline(Decline::Unfit { reason: format!("no group {}", call.group) }, held);
         };
-        if epoch.counter > COUNTER_MAX || call.indices.len() > CALL_SLOTS_MAX {
+        let absurd = epoch.counter.max(call.generation.counter) > COUNTER_MAX;
+        if absurd || call.indices.len() > CALL_SLOTS_MAX {
             return decline(Decline::Unfit { reason: "an absurd call".to_owned() }, held);
         }
         if let Err(answered) = self.may_answer(call) {
@@ -144,7 +142,8 @@ mod tests {
     #[test]
     fn a_bid_is_backed_by_a_hold_and_later_slots_cost_more() {
         let mut bidder = bidder();
-        let answer = bidder.answer(Moment(0), DRIVER, &call(1, 1, &[1, 2, 3], 400), vec![]);
+        let answer =
+            bidder.answer(Moment(0), DRIVER, &call(1, 1, &[1, 2, 3], 400), &spec(400), vec![]);
         assert_eq!(answer.prices.len(), 2);
         assert!(answer.prices[0] < answer.prices[1]);
         assert!(matches!(answer.decline, Some(Decline::Full { .. })), "for the third");
@@ -154,9 +153,9 @@ mod tests {
     #[test]
     fn a_call_below_an_answered_epoch_is_outdated_and_its_award_too() {
         let mut bidder = bidder();
-        bidder.answer(Moment(0), DRIVER, &call(2, 1, &[1], 100), vec![]);
-        bidder.answer(Moment(0), DRIVER, &call(3, 2, &[1], 100), vec![]);
-        let answer = bidder.answer(Moment(0), DRIVER, &call(2, 9, &[1], 100), vec![]);
+        bidder.answer(Moment(0), DRIVER, &call(2, 1, &[1], 100), &spec(100), vec![]);
+        bidder.answer(Moment(0), DRIVER, &call(3, 2, &[1], 100), &spec(100), vec![]);
+        let answer = bidder.answer(Moment(0), DRIVER, &call(2, 9, &[1], 100), &spec(100), vec![]);
         assert_eq!(answer.decline, Some(Decline::Outdated { answered: 3 }));
         assert!(bidder.awardable(&DRIVER, &Epoch { counter: 2, tender: 1 }).is_none());
         assert!(bidder.awardable(&DRIVER, &Epoch { counter: 3, tender: 2 }).is_some());
@@ -167,13 +166,12 @@ mod tests {
     #[test]
     fn what_can_never_fit_is_told_apart_from_what_does_not_fit_now() {
         let mut bidder = bidder();
-        let large = bidder.answer(Moment(0), DRIVER, &call(1, 1, &[1], 4000), vec![]);
+        let large = bidder.answer(Moment(0), DRIVER, &call(1, 1, &[1], 4000), &spec(4000), vec![]);
         assert!(matches!(large.decline, Some(Decline::TooLarge { .. })));
         let mut bad = call(1, 2, &[1], 100);
-        bad.spec = b"garbage".to_vec();
-        let unfit = bidder.answer(Moment(0), DRIVER, &bad, vec![]);
+        bad.epoch.counter = COUNTER_MAX + 1;
+        let unfit = bidder.answer(Moment(0), DRIVER, &bad, &spec(100), vec![]);
         assert!(matches!(unfit.decline, Some(Decline::Unfit { .. })));
-        assert!(spec(100).check().is_ok());
     }
 
     #[test]
@@ -181,11 +179,11 @@ mod tests {
         let mut bidder = bidder();
         let call = call(1, 1, &[1, 2], 100);
         let rank = ClaimRank { generation: call.generation, epoch: call.epoch, node: DRIVER };
-        let answer = bidder.answer(Moment(0), DRIVER, &call, vec![(1, rank)]);
+        let answer = bidder.answer(Moment(0), DRIVER, &call, &spec(100), vec![(1, rank)]);
         assert_eq!((answer.prices.len(), answer.held.len()), (1, 1));
         // A stale driver hears of it too, or it would place a second copy elsewhere.
         let stale = crate::core::tests::call(0, 1, &[1, 2], 100);
-        let answer = bidder.answer(Moment(0), DRIVER, &stale, vec![(1, rank)]);
+        let answer = bidder.answer(Moment(0), DRIVER, &stale, &spec(100), vec![(1, rank)]);
         assert_eq!((answer.prices.len(), answer.held.len()), (0, 1));
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use gossip_core::advert::Advert;
 use gossip_core::fact::{Claim, ClaimState, Entry, NodeCard, Record, TaskEnd, Update};
 use gossip_core::id::{ClusterId, JobId, NodeId};
+use gossip_core::intent::JobIntent;
 use gossip_core::log::LogId;
 use gossip_core::market::Message;
 use gossip_core::moment::Moment;
@@ -45,9 +46,6 @@ pub const SETTLE_FOR: Duration = Duration::from_secs(3);
 /// A large job is looked at again at most this often for each thousand of its slots.
 const LOOK_PER_THOUSAND_SLOTS: Duration = Duration::from_millis(2);
 
-/// How many specs that came with calls are kept for their awards.
-const CALLED_SPECS_MAX: usize = 256;
-
 /// The longest this machine sleeps.
 const IDLE_STEP: Duration = Duration::from_millis(500);
 
@@ -71,6 +69,15 @@ pub enum Found {
     Ended(TaskEnd),
 }
 
+/// What a call was about, kept for its award.
+#[derive(Clone, Debug)]
+struct Called {
+    generation: Generation,
+    spec: JobSpec,
+    /// The spec as bytes, where the log has not brought it yet.
+    blob: Vec<u8>,
+}
+
 /// The whole node.
 #[derive(Debug)]
 pub struct Core {
@@ -87,10 +94,10 @@ pub struct Core {
     dirty: BTreeMap<JobId, Moment>,
     looked: BTreeMap<JobId, Moment>,
     own_mail: VecDeque<Message>,
-    called_specs: BTreeMap<Epoch, (Generation, JobSpec)>,
+    called: BTreeMap<Epoch, Called>,
     drivers_waiting: BTreeMap<Epoch, NodeId>,
     published: Option<(Moment, Resources, u32)>,
-    heard_peer: bool,
+    heard_since: Option<Moment>,
     draining: bool,
     settle_until: Moment,
 }
@@ -120,10 +127,10 @@ impl Core {
             dirty: BTreeMap::new(),
             looked: BTreeMap::new(),
             own_mail: VecDeque::new(),
-            called_specs: BTreeMap::new(),
+            called: BTreeMap::new(),
             drivers_waiting: BTreeMap::new(),
             published: None,
-            heard_peer: false,
+            heard_since: None,
             draining: false,
             settle_until: now.moment + SETTLE_FOR,
         };
@@ -134,7 +141,9 @@ impl Core {
         for node in &others {
             core.liveness.watch(*node, now.moment);
         }
-        core.heard_peer = others.is_empty();
+        if others.is_empty() {
+            core.settle_until = now.moment;
+        }
         let holdings = core.restore(now, found);
         let open = Record::Open { card: core.card.clone(), holdings };
         core.append(vec![Entry::Fact(open)], out);
@@ -168,6 +177,10 @@ impl Core {
             Input::Durable(ticket) => {
                 self.claims_durable(now, ticket, out);
                 self.ask_durable(now, ticket, out);
+            }
+            Input::Refused { ticket, reason } => {
+                self.claims_refused(ticket, out);
+                self.ask_refused(ticket, reason, out);
             }
             Input::Persisted { ticket, by } => self.ask_persisted(ticket, by, out),
             Input::Advert(advert) => self.advert(now, advert, out),
@@ -311,7 +324,7 @@ impl Core {
         if node == self.me {
             return;
         }
-        self.heard_peer = true;
+        self.heard_since.get_or_insert(now.moment);
         if let Some(verdict) = self.liveness.hear(node, now.moment) {
             self.opinion(now, verdict, out);
         }
@@ -358,8 +371,12 @@ impl Core {
                 self.mark(now, jobs);
             }
             Touched::Job(job) => self.mark(now, [job]),
-            Touched::Spec => {
-                let waiting: Vec<_> = self.state.jobs().map(|(job, _)| *job).collect();
+            Touched::Spec(hash) => {
+                self.adopt_spec(&hash);
+                let names =
+                    |intent: &JobIntent| intent.generation().is_some_and(|g| g.spec == hash);
+                let waiting: Vec<_> =
+                    self.state.jobs().filter(|(_, i)| names(i)).map(|(job, _)| *job).collect();
                 self.mark(now, waiting);
             }
             Touched::Nothing => {}

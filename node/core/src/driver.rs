@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use gossip_core::id::NodeId;
 use gossip_core::moment::Moment;
-use gossip_core::slot::{Generation, SlotId};
+use gossip_core::slot::{Generation, GroupName, SlotId};
 
 use crate::effect::Dice;
 use crate::tender::Tender;
@@ -47,6 +47,8 @@ pub struct Drive {
     pub announced: Option<Moment>,
     /// Not before then.
     pub next_try: Moment,
+    /// The group that was called last.
+    pub called: Option<GroupName>,
     /// The tender that runs.
     pub tender: Option<Tender>,
     /// Slots awarded without an answer, and claims that are not in the log yet: not to be called before then.

@@ -47,6 +47,13 @@ pub enum Input {
     Updates(Vec<(LogId, Update)>),
     /// An append is on this disk.
     Durable(Ticket),
+    /// An append was not taken, and nothing of it was written.
+    Refused {
+        /// Which append.
+        ticket: Ticket,
+        /// Why.
+        reason: String,
+    },
     /// An append is on another member's disk.
     Persisted {
         /// Which append.

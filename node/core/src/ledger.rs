@@ -112,6 +112,12 @@ impl Ledger {
         Some(hold)
     }
 
+    /// Gives all holds back.
+    pub fn release_all(&mut self) {
+        self.holds.clear();
+        self.settle();
+    }
+
     /// Turns one slot of a hold into a claim; `false` where the hold has none left.
     #[must_use]
     pub fn claim(&mut self, id: &AllocationId) -> bool {

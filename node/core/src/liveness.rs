@@ -20,11 +20,15 @@ pub const AWAY_AFTER: Duration = Duration::from_millis(1500);
 /// The longest absence that a node may announce (DESIGN section 5).
 pub const AWAY_MAX: Duration = Duration::from_secs(60);
 
+/// How long after a farewell words may still come that were said before it.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// When each other node was last heard.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
     heard: BTreeMap<NodeId, Moment>,
-    excused: BTreeMap<NodeId, Moment>,
+    /// Since when, and until when.
+    excused: BTreeMap<NodeId, (Moment, Moment)>,
     lost: BTreeMap<NodeId, Moment>,
     stepped: Option<Moment>,
 }
@@ -46,13 +50,17 @@ impl Liveness {
 
     /// `node` said that it will be silent for a while.
     pub fn excuse(&mut self, node: NodeId, now: Moment, how_long: Duration) {
-        self.excused.insert(node, now + how_long.min(AWAY_MAX));
+        self.excused.insert(node, (now, now + how_long.min(AWAY_MAX)));
     }
 
     /// A word from `node` arrived.
     pub fn hear(&mut self, node: NodeId, now: Moment) -> Option<Verdict> {
         self.heard.insert(node, now);
-        self.excused.remove(&node);
+        // What was said before it left may arrive after the farewell.
+        let is_back = |(since, _): &mut (Moment, Moment)| now.since(*since) > FAREWELL;
+        if self.excused.get_mut(&node).is_some_and(is_back) {
+            self.excused.remove(&node);
+        }
         self.lost.remove(&node).map(|_since| Verdict::Back(node))
     }
 
@@ -66,7 +74,7 @@ impl Liveness {
             }
         }
         for (node, heard) in &self.heard {
-            let excused = self.excused.get(node).is_some_and(|until| now < *until);
+            let excused = self.excused.get(node).is_some_and(|(_, until)| now < *until);
             if now.since(*heard) > LOST_AFTER && !excused && !self.lost.contains_key(node) {
                 self.lost.insert(*node, now);
                 out.push(Verdict::Lost(*node));
@@ -89,7 +97,7 @@ impl Liveness {
         let watched = self.heard.iter().filter(|(node, _)| !self.lost.contains_key(node));
         let due = |(node, heard): (&NodeId, &Moment)| {
             let silent = *heard + LOST_AFTER + Duration::from_millis(1);
-            self.excused.get(node).map_or(silent, |until| silent.max(*until))
+            self.excused.get(node).map_or(silent, |(_, until)| silent.max(*until))
         };
         watched.map(due).min()
     }

@@ -250,7 +250,12 @@ impl Core {
             submitted: intent.submitted,
             exit_code: None,
         };
-        let Some((generation, spec)) = self.state().spec_of(job) else { return Some(view) };
+        let Some((generation, spec)) = self.state().spec_of(job) else {
+            if !intent.is_live() {
+                view.state = JobState::Stopped;
+            }
+            return Some(view);
+        };
         view.name.clone_from(&spec.name);
         view.namespace.clone_from(&spec.namespace);
         view.owner.clone_from(&spec.owner);

@@ -34,6 +34,8 @@ pub(super) struct Asks {
 struct Waiting {
     request: u64,
     job: JobId,
+    /// Namespace and name of a submission.
+    label: Option<(String, String)>,
     durable: bool,
     persisted: Option<NodeId>,
     until: Moment,
@@ -50,6 +52,10 @@ impl Core {
         if self.asks.waiting.len() >= ASKS_MAX {
             return out.push(Effect::Reply { request, reply: Reply::Busy });
         }
+        let label = match &ask {
+            Ask::Submit { spec, .. } => Some((spec.namespace.clone(), spec.name.clone())),
+            Ask::Stop(_) | Ask::Remove(_) => None,
+        };
         let (job, entries) = match ask {
             Ask::Submit { job, spec } => match self.submission(now, job, &spec, out) {
                 Ok(entries) => (job, entries),
@@ -65,7 +71,7 @@ impl Core {
         }
         let ticket = self.append(entries, out);
         let until = now.moment + REPLICATE_FOR;
-        let waiting = Waiting { request, job, durable: false, persisted: None, until };
+        let waiting = Waiting { request, job, label, durable: false, persisted: None, until };
         self.asks.waiting.insert(ticket, waiting);
     }
 
@@ -79,8 +85,13 @@ impl Core {
         let bad = |reason: String| Reply::BadSpec { reason };
         spec.check().map_err(|e| bad(e.to_string()))?;
         let (hash, blob) = spec.to_blob().map_err(|e| bad(e.to_string()))?;
+        if self.state.job(&job).is_some_and(|intent| !intent.is_live()) {
+            return Err(bad("a job was submitted with this key before, and stopped".to_owned()));
+        }
+        let label = (spec.namespace.clone(), spec.name.clone());
         if self.state.job(&job).is_none()
-            && let Some(other) = self.live_job_named(&spec.namespace, &spec.name)
+            && let Some(other) =
+                self.live_job_named(&spec.namespace, &spec.name).or(self.waiting_job(&job, &label))
         {
             return Err(Reply::NameTaken { job: other });
         }
@@ -94,6 +105,12 @@ impl Core {
         self.drives.entry(job).or_default().own = true;
         let edit = Edit::Submit { generation, at: now.wall };
         Ok(vec![Entry::Fact(Record::Spec(blob)), Entry::Edit { job, edit }])
+    }
+
+    /// Another job of that label whose submission is not durable yet.
+    fn waiting_job(&self, job: &JobId, label: &(String, String)) -> Option<JobId> {
+        let same = |ask: &&Waiting| ask.job != *job && ask.label.as_ref() == Some(label);
+        self.asks.waiting.values().find(same).map(|ask| ask.job)
     }
 
     fn live_job_named(&self, namespace: &str, name: &str) -> Option<JobId> {
@@ -115,6 +132,13 @@ impl Core {
             if alone || ask.persisted.is_some() {
                 self.accept(ticket, out);
             }
+        }
+    }
+
+    pub(super) fn ask_refused(&mut self, ticket: Ticket, reason: String, out: &mut Vec<Effect>) {
+        if let Some(ask) = self.asks.waiting.remove(&ticket) {
+            let reply = Reply::BadSpec { reason };
+            out.push(Effect::Reply { request: ask.request, reply });
         }
     }
 

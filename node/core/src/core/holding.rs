@@ -8,17 +8,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gossip_core::fact::{Claim, ClaimState, Entry, Outcome, Record, TaskEnd};
-use gossip_core::id::{JobId, NodeId};
+use gossip_core::id::{ContentHash, JobId, NodeId};
 use gossip_core::market::{Answer, Call, Decline, Message};
 use gossip_core::resources::DEFAULT_ASK;
 use gossip_core::slot::{ClaimRank, Epoch, Generation, SlotId};
 use gossip_core::spec::{JobKind, JobSpec, STOP_GRACE_MS};
 
-use super::{Core, Found, told};
+use super::{Called, Core, Found, told};
 use crate::allocation::{Allocation, Cause, Phase, RESTART_FORGIVEN};
 use crate::effect::{Dice, Effect, Launch, Now, Ticket};
 use crate::event::What;
 use crate::ledger::AllocationId;
+
+/// How long a restarted node listens, once it heard a peer, before it starts again what it held.
+const HEARD_FOR: Duration = Duration::from_secs(1);
 
 /// How long an answer to a probe is waited for before it is sent again.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
@@ -40,7 +43,6 @@ impl Core {
             let ask = group.map_or(DEFAULT_ASK, |group| group.ask());
             let phase = match (found.get(&id), &claim.state) {
                 (Some(_), _) => Phase::Running(now.moment),
-                (None, ClaimState::Waiting { .. }) => Phase::Waiting(now.moment),
                 (None, _) => Phase::Stranded,
             };
             // The claim may have moved on, or back, without its record reaching the disk.
@@ -78,12 +80,30 @@ impl Core {
     ) {
         for (id, found) in found {
             match found {
-                Found::Ended(end) => self.ended(now, id, end.clone(), out),
+                Found::Ended(end) => {
+                    self.recall_stop(id);
+                    self.ended(now, id, end.clone(), out);
+                }
                 Found::Running if !self.allocations.contains_key(id) => {
                     out.push(Effect::Stop { id: id.clone(), grace_ms: STOP_GRACE_MS });
                 }
                 Found::Running => {}
             }
+        }
+    }
+
+    /// Why a task was told to stop before this start, which nobody wrote down.
+    fn recall_stop(&mut self, id: &AllocationId) {
+        let Some(it) = self.allocations.get(id) else { return };
+        let cause = if !self.state.is_wanted(&id.slot, &it.generation) {
+            Cause::Unwanted
+        } else if self.better_claim(it).is_some() {
+            Cause::Superseded
+        } else {
+            return;
+        };
+        if let Some(it) = self.allocations.get_mut(id) {
+            it.stop = Some(cause);
         }
     }
 
@@ -113,23 +133,51 @@ impl Core {
         };
         let answer = if self.draining {
             not_bidding("it is shutting down", held)
-        } else if stopping.is_empty() {
-            self.bidder.answer(now.moment, from, call, held)
+        } else if let Err(reason) = self.called_spec(call) {
+            let decline = Some(Decline::Unfit { reason });
+            Answer { epoch: call.epoch, prices: vec![], decline, held }
         } else if stopping.len() + held.len() >= call.indices.len() {
             not_bidding("its last copy has not stopped yet", held)
         } else {
-            let mut call = call.clone();
-            call.indices.retain(|index| !stopping.contains(index));
-            self.bidder.answer(now.moment, from, &call, held)
+            self.bid(now, from, call, &stopping, held)
         };
-        if let Ok(spec) = JobSpec::from_blob(&call.spec) {
-            // The log may bring the spec later than the award; the launch needs it now.
-            self.called_specs.insert(call.epoch, (call.generation, spec));
-            while self.called_specs.len() > super::CALLED_SPECS_MAX {
-                self.called_specs.pop_first();
-            }
-        }
         self.send(from, Message::Answer(answer), out);
+    }
+
+    /// The spec that a call names: the one known here, or the one it brings, if that is it.
+    fn called_spec(&self, call: &Call) -> Result<JobSpec, String> {
+        if let Some(spec) = self.state.spec(&call.generation.spec) {
+            return Ok(spec.clone());
+        }
+        if ContentHash::of(&call.spec) != call.generation.spec {
+            return Err("its spec is not the one that it names".to_owned());
+        }
+        JobSpec::from_blob(&call.spec).map_err(|bad| bad.to_string())
+    }
+
+    fn bid(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        call: &Call,
+        stopping: &BTreeSet<u32>,
+        held: Vec<(u32, ClaimRank)>,
+    ) -> Answer {
+        let Ok(spec) = self.called_spec(call) else {
+            return Answer { epoch: call.epoch, prices: vec![], decline: None, held };
+        };
+        let mut call = call.clone();
+        call.indices.retain(|index| !stopping.contains(index));
+        let answer = self.bidder.answer(now.moment, from, &call, &spec, held);
+        // What was called lives as long as the hold that backs the bid.
+        let ledger = &self.bidder.ledger;
+        self.called.retain(|epoch, _| ledger.held(epoch).is_some());
+        if ledger.held(&call.epoch).is_some() {
+            let blob =
+                if self.state.spec(&call.generation.spec).is_none() { call.spec } else { vec![] };
+            self.called.insert(call.epoch, Called { generation: call.generation, spec, blob });
+        }
+        answer
     }
 
     pub(super) fn awarded(
@@ -151,9 +199,9 @@ impl Core {
             // The confirmation was lost: say it again.
             self.send(from, Message::Claimed { epoch, indices: known }, out);
         }
-        let hold = self.bidder.awardable(&from, &epoch).cloned();
-        let spec = self.called_specs.get(&epoch).cloned();
-        let (Some(hold), Some((generation, spec))) = (hold, spec) else {
+        let hold = self.bidder.awardable(&from, &epoch).cloned().filter(|_| !self.draining);
+        let called = self.called.remove(&epoch);
+        let (Some(hold), Some(Called { generation, spec, blob })) = (hold, called) else {
             let claiming = |index: &u32| {
                 self.allocations.keys().any(|id| id.epoch == epoch && id.slot.index == *index)
             };
@@ -181,7 +229,9 @@ impl Core {
         self.bidder.release(&from, &epoch);
         if !claims.is_empty() {
             self.drivers_waiting.insert(epoch, from);
-            self.claim_all(generation, claims, out);
+            // The log may bring the spec later than this, and a restart needs it.
+            let spec = (!blob.is_empty()).then_some(Entry::Fact(Record::Spec(blob)));
+            self.claim_all(generation, spec, claims, out);
         }
         if !refused.is_empty() {
             self.send(from, Message::Refused { epoch, indices: refused }, out);
@@ -191,11 +241,12 @@ impl Core {
     fn claim_all(
         &mut self,
         generation: Generation,
+        spec: Option<Entry>,
         claims: Vec<(AllocationId, Claim, Option<gossip_core::spec::TaskSpec>)>,
         out: &mut Vec<Effect>,
     ) {
         let records = claims.iter().map(|(_, claim, _)| Entry::Fact(Record::Claim(claim.clone())));
-        let ticket = self.append(records.collect(), out);
+        let ticket = self.append(spec.into_iter().chain(records).collect(), out);
         for (id, claim, task) in claims {
             out.push(Effect::Tell(told(self.me, &claim)));
             let allocation = Allocation {
@@ -240,12 +291,12 @@ impl Core {
             return self.finish(now, id, TaskEnd::Stopped, out);
         }
         let spec = self.state.spec(&it.generation.spec);
-        let spec = spec.or_else(|| self.called_specs.get(&id.epoch).map(|(_, spec)| spec));
         let group = spec.and_then(|spec| spec.group(&id.slot.group));
         let task = it.task.clone().or_else(|| group.and_then(|group| group.tasks.first()).cloned());
         let Some(task) = task else {
-            let reason = "its spec is not known here".to_owned();
-            return self.finish(now, id, TaskEnd::NotStarted { code: 125, reason }, out);
+            // Its spec will come with some log; until then the slot is still held.
+            it.phase = Phase::Stranded;
+            return;
         };
         it.phase = Phase::Starting;
         it.task = Some(task.clone());
@@ -320,11 +371,51 @@ impl Core {
         self.poke(now);
     }
 
+    /// Whether the others had their chance to say what they run.
+    pub(super) fn is_settled(&self, now: Now) -> bool {
+        let heard = self.heard_since.is_some_and(|since| now.moment >= since + HEARD_FOR);
+        heard || now.moment >= self.settle_until
+    }
+
+    fn is_startable(&self, it: &Allocation) -> bool {
+        it.task.is_some() || self.state.spec(&it.generation.spec).is_some()
+    }
+
+    /// A spec came that claims from before a restart may have waited for: what they ask is known now.
+    pub(super) fn adopt_spec(&mut self, hash: &ContentHash) {
+        let Some(spec) = self.state.spec(hash) else { return };
+        for it in self.allocations.values_mut().filter(|it| it.generation.spec == *hash) {
+            let Some(group) = spec.group(&it.id.slot.group).filter(|_| it.task.is_none()) else {
+                continue;
+            };
+            it.task = group.tasks.first().cloned();
+            self.bidder.ledger.adopt(it.id.clone(), group.ask());
+        }
+    }
+
+    /// An append was not taken: what was to be claimed with it is not held.
+    pub(super) fn claims_refused(&mut self, ticket: Ticket, out: &mut Vec<Effect>) {
+        let of_ticket = |it: &&Allocation| it.phase == Phase::Claiming(ticket);
+        let ids: Vec<_> =
+            self.allocations.values().filter(of_ticket).map(|it| it.id.clone()).collect();
+        let mut by_epoch: BTreeMap<Epoch, Vec<u32>> = BTreeMap::new();
+        for id in ids {
+            self.allocations.remove(&id);
+            self.bidder.ledger.free_claim(&id);
+            by_epoch.entry(id.epoch).or_default().push(id.slot.index);
+        }
+        for (epoch, indices) in by_epoch {
+            if let Some(driver) = self.drivers_waiting.remove(&epoch) {
+                self.send(driver, Message::Refused { epoch, indices }, out);
+            }
+        }
+    }
+
     pub(super) fn tick_holdings(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let settled = self.heard_peer || now.moment >= self.settle_until;
+        let settled = self.is_settled(now);
         let due = |it: &Allocation| match it.phase {
             Phase::Waiting(until) => until <= now.moment,
-            Phase::Stranded => settled,
+            Phase::Stranded => settled && self.is_startable(it),
             _ => false,
         };
         let ids: Vec<_> =
@@ -441,6 +532,7 @@ impl Core {
     /// Stops everything here; what is still wanted runs elsewhere.
     pub(super) fn drain(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.draining = true;
+        self.bidder.ledger.release_all();
         let all: Vec<_> = self.allocations.keys().cloned().collect();
         for id in all {
             self.stop(now, &id, Cause::Unwanted, out);

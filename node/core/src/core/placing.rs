@@ -6,6 +6,7 @@
 
 use gossip_core::fact::Claim;
 use gossip_core::id::{JobId, NodeId};
+use gossip_core::intent::JobIntent;
 use gossip_core::market::{Answer, CALL_SLOTS_MAX, Message};
 use gossip_core::rendezvous;
 use gossip_core::slot::{COUNTER_MAX, Epoch, Generation, SlotId};
@@ -33,8 +34,11 @@ impl Core {
         let drive = self.drives.entry(*job).or_default();
         if open.is_empty() {
             drive.rest();
-            if drive.tender.is_none() && drive.pending.is_empty() && !drive.own {
+            let live = self.state.job(job).is_some_and(JobIntent::is_live);
+            let own = drive.own && live && !self.state.wanted(job).is_empty();
+            if drive.tender.is_none() && drive.pending.is_empty() && !own {
                 self.drives.remove(job);
+                self.looked.remove(job);
             }
             return;
         }
@@ -117,7 +121,15 @@ impl Core {
         open: Vec<SlotId>,
         out: &mut Vec<Effect>,
     ) {
-        let Some(first) = open.first().map(|slot| slot.group.clone()) else { return };
+        // A group that fits nowhere must not keep the others waiting: each has its turn.
+        let mut groups: Vec<_> = open.iter().map(|slot| slot.group.clone()).collect();
+        groups.dedup();
+        let last = self.drives.get(job).and_then(|drive| drive.called.clone());
+        let after = last.and_then(|last| groups.iter().position(|group| *group == last));
+        let Some(first) = after.and_then(|at| groups.get(at + 1)).or(groups.first()).cloned()
+        else {
+            return;
+        };
         let lot: Vec<_> =
             open.into_iter().filter(|slot| slot.group == first).take(CALL_SLOTS_MAX).collect();
         let seen = lot.iter().map(|slot| self.state.epoch_counter(slot)).max().unwrap_or(0);
@@ -135,11 +147,13 @@ impl Core {
             group: first,
             indices: lot.into_iter().map(|slot| slot.index).collect(),
         };
+        let called = lot.group.clone();
         let mut steps = Vec::new();
         let tender = Tender::open(now.moment, epoch, lot, self.alive(), &mut steps);
         let drive = self.drives.entry(*job).or_default();
         drive.tender = Some(tender);
         drive.floor = epoch.counter;
+        drive.called = Some(called);
         self.follow(now, job, steps, out);
     }
 

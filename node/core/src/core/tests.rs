@@ -556,3 +556,70 @@ fn a_winners_word_counts_only_for_a_while() {
         assert_eq!(stops, heeded, "after {ms} ms");
     }
 }
+
+#[test]
+fn a_job_that_never_fits_does_not_keep_others_from_being_placed() {
+    let mut cluster = Cluster::new(&[1000, 1000]);
+    let mut huge = spec(64_000);
+    huge.name = "huge".into();
+    cluster.ask(0, Ask::Submit { job: JobId::new([9; 16]), spec: Box::new(huge) });
+    // Hundreds of calls, each above the last.
+    for tender in 0..400 {
+        let message = Message::Call(call(1000 + tender, tender, &[1], 64_000));
+        cluster.mail.push_back((1, Input::Market { from: cluster.logs[0].node, message }));
+    }
+    cluster.ask(0, submit(100));
+    cluster.run(500);
+    assert_eq!(cluster.places().len(), 3);
+}
+
+#[test]
+fn a_group_that_fits_nowhere_leaves_the_others_their_turn() {
+    let mut cluster = Cluster::new(&[1000]);
+    let mut two = spec(64_000);
+    let mut small = spec(100).groups.remove(0);
+    small.name = "small".parse().expect("a name");
+    two.groups.push(small);
+    cluster.ask(0, Ask::Submit { job: job(), spec: Box::new(two) });
+    cluster.run(2000);
+    assert_eq!(cluster.places().len(), 3);
+}
+
+#[test]
+fn a_draining_node_takes_no_award_and_ends_empty() {
+    let mut cluster = Cluster::new(&[1000, 1000]);
+    cluster.ask(0, submit(100));
+    let driver = cluster.logs[1].node;
+    let other = call(7, 77, &[1], 100);
+    let epoch = other.epoch;
+    let message = Message::Call(other);
+    cluster.mail.push_back((0, Input::Market { from: driver, message }));
+    cluster.mail.push_back((0, Input::Drain));
+    let message = Message::Award { epoch, indices: vec![1] };
+    cluster.mail.push_back((0, Input::Market { from: driver, message }));
+    cluster.run(3000);
+    assert!(cluster.cores[0].is_drained());
+    assert!(cluster.places().iter().all(|(at, _)| *at == 1));
+    assert_eq!(cluster.places().len(), 3, "the other took over");
+}
+
+#[test]
+fn an_append_that_is_refused_claims_nothing_and_answers_the_user() {
+    let mut cluster = Cluster::new(&[1000]);
+    let mut out = Vec::new();
+    let now = cluster.clock();
+    let ask = Input::Asked { request: 3, ask: submit(100) };
+    cluster.cores[0].handle(now, &mut Count(0), ask, &mut out);
+    let ticket = out.iter().find_map(|effect| match effect {
+        Effect::Append { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    let reason = "no room in the document".to_owned();
+    let refused = Input::Refused { ticket: ticket.expect("appended"), reason };
+    out.clear();
+    cluster.cores[0].handle(now, &mut Count(0), refused, &mut out);
+    let bad = |effect: &Effect| {
+        matches!(effect, Effect::Reply { request: 3, reply: Reply::BadSpec { .. } })
+    };
+    assert!(out.iter().any(bad), "{out:?}");
+}
