@@ -34,6 +34,13 @@ pub enum Event {
         /// Which.
         ticket: u64,
     },
+    /// An entry of the append with this ticket did not hold: nothing of it was written.
+    Refused {
+        /// Which.
+        ticket: u64,
+        /// Which entry, and why.
+        reason: String,
+    },
     /// The append with this ticket is on another member's disk too.
     Persisted {
         /// Which.
@@ -63,7 +70,7 @@ pub enum Event {
         /// The stream.
         stream: PeerStream,
     },
-    /// Something did not hold and was dropped; all else works on.
+    /// Something of a peer did not hold and was dropped; all else works on.
     Rejected {
         /// Who wrote it, or handed it on where nobody can be proven to have written it.
         author: NodeId,

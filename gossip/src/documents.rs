@@ -11,7 +11,7 @@ use gossip_core::id::{JobId, NodeId};
 use gossip_core::intent::{Edit, JobIntent};
 use gossip_core::log::LogId;
 
-use crate::document::{self, DocumentError, Resting};
+use crate::document::{self, Resting};
 use crate::quarantine::{self, Verdict};
 
 /// The most changes of one author that wait.
@@ -68,18 +68,40 @@ impl Documents {
         })
     }
 
-    /// The change that `edit` makes in the name of `log`; `None` if there is nothing to change.
-    pub(crate) fn edit(
+    /// The change that `edit` makes in the name of `log`, and `job`'s document with it; `None`
+    /// if there is nothing to change. Nothing is kept: later edits of one append build on
+    /// `tried`, where earlier ones left the document.
+    pub(crate) fn attempt_edit(
         &self,
         log: &LogId,
         job: &JobId,
         edit: &Edit,
-    ) -> Result<Option<Vec<u8>>, DocumentError> {
+        tried: Option<&Resting>,
+    ) -> Result<Option<(Vec<u8>, Resting)>, String> {
+        let new;
+        let resting = match tried.or_else(|| self.jobs.get(job)) {
+            Some(resting) => resting,
+            None => {
+                new = document::genesis(job).map_err(|error| error.to_string())?;
+                &new
+            }
+        };
         let actor = document::actor_of(log);
-        match self.jobs.get(job) {
-            Some(resting) => document::edit(resting, &actor, edit),
-            None => document::edit(&document::genesis(job)?, &actor, edit),
+        let change = document::edit(resting, &actor, edit).map_err(|error| error.to_string())?;
+        let Some(change) = change else { return Ok(None) };
+        match quarantine::judge(job, resting, &actor, &change) {
+            Verdict::Accepted(after) => Ok(Some((change, after))),
+            Verdict::Refused(reason) => Err(reason),
+            Verdict::Known | Verdict::Waits => Err("it does not follow".to_owned()),
         }
+    }
+
+    /// Takes the document that edits of `log` led to, and whatever waited for them.
+    pub(crate) fn adopt(&mut self, log: LogId, job: JobId, tried: Resting) -> Vec<Outcome> {
+        self.jobs.insert(job, tried);
+        let mut outcomes = vec![Outcome::Applied(log)];
+        self.retry(job, &mut outcomes);
+        outcomes
     }
 
     /// Takes record `number` of `log` through the quarantine, and whatever waited for it.

@@ -72,6 +72,12 @@ const HEARD_EVERY: Duration = Duration::from_millis(250);
 /// Peers' newest adverts kept, one for each node.
 const ADVERTS_MAX: usize = 65_536;
 
+/// How long peers may take to read the last that this node has to say.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long connections may take to close.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// What the agent's side asks of the loop.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -97,6 +103,8 @@ pub(crate) struct Inlets {
     pub(crate) streams: mpsc::Receiver<(NodeId, PeerStream)>,
     /// Tasks that run as long as the loop: those that accept streams.
     pub(crate) tasks: JoinSet<()>,
+    /// Those that write to peers: they end after everything else, when all is said.
+    pub(crate) writers: JoinSet<()>,
     pub(crate) control: Control,
     /// What the swarm said before the loop ran.
     pub(crate) early: Vec<SwarmEvent<BehaviourEvent>>,
@@ -204,35 +212,53 @@ impl Feed {
                 }
                 event = inlets.swarm.select_next_some() => self.on_swarm(event, &mut inlets),
                 Some(_ended) = inlets.tasks.join_next() => {}
+                Some(_ended) = inlets.writers.join_next() => {}
                 _ = ticks.tick() => self.on_tick(&mut inlets.swarm),
             }
         }
         self.close(inlets).await;
     }
 
-    /// Lets the scribe finish what it was given.
-    async fn close(self, mut inlets: Inlets) {
-        inlets.tasks.shutdown().await;
-        let stopping = self.orders.send(Order::Stop);
+    /// Lets the scribe finish what it was given and the peers hear of it, then closes.
+    async fn close(mut self, inlets: Inlets) {
+        let Inlets { mut swarm, mut reports, mut tasks, mut writers, .. } = inlets;
+        tasks.shutdown().await;
+        let orders = self.orders.clone();
+        let stopping = orders.send(Order::Stop);
         tokio::pin!(stopping);
         let mut is_told = false;
         loop {
             tokio::select! {
                 _ended = &mut stopping, if !is_told => is_told = true,
-                report = inlets.reports.recv() => if report.is_none() { break },
+                report = reports.recv() => match report {
+                    Some(report) => self.on_report(Some(report)),
+                    None => break,
+                },
+                // Streams need it; nobody hears of connections any more.
+                _unheard = swarm.select_next_some() => {}
             }
         }
         let peers: Vec<_> = self.connections.keys().filter_map(names::peer_of).collect();
+        // Writers end when their link is gone and what was in it is read.
+        self.connections.clear();
+        let last_words = async {
+            tokio::select! {
+                () = async { while writers.join_next().await.is_some() {} } => {}
+                () = async { loop { swarm.select_next_some().await; } } => {}
+            }
+        };
+        let _late = tokio::time::timeout(LAST_WORDS, last_words).await;
+        writers.shutdown().await;
         for peer in peers {
-            let _was_connected = inlets.swarm.disconnect_peer_id(peer);
+            let _was_connected = swarm.disconnect_peer_id(peer);
         }
         // A moment for the farewells to leave; then the sockets close with the swarm.
         let farewell = async {
-            while inlets.swarm.network_info().num_peers() > 0 {
-                inlets.swarm.next().await;
+            while swarm.network_info().num_peers() > 0 {
+                swarm.next().await;
             }
         };
-        let _late = tokio::time::timeout(Duration::from_millis(300), farewell).await;
+        let _late = tokio::time::timeout(FAREWELL, farewell).await;
         self.roster.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

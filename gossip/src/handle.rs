@@ -77,8 +77,9 @@ impl Gossip {
     /// [`crate::Event::Updates`] tells them, [`crate::Event::Durable`] confirms the ticket,
     /// and every connected peer is sent them.
     ///
-    /// The first entry of a start must be [`gossip_core::fact::Record::Open`]. An entry that
-    /// does not hold is left out and told as [`crate::Event::Rejected`].
+    /// The first entry of a start must be [`gossip_core::fact::Record::Open`]. An append is
+    /// whole or nothing: where one entry does not hold, nothing is written, and
+    /// [`crate::Event::Refused`] is told in place of the others.
     pub fn try_append(&self, ticket: u64, entries: Vec<Entry>) -> Result<(), Busy> {
         let order = Order::Append { ticket, entries };
         self.0.orders.try_send(order).map_err(|_full_or_ended| Busy)
@@ -149,7 +150,8 @@ impl Gossip {
         roster.values().cloned().collect()
     }
 
-    /// Ends everything: what was appended is on the disk, sockets and journal are closed.
+    /// Ends everything: what was appended is on the disk, and what was appended or sent has
+    /// reached the peers that take it within half a second; sockets and journal are closed.
     pub async fn shut_down(&self) {
         let _ended_already = self.0.commands.send(Command::Stop).await;
         let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gossip_core::fact::{Claim, NodeCard, Outcome, Record, Update};
 use gossip_core::grant::Role;
-use gossip_core::id::{ClusterId, ContentHash, NodeId};
+use gossip_core::id::{ClusterId, ContentHash, JobId, NodeId};
 use gossip_core::log::{BATCH_BYTES_MAX, Batch, LogId, Vector};
 use gossip_core::slot::{COUNTER_MAX, ClaimRank};
 use gossip_core::spec::JobSpec;
 
+use crate::document::Resting;
 use crate::documents::{self, Documents};
 
 /// The most addresses on a card.
@@ -27,6 +28,18 @@ const CARD_TEXT_MAX: usize = 256;
 pub(crate) struct News {
     pub(crate) updates: Vec<(LogId, Update)>,
     pub(crate) rejected: Vec<(LogId, u64, String)>,
+}
+
+/// A record that holds, and what it says.
+#[derive(Debug)]
+pub(crate) enum Meaning {
+    Update(Update),
+    /// A change of a job's document; only the document can tell whether that holds.
+    Change(JobId, Vec<u8>),
+    Redeemed {
+        invitation: NodeId,
+        subject: NodeId,
+    },
 }
 
 /// Whether a batch may be taken now.
@@ -145,18 +158,23 @@ impl Knowledge {
         record: Record,
         news: &mut News,
     ) -> Result<(), String> {
+        let meaning = self.read(&log, number, record)?;
+        self.accept(log, number, meaning, news)
+    }
+
+    /// What record `number` of `log` says, or why it does not hold.
+    pub(crate) fn read(&self, log: &LogId, number: u64, record: Record) -> Result<Meaning, String> {
         let update = match record {
             Record::Open { card, holdings } => {
                 if number != 0 {
                     return Err("a log opens once".to_owned());
                 }
-                self.check_card(&log, &card)?;
+                self.check_card(log, &card)?;
                 check_claims(&holdings)?;
-                self.members.insert(log.node);
                 Update::Opened { card, holdings }
             }
             Record::Card(card) => {
-                self.check_card(&log, &card)?;
+                self.check_card(log, &card)?;
                 Update::Card(card)
             }
             Record::Claim(claim) => {
@@ -164,30 +182,60 @@ impl Knowledge {
                 Update::Claim(claim)
             }
             Record::Outcome(outcome) => {
-                check_outcome(&log, &outcome)?;
+                check_outcome(log, &outcome)?;
                 Update::Outcome(outcome)
             }
             Record::Spec(blob) => {
                 let spec = JobSpec::from_blob(&blob).map_err(|error| error.to_string())?;
                 Update::Spec { hash: ContentHash::of(&blob), spec }
             }
-            Record::Intent { job, change } => {
-                let outcomes = self.documents.offer((log, number), job, change);
-                return self.note(job, (log, number), outcomes, news);
-            }
+            Record::Intent { job, change } => return Ok(Meaning::Change(job, change)),
             Record::Redeemed { invitation, subject } => {
-                self.redeemed.entry(invitation).or_default().insert(subject);
-                return Ok(());
+                return Ok(Meaning::Redeemed { invitation, subject });
             }
         };
-        news.updates.push((log, update));
+        Ok(Meaning::Update(update))
+    }
+
+    /// Takes what record `number` of `log` says; of what was read only a change may be refused.
+    pub(crate) fn accept(
+        &mut self,
+        log: LogId,
+        number: u64,
+        meaning: Meaning,
+        news: &mut News,
+    ) -> Result<(), String> {
+        match meaning {
+            Meaning::Update(update) => {
+                if matches!(update, Update::Opened { .. }) {
+                    self.members.insert(log.node);
+                }
+                news.updates.push((log, update));
+            }
+            Meaning::Change(job, change) => {
+                let outcomes = self.documents.offer((log, number), job, change);
+                return self.note(job, Some((log, number)), outcomes, news);
+            }
+            Meaning::Redeemed { invitation, subject } => {
+                self.redeemed.entry(invitation).or_default().insert(subject);
+            }
+        }
         Ok(())
     }
 
+    /// Takes a job's document that changes of `log` were tried on.
+    pub(crate) fn adopt(&mut self, log: LogId, job: JobId, tried: Resting, news: &mut News) {
+        let outcomes = self.documents.adopt(log, job, tried);
+        if let Err(reason) = self.note(job, None, outcomes, news) {
+            tracing::error!(reason, "a change that was tried is refused");
+        }
+    }
+
+    /// Notes what came of changes; an error is about `this` record.
     fn note(
         &self,
-        job: gossip_core::id::JobId,
-        this: (LogId, u64),
+        job: JobId,
+        this: Option<(LogId, u64)>,
         outcomes: Vec<documents::Outcome>,
         news: &mut News,
     ) -> Result<(), String> {
@@ -196,7 +244,7 @@ impl Knowledge {
         for outcome in outcomes {
             match outcome {
                 documents::Outcome::Applied(log) => by = Some(log),
-                documents::Outcome::Refused(log, number, reason) if (log, number) == this => {
+                documents::Outcome::Refused(log, number, reason) if Some((log, number)) == this => {
                     result = Err(reason);
                 }
                 documents::Outcome::Refused(log, number, reason) => {

@@ -76,10 +76,11 @@ impl Link {
     }
 }
 
-/// Drains a link into one stream after another, until the link is dropped.
+/// Drains a link into one stream after another, until the link is dropped and the peer has read
+/// what was in it, or does not take it.
 pub(crate) async fn drain(mut control: Control, peer: PeerId, mut outbound: Outbound) {
     let mut unsent = None;
-    while !outbound.queue.is_closed() {
+    loop {
         match control.open_stream(peer, PEER_PROTOCOL).await {
             Ok(stream) => {
                 let ended = write(PeerStream::new(stream), &mut outbound, &mut unsent).await;
@@ -88,6 +89,9 @@ pub(crate) async fn drain(mut control: Control, peer: PeerId, mut outbound: Outb
                 }
             }
             Err(error) => tracing::debug!(%peer, %error, "cannot open the stream to a peer"),
+        }
+        if outbound.queue.is_closed() {
+            return;
         }
         tokio::time::sleep(REOPEN).await;
     }
@@ -110,7 +114,12 @@ async fn write(
                         outbound.waiting.fetch_sub(frame.len(), Ordering::Relaxed);
                         frame
                     }
-                    None => return writing.shutdown().await,
+                    None => {
+                        writing.shutdown().await?;
+                        // It hangs up when it has read everything. A connection that is closed
+                        // before that takes along what was only sent.
+                        return reading.read(&mut nothing).await.map(drop);
+                    }
                 },
                 // The peer says nothing here; its end of the stream is all there is to hear.
                 ended = reading.read(&mut nothing) => {

@@ -24,7 +24,8 @@ fn submit(counter: u64) -> Edit {
 
 /// Makes `edit` on `documents` as `log`, and answers the change.
 fn edited(documents: &mut Documents, log: LogId, number: u64, edit: &Edit) -> Vec<u8> {
-    let change = documents.edit(&log, &JOB, edit).expect("edits").expect("changes something");
+    let tried = documents.attempt_edit(&log, &JOB, edit, None).expect("edits");
+    let (change, _after) = tried.expect("changes something");
     assert_eq!(documents.offer((log, number), JOB, change.clone()), [Outcome::Applied(log)]);
     change
 }
@@ -55,7 +56,7 @@ fn edits_made_apart_merge_to_one_intent_in_any_order() {
     let second = edited(&mut a, log(1), 1, &submit(2));
     let other = edited(&mut b, log(2), 0, &submit(3));
     let stop = edited(&mut b, log(2), 1, &Edit::Remove);
-    assert_eq!(a.edit(&log(1), &JOB, &submit(2)).expect("edits"), None, "nothing to change");
+    assert_eq!(a.attempt_edit(&log(1), &JOB, &submit(2), None), Ok(None), "nothing to change");
 
     a.offer((log(2), 0), JOB, other);
     a.offer((log(2), 1), JOB, stop);

@@ -25,6 +25,7 @@ use crate::journal::{Journal, Writes};
 use crate::journal_error::JournalError;
 use crate::knowledge::{Knowledge, News};
 
+mod draft;
 mod orders;
 
 /// Orders that wait; the agent's appends are told `Busy` beyond it.
@@ -78,8 +79,8 @@ pub(crate) struct Committed {
     pub(crate) fresh: Vec<(Option<NodeId>, Batch)>,
     /// Logs that were offered again, and how far they are held.
     pub(crate) known: Vec<(LogId, u64)>,
-    /// Appends, and the number after their last record.
-    pub(crate) tickets: Vec<(u64, u64)>,
+    /// Appends, and the number after their last record; or why nothing of them was written.
+    pub(crate) appends: Vec<(u64, Result<u64, String>)>,
     pub(crate) rejected: Vec<(NodeId, String)>,
     /// Logs that are not to be pulled again for a while.
     pub(crate) refused: Vec<LogId>,

@@ -309,8 +309,9 @@ fn assemble(
     );
     let writer = scribe.spawn(orders_taken, reports_made)?;
     gatekeeper.admit_through(orders.clone());
+    let (writers, shared) = (JoinSet::new(), control.clone());
     let inlets =
-        Inlets { swarm, commands, reports, heard, streams, tasks, control: control.clone(), early };
+        Inlets { swarm, commands, reports, heard, streams, tasks, writers, control: shared, early };
     let running = tokio::spawn(feed.run(inlets, events_made));
     let gossip =
         Gossip::new(author, commands_made, orders, roster, control, gatekeeper, (running, writer));

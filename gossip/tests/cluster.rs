@@ -11,7 +11,7 @@ use gossip_core::id::{ContentHash, JobId};
 use gossip_core::intent::{Edit, JobIntent};
 use gossip_core::market;
 use gossip_core::slot::Generation;
-use support::{Node, now};
+use support::{Node, SOON, now};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const JOB: JobId = JobId::new([3; 16]);
@@ -107,8 +107,9 @@ async fn who_joins_late_gets_everything_also_from_those_gone() {
         let blob = vec![n as u8; 1000];
         records.push(Entry::Fact(Record::Spec(blob)));
     }
-    // No specs, so all are named and left out; the job after them still goes through.
+    // No specs, so nothing of it is written; the job after it still goes through.
     b.gossip.try_append(0, records).expect("has room");
+    b.until(|event| matches!(event, Event::Refused { ticket: 0, .. })).await;
     b.edit(JOB, submit(2)).await;
     a.until_intent(JOB, |intent| intent.generations.len() == 2).await;
     let b_id = b.id();
@@ -161,6 +162,42 @@ async fn the_market_speaks_both_ways_and_to_itself() {
     a.until(from(a_id)).await;
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_words_before_the_end_reach_the_others() {
+    for transport in ["/udp/", "/tcp/"] {
+        let mut a = Node::new(Purpose::Found).await;
+        let mut token = a.invite(1).await;
+        token.addresses.retain(|address| address.contains(transport));
+        let mut b = Node::join(token).await;
+        let (a_id, b_id) = (a.id(), b.id());
+        a.sees(b_id).await;
+        b.sees(a_id).await;
+        let away = market::Message::Away { for_ms: 1000 };
+        let jobs: Vec<_> = (0..20).map(|n| JobId::new([n; 16])).collect();
+        for (ticket, &job) in jobs.iter().enumerate() {
+            let entries = vec![Entry::Edit { job, edit: submit(1) }];
+            a.gossip.try_append(1_000_000 + ticket as u64, entries).expect("has room");
+        }
+        a.gossip.try_send(b_id, away.clone()).expect("has room");
+        a.stop().await;
+        let is_it = |event: &Event| matches!(event, Event::Market { from, message } if *from == a_id && *message == away);
+        b.until(is_it).await;
+        b.until_state(|state| jobs.iter().all(|job| state.job(job).is_some())).await;
+        b.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_end_at_once_do_not_wait_for_each_other() {
+    let (a, b) = pair().await;
+    let (a_id, b_id) = (a.id(), b.id());
+    let said = market::Message::Away { for_ms: 1000 };
+    a.gossip.try_send(b_id, said.clone()).expect("has room");
+    b.gossip.try_send(a_id, said).expect("has room");
+    let both = async { tokio::join!(a.stop(), b.stop()) };
+    tokio::time::timeout(SOON, both).await.expect("end");
 }
 
 #[tokio::test]

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
 use gossip::{Entry, Event, Purpose, StartError, Transport};
-use gossip_core::fact::Record;
+use gossip_core::fact::{Claim, ClaimState, OPEN_CLAIMS_MAX, Record};
+use gossip_core::id::{ContentHash, JobId};
 use gossip_core::resources::DEFAULT_ASK;
-use gossip_core::slot::GroupName;
+use gossip_core::slot::{Epoch, Generation, GroupName, SlotId};
 use gossip_core::spec::{
     GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, STOP_GRACE_MS, TaskSpec, Unknown,
 };
@@ -50,10 +51,38 @@ async fn a_long_log_reaches_a_late_comer_in_pieces() {
         a.append(entries).await;
     }
     let mut b = Node::join(a.invite(1).await).await;
-    let hashes: Vec<_> = blobs.iter().map(|blob| gossip_core::id::ContentHash::of(blob)).collect();
+    let hashes: Vec<_> = blobs.iter().map(|blob| ContentHash::of(blob)).collect();
     b.until_state(|state| hashes.iter().all(|hash| state.spec(hash).is_some())).await;
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_with_very_many_claims_opens_and_all_reach_the_others() {
+    let mut a = Node::new(Purpose::Found).await;
+    let mut b = Node::join(a.invite(1).await).await;
+    let (a_id, b_id) = (a.id(), b.id());
+    a.sees(b_id).await;
+    b.sees(a_id).await;
+    let port = b.port();
+    let mut b = Node::unopened(b.stop().await, Purpose::Resume, port).await;
+    let claim = |index| Claim {
+        slot: SlotId { job: JobId::new([3; 16]), group: GroupName::main(), index },
+        generation: Generation { counter: 1, spec: ContentHash::of(b"spec") },
+        epoch: Epoch { counter: 1, tender: u64::from(index) },
+        state: ClaimState::Running,
+        since: support::now(),
+        restarts: 0,
+    };
+    let holdings = (1..=OPEN_CLAIMS_MAX as u32).map(claim).collect();
+    let open = Record::Open { card: b.card(), holdings };
+    let rest = (OPEN_CLAIMS_MAX as u32 + 1..=12_000).map(claim).map(Record::Claim);
+    b.append(std::iter::once(open).chain(rest).map(Entry::Fact).collect()).await;
+    a.until_state(|state| state.holdings(&b_id).len() == 12_000).await;
+    let again = Node::unopened(b.stop().await, Purpose::Resume, port).await;
+    assert_eq!(again.state.holdings(&b_id).len(), 12_000);
+    again.stop().await;
+    a.stop().await;
 }
 
 #[tokio::test]

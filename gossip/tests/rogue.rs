@@ -178,6 +178,18 @@ async fn nobody_speaks_for_another_or_without_proof() {
 }
 
 #[tokio::test]
+async fn who_does_not_read_holds_up_no_end() {
+    let (mut a, rogue) = cluster_with_rogue().await;
+    let raw = rogue.connect(&mut a).await;
+    for n in 0..100 {
+        let said = market::Message::Driving { job: JobId::new([n; 16]) };
+        a.gossip.try_send(rogue.key.id(), said).expect("has room");
+    }
+    tokio::time::timeout(support::SOON, a.stop()).await.expect("ends");
+    drop(raw);
+}
+
+#[tokio::test]
 async fn a_stranger_is_turned_away_at_the_gate() {
     let mut a = Node::new(Purpose::Found).await;
     let stranger = Key::from_seed([55; 32]);

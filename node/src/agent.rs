@@ -18,6 +18,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -130,8 +131,9 @@ impl Ready {
 async fn start(options: Options) -> Result<steps::Running, Complaint> {
     let path = options.socket.clone();
     let socket = api::serve::bind(&path)?;
+    let own = std::fs::metadata(&path).map(|found| found.ino()).ok();
     let started = start_behind(socket, options).await;
-    if started.is_err() {
+    if started.is_err() && std::fs::metadata(&path).map(|found| found.ino()).ok() == own {
         // A door that never opened is not left for others to knock at.
         let _ = std::fs::remove_file(&path);
     }

@@ -239,6 +239,10 @@ impl Runtime {
     /// Orders a task to stop: its stop signal now, SIGKILL to all of it after
     /// `grace`. The order holds even if the agent dies. A second one can only
     /// shorten the grace.
+    ///
+    /// Where the order cannot be written down, as on a full disk, the task is told
+    /// all the same: its supervisor then gives it ten seconds, or what an earlier
+    /// order said, and nothing of this one is left for whoever looks later.
     pub async fn stop(&self, id: &TaskId, grace: Duration) -> Result<(), StopError> {
         let (shared, name) = (Arc::clone(&self.0.shared), id.clone());
         let stopped = blocking(move || stop(&shared, name, grace)).await;
@@ -373,8 +377,11 @@ fn stop(shared: &Shared, id: TaskId, grace: Duration) -> Result<(), StopError> {
         return Err(StopError::NotRunning { id });
     };
     let order = StopRecord { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
-    record::write(dir.as_fd(), STOP, &order, Existing::Replaced, Survives::Processes)
-        .map_err(record)?;
+    let written = record::write(dir.as_fd(), STOP, &order, Existing::Replaced, Survives::Processes);
+    if let Err(error) = written {
+        // A task must be stoppable when the disk is full, for it may be what fills it.
+        warn!(%id, error = &error as &dyn std::error::Error, "the order to stop is not written down");
+    }
     match pidfd_send_signal(&supervisor, Signal::TERM) {
         Ok(()) => Ok(()),
         Err(Errno::SRCH) => Err(StopError::NotRunning { id }),

@@ -323,6 +323,32 @@ mod tests {
     }
 
     #[test]
+    fn an_opening_of_the_longest_claims_fits_a_record() {
+        let group = "g".repeat(crate::slot::NAME_LENGTH_MAX).parse().expect("a name");
+        let claim = Claim {
+            slot: SlotId { job: JobId::new([255; 16]), group, index: u32::MAX },
+            generation: Generation { counter: u64::MAX, spec: ContentHash::of(b"spec") },
+            epoch: Epoch { counter: u64::MAX, tender: u64::MAX },
+            state: ClaimState::Waiting {
+                last: TaskEnd::NotStarted { code: i32::MIN, reason: "x".repeat(512) },
+            },
+            since: WallTime(u64::MAX),
+            restarts: u32::MAX,
+        };
+        let card = NodeCard {
+            name: "n".repeat(256),
+            addresses: vec!["a".repeat(256); 32],
+            capacity: Resources::default(),
+            chain: Chain::found(&crate::sign::Key::from_seed([1; 32]), 1).1,
+            version: "v".repeat(256),
+            enforces_limits: true,
+        };
+        let open = Record::Open { card, holdings: vec![claim; OPEN_CLAIMS_MAX] };
+        let bytes = open.encode().expect("encodes").len();
+        assert!(bytes < RECORD_BYTES_MAX, "{bytes}");
+    }
+
+    #[test]
     fn a_newer_field_does_not_hide_a_record() {
         #[derive(Serialize)]
         struct Newer {

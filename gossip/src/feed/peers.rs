@@ -65,7 +65,7 @@ impl Feed {
         let connection = self.connections.entry(node).or_insert_with(|| {
             let (link, outbound) = Link::new();
             let writer = link::drain(inlets.control.clone(), peer, outbound);
-            let writer = inlets.tasks.spawn(writer);
+            let writer = inlets.writers.spawn(writer);
             let ways = BTreeMap::new();
             Connection { link, writer, ways, heard: now, told: None, is_reading: false }
         });

@@ -70,11 +70,16 @@ impl Feed {
             let end = stored.entry(log).or_default();
             *end = next.max(*end);
         }
-        for (ticket, end) in committed.tickets {
-            self.outbox.push_back(Event::Durable { ticket });
-            self.receipts.expect(ticket, end);
-            let confirmed = self.receipts.confirmed(ticket, end);
-            self.outbox.extend(confirmed);
+        for (ticket, written) in committed.appends {
+            match written {
+                Ok(end) => {
+                    self.outbox.push_back(Event::Durable { ticket });
+                    self.receipts.expect(ticket, end);
+                    let confirmed = self.receipts.confirmed(ticket, end);
+                    self.outbox.extend(confirmed);
+                }
+                Err(reason) => self.outbox.push_back(Event::Refused { ticket, reason }),
+            }
         }
         for (log, end) in stored {
             self.send(&log.node, &Frame::Persisted(log, end));
@@ -110,7 +115,13 @@ impl Feed {
 
     pub(super) fn on_heard(&mut self, from: NodeId, heard: Heard) {
         let now = Instant::now();
-        let Some(connection) = self.connections.get_mut(&from) else { return };
+        let Some(connection) = self.connections.get_mut(&from) else {
+            // Who says goodbye may be gone before its last words are taken.
+            if let Heard::Frame(Frame::Market(message)) = heard {
+                self.tell_softly(Event::Market { from, message });
+            }
+            return;
+        };
         connection.heard = now;
         if connection.told.is_none_or(|told| now.duration_since(told) >= HEARD_EVERY) {
             connection.told = Some(now);

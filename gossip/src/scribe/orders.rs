@@ -1,15 +1,15 @@
 //! What the scribe does for each order, before anything of it is committed.
 //!
 //! Handlers check, learn and collect into a round; none of them writes to the
-//! disk or answers anybody. An entry or a batch that does not hold is left out
-//! and named.
+//! disk or answers anybody. An append or a batch that does not hold is left out
+//! whole and named.
 
 use bytes::Bytes;
-use gossip_core::fact::{RECORD_BYTES_MAX, Record};
+use gossip_core::fact::Record;
 use gossip_core::grant::Chain;
 use gossip_core::id::{NodeId, Signature};
 use gossip_core::invite::Invitation;
-use gossip_core::log::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, LogId, Place, place};
+use gossip_core::log::{Batch, LogId, Place, place};
 use gossip_core::moment::WallTime;
 use gossip_core::wire::Frame;
 use gossip_core::wire::gate::Refusal;
@@ -19,69 +19,27 @@ use crate::api::Entry;
 use crate::journal_error::JournalError;
 use crate::knowledge::Admission;
 
+use super::draft::Draft;
 use super::{Author, Round, Scribe};
 
 /// The most bytes sent in answer to one pull.
 const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
 impl Scribe {
-    /// This node's own entries; what does not hold is left out and named.
+    /// This node's own entries, all of them or none.
     pub(super) fn append(&mut self, ticket: u64, entries: Vec<Entry>, round: &mut Round) {
-        let log = self.author.log;
-        let opens = matches!(entries.first(), Some(Entry::Fact(Record::Open { .. })));
-        if self.next() == 0 && !opens {
-            round.committed.rejected.push((log.node, "a log starts with its opening".to_owned()));
-            return;
-        }
-        let mut draft = Draft::default();
-        for entry in entries {
-            let number = self.next() + draft.records.len() as u64;
-            let written = self.record(entry).and_then(|record| match record {
-                None => Ok(None),
-                Some(record) => {
-                    let bytes = record.encode().map_err(|error| error.to_string())?;
-                    if bytes.len() > RECORD_BYTES_MAX {
-                        return Err(format!("a record of {} bytes", bytes.len()));
-                    }
-                    self.knowledge.learn_record(log, number, record, &mut round.news)?;
-                    Ok(Some(bytes))
-                }
-            });
-            match written {
-                Ok(None) => {}
-                Ok(Some(bytes)) => {
-                    if let Some(full) = draft.push(bytes) {
-                        self.write(full, round);
-                    }
-                }
-                Err(reason) => round.committed.rejected.push((log.node, reason)),
+        let draft = Draft::of(entries, self.author.log, &self.knowledge);
+        let written = draft.map(|draft| {
+            for records in draft.learn(&mut self.knowledge, &mut round.news) {
+                self.write(records, round);
             }
-        }
-        self.write(draft.records, round);
-        round.committed.tickets.push((ticket, self.next()));
-    }
-
-    /// What an entry becomes in the log; `None` if it changes nothing.
-    fn record(&self, entry: Entry) -> Result<Option<Record>, String> {
-        match entry {
-            Entry::Fact(Record::Intent { .. } | Record::Redeemed { .. }) => {
-                Err("this is not for the agent to write".to_owned())
-            }
-            Entry::Fact(record) => Ok(Some(record)),
-            Entry::Edit { job, edit } => {
-                let documents = self.knowledge.documents();
-                let change = documents.edit(&self.author.log, &job, &edit);
-                let change = change.map_err(|error| error.to_string())?;
-                Ok(change.map(|change| Record::Intent { job, change }))
-            }
-        }
+            self.next()
+        });
+        round.committed.appends.push((ticket, written));
     }
 
     /// Signs records of this node that were learned already.
     fn write(&mut self, records: Vec<Vec<u8>>, round: &mut Round) {
-        if records.is_empty() {
-            return;
-        }
         let Author { key, cluster, log, .. } = &self.author;
         let batch = Batch::sign(key, cluster, *log, self.next(), records);
         self.knowledge.advance(&batch);
@@ -196,23 +154,4 @@ fn keep(from: Option<NodeId>, batch: Batch, round: &mut Round) {
     round.bytes += batch.payload_bytes();
     round.sources.push(from);
     round.writes.batches.push(batch);
-}
-
-/// Records that become one batch.
-#[derive(Debug, Default)]
-struct Draft {
-    records: Vec<Vec<u8>>,
-    bytes: usize,
-}
-
-impl Draft {
-    /// Adds a record; gives back those that fill a batch without it.
-    fn push(&mut self, record: Vec<u8>) -> Option<Vec<Vec<u8>>> {
-        let is_full =
-            self.records.len() >= BATCH_RECORDS_MAX || self.bytes + record.len() > BATCH_BYTES_MAX;
-        let full = is_full.then(|| std::mem::take(self).records);
-        self.bytes += record.len();
-        self.records.push(record);
-        full.filter(|records| !records.is_empty())
-    }
 }

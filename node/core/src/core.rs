@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use gossip_core::advert::Advert;
-use gossip_core::fact::{Claim, ClaimState, Entry, NodeCard, Record, TaskEnd, Update};
+use gossip_core::fact::{
+    Claim, ClaimState, Entry, NodeCard, OPEN_CLAIMS_MAX, Record, TaskEnd, Update,
+};
 use gossip_core::id::{ClusterId, JobId, NodeId};
 use gossip_core::intent::JobIntent;
 use gossip_core::log::LogId;
@@ -144,9 +146,11 @@ impl Core {
         if others.is_empty() {
             core.settle_until = now.moment;
         }
-        let holdings = core.restore(now, found);
+        let mut holdings = core.restore(now, found);
+        let rest = holdings.split_off(holdings.len().min(OPEN_CLAIMS_MAX));
         let open = Record::Open { card: core.card.clone(), holdings };
-        core.append(vec![Entry::Fact(open)], out);
+        let rest = rest.into_iter().map(Record::Claim);
+        core.append(std::iter::once(open).chain(rest).map(Entry::Fact).collect(), out);
         core.finish_found(now, found, out);
         let jobs: Vec<_> = core.state.jobs().map(|(job, _)| *job).collect();
         for job in jobs {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gossip_core::fact::TaskEnd;
 use gossip_core::spec::Program;
-use runtime::{LaunchError, Runtime, TaskId};
+use runtime::{LaunchError, Runtime, StopError, TaskId};
 use starling_core::effect::{Input, Launch};
 use starling_core::ledger::AllocationId;
 
@@ -16,11 +16,11 @@ use super::naming;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How many earlier starts of a service keep their logs.
-const STARTS_KEPT: u32 = 1;
+pub(super) const STARTS_KEPT: u32 = 1;
 
-/// How often a stop is tried while the runtime says that the task is not there yet.
-const STOP_TRIES: u32 = 50;
+/// The pauses between two tries to stop a task: they double.
 const STOP_RETRY: Duration = Duration::from_millis(20);
+const STOP_RETRY_MAX: Duration = Duration::from_secs(2);
 
 fn request(launch: &Launch, node: &str, id: TaskId) -> runtime::Launch {
     let Program::Process { argv, directory } = &launch.task.run;
@@ -61,9 +61,20 @@ pub(super) async fn launch(runtime: Runtime, node: String, launch: Launch, start
         Err(LaunchError::Lost { end }) => Input::Ended { id, end: naming::task_end(&end) },
         // Whatever has this name was not found when the agent started, so nobody watches it.
         Err(error @ LaunchError::Exists { .. }) => {
-            Input::Ended { id, end: TaskEnd::Lost { reason: error.to_string() } }
+            Input::Ended { id, end: TaskEnd::Lost { reason: naming::short(&error.to_string()) } }
         }
-        Err(other) => Input::Ended { id, end: not_started(125, super::chain(&other)) },
+        // The machine's fault, not the task's: it is tried again.
+        Err(
+            other @ (LaunchError::Keeper { .. }
+            | LaunchError::Io { .. }
+            | LaunchError::Record { .. }
+            | LaunchError::ShutDown),
+        ) => {
+            Input::Ended { id, end: TaskEnd::Lost { reason: naming::short(&super::chain(&other)) } }
+        }
+        Err(other) => {
+            Input::Ended { id, end: not_started(125, naming::short(&super::chain(&other))) }
+        }
     }
 }
 
@@ -76,13 +87,20 @@ async fn forget_old_start(runtime: &Runtime, id: &AllocationId, start: u32) {
     }
 }
 
-/// Tells a task to stop; its end comes as an event of the runtime.
+/// Tells a task to stop, until it is told or gone; its end comes as an event of the runtime.
 pub(super) async fn stop(runtime: Runtime, task: TaskId, grace: Duration) {
-    for _ in 0..STOP_TRIES {
+    let mut pause = STOP_RETRY;
+    loop {
         match runtime.stop(&task, grace).await {
-            Ok(()) => return,
-            Err(error) => tracing::debug!(%task, %error, "not stopped yet"),
+            Ok(()) | Err(StopError::Unknown { .. }) => return,
+            // A launch that has not returned yet looks the same as an end.
+            Err(StopError::NotRunning { .. }) if pause >= STOP_RETRY_MAX => return,
+            Err(StopError::NotRunning { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%task, error = super::chain(&error), "cannot stop it; trying again");
+            }
         }
-        tokio::time::sleep(STOP_RETRY).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(STOP_RETRY_MAX);
     }
 }

@@ -20,6 +20,9 @@ pub(super) type Known = BTreeMap<(u64, u32), AllocationId>;
 /// dynamic users, which no host gives to people.
 const USERS: std::ops::Range<u32> = 61_184..65_520;
 
+/// How much of a reason is told to the cluster.
+const REASON_CHARS_MAX: usize = 120;
+
 /// What all runtime ids of an allocation start with.
 pub(crate) fn task_prefix(tender: u64, index: u32) -> String {
     format!("{tender:016x}-{index}-")
@@ -86,6 +89,11 @@ fn found_state(state: &FoundState) -> Found {
     }
 }
 
+/// A reason that is short enough for a record.
+pub(super) fn short(reason: &str) -> String {
+    reason.chars().take(REASON_CHARS_MAX).collect()
+}
+
 /// An end in the cluster's words.
 pub(super) fn task_end(end: &End) -> TaskEnd {
     match end {
@@ -93,12 +101,12 @@ pub(super) fn task_end(end: &End) -> TaskEnd {
         End::Signalled { signal } => TaskEnd::Signalled { signal: *signal },
         // The agent or the machine died, which is not the task's doing: it may run again.
         End::NotStarted { fault: StartFault::Interrupted, reason } => {
-            TaskEnd::Lost { reason: reason.clone() }
+            TaskEnd::Lost { reason: short(reason) }
         }
         End::NotStarted { reason, .. } => {
-            TaskEnd::NotStarted { code: end.exit_code(), reason: reason.clone() }
+            TaskEnd::NotStarted { code: end.exit_code(), reason: short(reason) }
         }
-        End::Lost { reason } => TaskEnd::Lost { reason: reason.clone() },
+        End::Lost { reason } => TaskEnd::Lost { reason: short(reason) },
     }
 }
 

@@ -5,19 +5,21 @@
 //! append that finds gossip busy is kept in order and tried again, because no
 //! effect of the core may be lost.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossip::{Gossip, Say};
 use gossip_core::fact::{Entry, Update};
+use gossip_core::id::JobId;
 use gossip_core::log::LogId;
 use rand::Rng as _;
 use runtime::{Runtime, TaskId};
 use starling_core::Core;
 use starling_core::core::{Found, Identity};
 use starling_core::effect::{Dice, Effect, Input, Now, Reply};
+use starling_core::event::What;
 use starling_core::ledger::AllocationId;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,7 +35,7 @@ use crate::{api, remote};
 /// How soon a full queue is tried again.
 const BUSY_RETRY: Duration = Duration::from_millis(5);
 
-/// How long tasks get to end when the agent goes down with them, beyond their own grace.
+/// How long tasks get to end when the agent goes down with them, beyond the longest of their graces.
 const DRAIN_FOR: Duration = Duration::from_secs(30);
 
 /// How long open requests get to end when the agent goes down.
@@ -87,9 +89,10 @@ pub(super) struct Running {
     unsent: VecDeque<(u64, Vec<Entry>)>,
     starts: BTreeMap<AllocationId, u32>,
     tasks: BTreeMap<TaskId, AllocationId>,
-    /// Ended tasks whose output is kept, oldest first.
-    ended: VecDeque<TaskId>,
+    /// Ended tasks whose output is kept, oldest first, with their job where it is known.
+    ended: VecDeque<(TaskId, Option<JobId>)>,
     down: Option<(How, oneshot::Sender<()>, Option<Instant>)>,
+    down_too: Vec<oneshot::Sender<()>>,
     socket_path: PathBuf,
 }
 
@@ -151,8 +154,9 @@ impl Running {
             unsent: VecDeque::new(),
             starts: BTreeMap::new(),
             tasks: BTreeMap::new(),
-            ended: parts.ended.into(),
+            ended: parts.ended.into_iter().map(|task| (task, None)).collect(),
             down: None,
+            down_too: Vec::new(),
             socket_path,
         };
         for (id, (start, _)) in parts.found {
@@ -196,7 +200,7 @@ impl Running {
             }
             let wake = self.wake_at();
             let inputs = tokio::select! {
-                biased; // Finish what we hold before taking on more.
+                // Fair on purpose: a member that never falls silent must not keep users waiting.
                 Some(done) = self.work.join_next() => done_input(done),
                 event = self.runtime_events.recv() => match event {
                     Some(event) => self.runtime_event(event),
@@ -225,9 +229,14 @@ impl Running {
     fn step(&mut self, inputs: Vec<Input>) {
         let mut effects = Vec::new();
         let mut changed = false;
+        let (mut ended, mut removed) = (Vec::new(), BTreeSet::new());
         for input in inputs {
             changed |= matches!(&input, Input::Updates(_));
-            self.forget_tasks(&input);
+            match &input {
+                Input::Updates(updates) => removed.extend(updates.iter().filter_map(removed_job)),
+                Input::Ended { id, .. } => ended.push(id.clone()),
+                _ => {}
+            }
             let now = self.now();
             self.core.handle(now, &mut Thrown, input, &mut effects);
         }
@@ -236,6 +245,13 @@ impl Running {
         if self.core.deadline(now.moment) <= now.moment {
             self.core.handle(now, &mut Thrown, Input::Tick, &mut effects);
         }
+        // A service's task that ended is started again, and its output is not over.
+        ended.retain(|id| !self.core.allocations().contains_key(id));
+        self.forget_tasks(ended, &removed);
+        let judged = |effect: &Effect| {
+            matches!(effect, Effect::Tell(What::NodeLost { .. } | What::NodeBack { .. }))
+        };
+        changed |= effects.iter().any(judged);
         self.perform(effects);
         if changed {
             self.changed.send_modify(|version| *version += 1);
@@ -243,49 +259,42 @@ impl Running {
     }
 
     /// Output goes with its job, or when there is too much of it.
-    fn forget_tasks(&mut self, input: &Input) {
-        match input {
-            Input::Ended { id, .. } => {
-                let task = self.starts.get(id).and_then(|start| naming::task_id(id, *start));
-                self.ended.extend(task);
-            }
-            Input::Updates(updates) => {
-                for (_, update) in updates {
-                    if let Update::Intent { job, intent } = update
-                        && intent.removed
-                    {
-                        let of_job = |task: &TaskId| {
-                            self.tasks.get(task).is_some_and(|id| id.slot.job == *job)
-                        };
-                        let (gone, kept) = self.ended.drain(..).partition(of_job);
-                        self.ended = kept;
-                        self.remove_tasks(gone);
-                    }
+    fn forget_tasks(&mut self, over: Vec<AllocationId>, removed: &BTreeSet<JobId>) {
+        for id in over {
+            let job = id.slot.job;
+            let gone = self.core.state().job(&job).is_some_and(|intent| intent.removed);
+            let newest = self.starts.remove(&id).unwrap_or(0);
+            for start in newest.saturating_sub(machine::STARTS_KEPT)..=newest {
+                let Some(task) = naming::task_id(&id, start) else { continue };
+                self.tasks.remove(&task);
+                if gone {
+                    self.remove_task(task);
+                } else {
+                    self.ended.push_back((task, Some(job)));
                 }
             }
-            _ => {}
         }
-        let excess = self.ended.len().saturating_sub(ENDED_KEPT);
-        let oldest = self.ended.drain(..excess).collect();
-        self.remove_tasks(oldest);
+        if !removed.is_empty() {
+            let of_removed = |job: &Option<JobId>| job.is_some_and(|job| removed.contains(&job));
+            let (gone, kept): (VecDeque<_>, VecDeque<_>) =
+                self.ended.drain(..).partition(|(_, job)| of_removed(job));
+            self.ended = kept;
+            gone.into_iter().for_each(|(task, _)| self.remove_task(task));
+        }
+        while self.ended.len() > ENDED_KEPT {
+            let Some((oldest, _)) = self.ended.pop_front() else { break };
+            self.remove_task(oldest);
+        }
     }
 
-    fn remove_tasks(&mut self, tasks: VecDeque<TaskId>) {
-        for task in tasks {
-            if let Some(id) = self.tasks.remove(&task)
-                && naming::task_id(&id, self.starts.get(&id).copied().unwrap_or(0))
-                    == Some(task.clone())
-            {
-                self.starts.remove(&id);
+    fn remove_task(&mut self, task: TaskId) {
+        let runtime = self.runtime.clone();
+        self.work.spawn(async move {
+            if let Err(error) = runtime.remove(&task).await {
+                tracing::debug!(%task, %error, "an ended task's directory stays");
             }
-            let runtime = self.runtime.clone();
-            self.work.spawn(async move {
-                if let Err(error) = runtime.remove(&task).await {
-                    tracing::debug!(%task, %error, "an ended task's directory stays");
-                }
-                Done::Nothing
-            });
-        }
+            Done::Nothing
+        });
     }
 
     fn wake_at(&self) -> tokio::time::Instant {
@@ -380,6 +389,9 @@ impl Running {
             match event {
                 gossip::Event::Updates(updates) => inputs.push(Input::Updates(updates)),
                 gossip::Event::Durable { ticket } => inputs.push(Input::Durable(ticket)),
+                gossip::Event::Refused { ticket, reason } => {
+                    inputs.push(Input::Refused { ticket, reason });
+                }
                 gossip::Event::Persisted { ticket, by } => {
                     inputs.push(Input::Persisted { ticket, by });
                 }
@@ -432,8 +444,20 @@ impl Running {
                 Vec::new()
             }
             Question::Down(how, done) => {
-                let until = (how == How::TasksStop).then(|| Instant::now() + DRAIN_FOR);
-                self.down = Some((how, done, until));
+                if let Some((going, _, _)) = &self.down
+                    && *going == How::TasksStop
+                {
+                    // A drain goes on; whoever asks again is answered when it is over.
+                    self.down_too.push(done);
+                    return Vec::new();
+                }
+                let grace = self.core.allocations().values().filter_map(|it| it.task.as_ref());
+                let grace = grace.map(|task| task.stop_grace_ms).max().unwrap_or(0);
+                let limit = DRAIN_FOR + Duration::from_millis(grace);
+                let until = (how == How::TasksStop).then(|| Instant::now() + limit);
+                if let Some((_, before, _)) = self.down.replace((how, done, until)) {
+                    self.down_too.push(before);
+                }
                 match how {
                     How::TasksStay => vec![Input::Away],
                     How::TasksStop => vec![Input::Drain],
@@ -451,7 +475,7 @@ impl Running {
 
     /// Closes the doors, then everything behind them.
     async fn close(self, orderly: bool) {
-        let Self { gossip, runtime, doors, work, down, socket_path, .. } = self;
+        let Self { gossip, runtime, doors, work, down, down_too, socket_path, .. } = self;
         // The local door goes first, so that whoever waits for it to vanish sees it vanish.
         if let Err(error) = std::fs::remove_file(&socket_path) {
             tracing::debug!(%error, "the socket was gone already");
@@ -462,8 +486,10 @@ impl Running {
             if how == How::TasksStop {
                 runtime.stop_keeper();
             }
-            // Whoever asked may have left.
-            let _ = done.send(());
+            for done in down_too.into_iter().chain([done]) {
+                // Whoever asked may have left.
+                let _ = done.send(());
+            }
         }
         runtime.shut_down().await;
         doors.stop.cancel();
@@ -472,6 +498,14 @@ impl Running {
             tracing::debug!("some requests were cut off");
         }
         tracing::info!(orderly, "agent down");
+    }
+}
+
+/// The job that an update removes for good.
+fn removed_job((_, update): &(LogId, Update)) -> Option<JobId> {
+    match update {
+        Update::Intent { job, intent } if intent.removed => Some(*job),
+        _ => None,
     }
 }
 

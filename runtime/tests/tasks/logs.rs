@@ -37,6 +37,32 @@ async fn both_streams_come_in_order_while_the_task_runs() {
 }
 
 #[tokio::test]
+async fn a_reader_that_is_not_waited_for_loses_nothing() {
+    let stage = Stage::set().await;
+    stage.start("a", "n=0; while [ $n -lt 3000 ]; do echo $n; n=$((n + 1)); done").await;
+    let request = LogRequest { follow: true, tail: None };
+    let mut reader = stage.runtime.logs(&id("a"), request).await.expect("a log");
+    let (mut text, mut given_up) = (String::new(), 0);
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < PATIENCE, "in time");
+        match timeout(Duration::ZERO, reader.next()).await {
+            Err(_not_yet) => {
+                given_up += 1;
+                tokio::task::yield_now().await;
+            }
+            Ok(Ok(Some(LogRecord::Output { bytes, .. }))) => {
+                text += &String::from_utf8_lossy(&bytes);
+            }
+            Ok(Ok(None)) => break,
+            Ok(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(given_up > 0);
+    assert_eq!(text, (0..3000).map(|n| format!("{n}\n")).collect::<String>());
+}
+
+#[tokio::test]
 async fn a_flood_of_lines_comes_complete() {
     let stage = Stage::set().await;
     stage.start("a", "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo line $i; done").await;
