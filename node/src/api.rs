@@ -1,8 +1,11 @@
-//! The HTTP API: one router behind every door.
+//! The HTTP API: one router behind the users' doors, and a small one behind the members'.
 //!
 //!     Unix socket ─┐
-//!     QUIC ────────┼──▶ /v1 ──▶ Agent (asks and looks)
-//!     members ─────┘       └──▶ /v1/local on other members, for what only they have
+//!     QUIC ────────┴──▶ /v1 ──▶ Agent (asks and looks)
+//!                         └──▶ another member ──▶ /v1/local, for what only it has
+//!
+//! A member decides for itself alone: it cannot make this node submit, stop,
+//! invite or go down, so nothing but `/v1/local` is served to it.
 //!
 //! Handlers translate; they decide nothing. `/v1/local` answers from this node
 //! alone and never asks further, so that questions cannot go in circles.
@@ -11,12 +14,16 @@ mod answer;
 mod cluster;
 mod events;
 mod find;
+mod follower;
 mod jobs;
 mod local;
 mod logs;
 mod metrics;
 mod peer;
+mod pulse;
+mod relay;
 pub(crate) mod serve;
+mod starts;
 pub(crate) mod types;
 
 use axum::Router;
@@ -27,7 +34,7 @@ use crate::agent::Doors;
 /// The largest request body: a spec with room for its wrapping.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// All routes.
+/// All routes, for those who use the cluster.
 fn router(doors: Doors) -> Router {
     Router::new()
         .route("/v1/status", get(cluster::status))
@@ -44,9 +51,22 @@ fn router(doors: Doors) -> Router {
         .route("/v1/tasks", get(jobs::tasks))
         .route("/v1/events", get(events::events))
         .route("/v1/metrics", get(metrics::metrics))
-        .route("/v1/local/opinion/{job}", get(local::opinion))
-        .route("/v1/local/logs/{tender}/{index}", get(local::logs))
+        .merge(local_routes())
         .fallback(answer::no_such_route)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(doors)
+}
+
+/// What other members may ask.
+fn member_router(doors: Doors) -> Router {
+    local_routes()
+        .fallback(answer::no_such_route)
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(doors)
+}
+
+fn local_routes() -> Router<Doors> {
+    Router::new()
+        .route("/v1/local/opinion/{job}", get(local::opinion))
+        .route("/v1/local/logs/{tender}/{index}", get(local::logs))
 }

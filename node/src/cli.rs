@@ -252,7 +252,7 @@ fn dispatch(cli: Cli, out: Output) -> Result<u8, Failed> {
                     .into())
             }
             Command::Down(args) => {
-                block_on(down::run(args, &mut Client::new(Door::peer(&peer)), out))
+                block_on(down::run(args, &mut Client::new(Door::peer(&peer)), None, out))
             }
             command => block_on(ask(command, &mut Client::new(Door::peer(&peer)), out)),
         };
@@ -265,7 +265,7 @@ fn dispatch(cli: Cli, out: Output) -> Result<u8, Failed> {
         Command::AgentStart(args) => up::agent_start(args, &places),
         Command::Down(args) => {
             let mut client = Client::new(Door::Unix(places.socket));
-            block_on(down::run(args, &mut client, out))
+            block_on(down::run(args, &mut client, Some(&places.data), out))
         }
         command => {
             let mut client = Client::new(Door::Unix(places.socket_to_ask().to_owned()));

@@ -8,6 +8,10 @@
 //! There is no certificate authority: a key is a name, and grants say what a
 //! name may do. Nothing but the first exchange is spoken with a key whose grant
 //! does not hold, in either direction.
+//!
+//! Operators administer the cluster: they use every route that local users do.
+//! That includes inviting, members as well as operators, so in this version an
+//! operator's grant is worth no less than a member's, and is given as sparingly.
 
 pub(crate) mod client;
 mod hello;

@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use support::{Host, cluster, is_alive, kill, until};
@@ -173,6 +174,96 @@ fn logs_follow_a_task_on_another_host_until_it_ends() {
 }
 
 #[test]
+fn logs_of_a_service_that_was_started_often_tell_its_last_starts_and_go_on_with_the_next() {
+    let hosts = cluster(2);
+    let home = hosts[0].data().parent().expect("a home").to_owned();
+    let count = home.join("count");
+    std::fs::write(&count, "0").expect("writes");
+    std::fs::set_permissions(&count, std::fs::Permissions::from_mode(0o666)).expect("permissions");
+    let script =
+        format!("n=$(($(cat {0}) + 1)); echo $n >{0}; echo start $n; exit 1", count.display());
+    let run = ["run", "-d", "--name", "flaky", "--replicas", "1", "--exec", "--"];
+    hosts[0].run(&[&run[..], &["sh", "-c", &script]].concat()).ok();
+    let started = || -> u32 {
+        std::fs::read_to_string(&count).ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+    };
+    until("it runs often", || started() >= 2);
+    let followers = hosts.iter().map(|host| {
+        let mut command = host.command(&["logs", "-f", "flaky"]);
+        command.stdout(Stdio::piped()).spawn().expect("follows")
+    });
+    let mut followers: Vec<_> = followers.collect();
+    until("it was started six times", || started() >= 6);
+    for host in &hosts {
+        let told = host.run(&["logs", "flaky"]).ok();
+        assert!((1..=2).contains(&told.lines().count()), "the last starts alone: {told}");
+        assert!(!told.contains("start 1\n") && told.contains("start "), "{told}");
+        let last = host.run(&["logs", "-n", "1", "flaky"]).ok();
+        assert_eq!(last.lines().count(), 1, "{last}");
+        let told = host.run(&["logs", "flaky.2"]);
+        assert!(told.code == 1 && told.err.contains("main with 1 to 1"), "{told:?}");
+        let told = host.run(&["logs", "flaky.other.1"]);
+        assert!(told.code == 1 && told.err.contains("hint"), "{told:?}");
+        assert!(host.run(&["logs", "flaky.main.1"]).ok().contains("start"));
+    }
+    hosts[0].run(&["stop", "flaky"]).ok();
+    for follower in &mut followers {
+        let mut text = String::new();
+        follower.stdout.take().expect("piped").read_to_string(&mut text).expect("text");
+        assert!(follower.wait().expect("ends").success());
+        let starts: Vec<_> = text.lines().collect();
+        assert!(starts.len() >= 4, "several starts, one after the other: {starts:?}");
+        let mut once = starts.clone();
+        once.dedup();
+        assert_eq!(once, starts, "nothing twice");
+    }
+    until("it is stopped", || hosts[0].tasks("flaky").is_empty());
+    assert!(!hosts[1].run(&["logs", "flaky"]).ok().is_empty(), "its last starts are kept");
+}
+
+#[test]
+fn no_output_of_a_wide_job_is_lost_in_silence() {
+    let hosts = cluster(2);
+    let check = |told: support::Told| {
+        assert_eq!(told.code, 0, "{told:?}");
+        for index in 1..=100 {
+            // A host that a busy machine kept silent for too long is named instead.
+            let noted = told.err.contains(&format!("note: wide.{index}: "));
+            let line = format!("line {index}");
+            assert!(noted || told.out.lines().any(|l| l.ends_with(&line)), "{line}: {told:?}");
+        }
+    };
+    let run = ["run", "--name", "wide", "--array", "100", "--cpus", "0.05", "--exec", "--"];
+    check(hosts[0].run(&[&run[..], &["sh", "-c", "echo line $STARLING_INDEX"]].concat()));
+    for host in &hosts {
+        // Until it knows of every end.
+        host.run(&["wait", "wide"]).ok();
+        check(host.run(&["logs", "wide"]));
+        check(host.run(&["logs", "-f", "wide"]));
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_stopped_job_because_of_a_lost_host() {
+    let hosts = cluster(2);
+    let sleep = ["run", "-d", "--name", "web", "--replicas", "2", "--exec", "--", "sleep", "86400"];
+    hosts[0].run(&sleep).ok();
+    until("two run", || hosts[0].running("web") == 2);
+    hosts[1].kill_all();
+    // There is no other disk to have it on.
+    assert_eq!(hosts[0].run(&["stop", "web"]).code, 3);
+    let mut follower = hosts[0].command(&["logs", "-f", "web"]).spawn().expect("follows");
+    let waited = hosts[0].run(&["wait", "--timeout", "30s", "web"]);
+    assert_eq!(waited.code, 143, "{waited:?}");
+    let mut ended = None;
+    until("the follower ends", || {
+        ended = follower.try_wait().expect("waits");
+        ended.is_some()
+    });
+    assert!(ended.is_some_and(|status| status.success()));
+}
+
+#[test]
 fn going_down_with_tasks_leaves_nothing_and_hands_the_work_on() {
     let hosts = cluster(2);
     let sleep = ["run", "-d", "--name", "web", "--replicas", "2", "--exec", "--", "sleep", "86400"];
@@ -197,4 +288,31 @@ fn an_idle_host_has_nothing_to_say_but_says_it() {
     assert!(host.run(&["node", "ls"]).ok().contains("lonely"));
     assert!(host.run(&["status"]).ok().contains("lonely"));
     assert!(host.run(&["events"]).ok().contains("lonely"));
+}
+
+#[test]
+fn logs_of_a_task_that_never_stops_writing_come_to_an_end() {
+    let hosts = cluster(1);
+    hosts[0].run(&["run", "-d", "--name", "chatty", "--exec", "--", "yes"]).ok();
+    until("it writes", || !hosts[0].run(&["logs", "-n", "1", "chatty"]).out.is_empty());
+    let told = hosts[0].run(&["logs", "-n", "3", "chatty"]);
+    assert_eq!(told.code, 0, "{}", told.err);
+    assert!(told.out.lines().all(|line| line.contains('y')), "{}", told.out);
+    hosts[0].run(&["stop", "chatty"]).ok();
+}
+
+#[test]
+fn going_down_with_tasks_says_so_when_the_agent_is_gone_already() {
+    let hosts = cluster(1);
+    hosts[0].run(&["run", "-d", "--name", "left", "--exec", "--", "sleep", "86400"]).ok();
+    until("it runs", || hosts[0].running("left") == 1);
+    hosts[0].crash_agent();
+    let told = hosts[0].run(&["down", "--stop-tasks"]);
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(told.err.contains("starling up"), "{told:?}");
+    hosts[0].up();
+    hosts[0].run(&["down", "--stop-tasks"]).ok();
+    until("nothing of it is left", || {
+        support::processes_of(hosts[0].data().parent().expect("a home")).is_empty()
+    });
 }

@@ -146,9 +146,9 @@ pub(crate) struct Events(Arc<Mutex<EventLog>>);
 #[derive(Debug)]
 struct EventLog {
     next: u64,
-    past: VecDeque<Event>,
+    past: VecDeque<Arc<Event>>,
     counts: BTreeMap<&'static str, u64>,
-    live: broadcast::Sender<Event>,
+    live: broadcast::Sender<Arc<Event>>,
 }
 
 impl Events {
@@ -161,19 +161,19 @@ impl Events {
     /// Tells everybody.
     pub(super) fn tell(&self, what: What) {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = Event { number: log.next, at: wall_now(), what };
+        let event = Arc::new(Event { number: log.next, at: wall_now(), what });
         log.next += 1;
         *log.counts.entry(kind(&event.what)).or_default() += 1;
         if log.past.len() >= EVENTS_KEPT {
             log.past.pop_front();
         }
-        log.past.push_back(event.clone());
+        log.past.push_back(Arc::clone(&event));
         // Nobody may be listening.
         let _ = log.live.send(event);
     }
 
     /// What is kept, and everything from now on without a gap between.
-    pub(crate) fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    pub(crate) fn follow(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (log.past.iter().cloned().collect(), log.live.subscribe())
     }

@@ -26,9 +26,10 @@ pub(super) async fn events(
 ) -> Response {
     let (past, live) = doors.events.follow();
     let since = query.since.unwrap_or(0);
-    let past: String = past.iter().filter(|event| event.number > since).map(line).collect();
     let stop = doors.stop.clone();
-    let first = stream::once(async move { Ok::<_, std::io::Error>(Bytes::from(past)) });
+    let past = past.into_iter().filter(move |event| event.number > since);
+    // Made as it is read: a follower that does not read costs its place in the feed, no more.
+    let first = stream::iter(past.map(|event| Ok::<_, std::io::Error>(Bytes::from(line(&event)))));
     let body = if query.follow {
         let rest = stream::unfold((live, stop), |(mut live, stop)| async move {
             let bytes = tokio::select! {

@@ -14,6 +14,7 @@ use starling_core::effect::{Ask, Reply};
 use starling_core::view::{Ended, JobState, JobView, Listing, Opinion, TaskView};
 
 use super::answer::{Refused, refusal};
+use super::pulse::Pulse;
 use super::types::{Accepted, Complaint, Durable, Submission, Why};
 use super::{find, peer};
 use crate::agent::{Doors, wall_now};
@@ -153,12 +154,14 @@ pub(super) async fn tasks(
     let listing = doors
         .agent
         .look(move |core, now| {
-            let mut items = Vec::new();
-            for job in core.job_views() {
-                if only.is_none_or(|only| only == job.id) {
-                    items.extend(core.task_views(&job.id, ended));
-                }
-            }
+            let wanted = |job: &JobId| only.is_none_or(|only| only == *job);
+            let jobs = core.state().jobs();
+            let mut jobs: Vec<_> = jobs
+                .filter(|(job, intent)| !intent.removed && wanted(job))
+                .map(|(job, intent)| (intent.submitted, *job))
+                .collect();
+            jobs.sort_unstable();
+            let items = jobs.iter().flat_map(|(_, job)| core.task_views(job, ended)).collect();
             Listing { items, as_of: wall_now(), view: core.freshness(now.moment) }
         })
         .await?;
@@ -173,18 +176,16 @@ pub(super) async fn wait(
 ) -> Result<Json<JobView>, Refused> {
     let job = find::job(&doors, &text).await?;
     let limit = query.timeout_s.map_or(WAIT_MAX, Duration::from_secs).min(WAIT_MAX);
-    let mut changes = doors.agent.changes();
+    let mut pulse = Pulse::new(&doors);
     let over = async {
         loop {
-            changes.mark_unchanged();
+            pulse.turn().await;
             let view = view(&doors, job).await?;
             let live = matches!(view.state, JobState::Pending | JobState::Running);
             if !live && (view.state != JobState::Stopped || view.running == 0) {
                 return Ok(view);
             }
-            if changes.changed().await.is_err() {
-                return Err(crate::agent::Gone.into());
-            }
+            pulse.changed().await?;
         }
     };
     match tokio::time::timeout(limit, over).await {

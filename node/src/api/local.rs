@@ -10,7 +10,8 @@ use serde::Deserialize;
 use starling_core::view::Opinion;
 
 use super::answer::Refused;
-use super::logs::{self, Lines};
+use super::logs::{Lines, Source};
+use super::starts;
 use super::types::Complaint;
 use crate::agent::Doors;
 
@@ -46,8 +47,8 @@ pub(super) async fn logs(
     let (lines, body) = Lines::new();
     let owner = doors.tasks.clone();
     owner.spawn(async move {
-        let source = logs::Source { tender, index, label: query.label, tail: query.tail };
-        logs::send_local(&doors, source, query.follow, &lines).await;
+        let source = Source { tender, index, label: query.label, tail: query.tail };
+        starts::send(&doors, &source, query.follow, &lines).await;
     });
     Ok(Body::from_stream(body).into_response())
 }

@@ -12,7 +12,7 @@ use starling_core::view::Opinion;
 
 use crate::agent::Doors;
 
-/// How long a member may take to begin its answer.
+/// How long a member may take to begin its answer, once the stream to it is open.
 const ANSWER_FOR: Duration = Duration::from_secs(3);
 
 /// The largest answer that is read whole.
@@ -27,20 +27,23 @@ pub(super) enum PeerError {
     Http(#[from] hyper::Error),
     #[error("did not answer within {}s", ANSWER_FOR.as_secs())]
     Late,
+    #[error("is not heard any more")]
+    Lost,
     #[error("answered with status {0}")]
     Status(u16),
     #[error("answered in words that this version does not know")]
     Unreadable,
 }
 
-/// Sends one GET request; the body comes as it comes.
+/// Sends one GET request; the body comes as it comes. The wait for a stream is no part of
+/// the member's time, for many may be wanted at once.
 pub(super) async fn get(
     doors: &Doors,
     node: NodeId,
     path: &str,
 ) -> Result<Response<Incoming>, PeerError> {
+    let stream = doors.gossip.open_stream(node).await?;
     let asked = async {
-        let stream = doors.gossip.open_stream(node).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         doors.tasks.spawn(async move {
@@ -62,8 +65,11 @@ pub(super) async fn get(
 
 /// What a member says to a job's open slots.
 pub(super) async fn opinion(doors: &Doors, node: NodeId, job: JobId) -> Result<Opinion, PeerError> {
-    let response = get(doors, node, &format!("/v1/local/opinion/{job}")).await?;
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let bytes = body.map_err(|_too_large_or_broken| PeerError::Unreadable)?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(|_not_json| PeerError::Unreadable)
+    let asked = async {
+        let response = get(doors, node, &format!("/v1/local/opinion/{job}")).await?;
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let bytes = body.map_err(|_too_large_or_broken| PeerError::Unreadable)?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|_not_json| PeerError::Unreadable)
+    };
+    tokio::time::timeout(ANSWER_FOR, asked).await.unwrap_or(Err(PeerError::Late))
 }

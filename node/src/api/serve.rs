@@ -1,12 +1,14 @@
-//! Serves the router on whatever carries bytes: the Unix socket, and streams of members.
+//! Serves the routers on whatever carries bytes: the Unix socket, and streams of members.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use gossip::PeerStream;
 use gossip_core::id::NodeId;
 use hyper::server::conn::http1;
@@ -14,13 +16,21 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::types::Complaint;
 use crate::agent::Doors;
 
 /// The most local connections at once.
 const CONNECTIONS_MAX: usize = 512;
+
+/// The most connections of one member at once: two of its users following the output of
+/// as many tasks here as one may.
+const MEMBER_CONNECTIONS_MAX: usize = 128;
+
+/// Turns of members, each with its own. There is one agent in a process.
+static MEMBERS: Mutex<BTreeMap<NodeId, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
 
 /// How long a client may take to say what it wants.
 const HEADERS_FOR: Duration = Duration::from_secs(10);
@@ -79,19 +89,37 @@ pub(crate) async fn unix(listener: UnixListener, doors: Doors) {
     }
 }
 
-/// Serves one stream that a member opened.
+/// Serves one stream that a member opened: only what members may ask.
 pub(crate) async fn member(from: NodeId, stream: PeerStream, doors: Doors) {
-    tracing::debug!(peer = %from.short(), "a member asks");
-    connect(stream, doors).await;
+    let Some(_permit) = admit(from) else {
+        tracing::warn!(peer = %from.short(), "a member asks too much at once");
+        return;
+    };
+    let stop = doors.stop.clone();
+    serve(stream, super::member_router(doors), stop).await;
 }
 
-/// Serves one connection to its end.
+fn admit(member: NodeId) -> Option<OwnedSemaphorePermit> {
+    let mut members = MEMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let fresh = || Arc::new(Semaphore::new(MEMBER_CONNECTIONS_MAX));
+    Arc::clone(members.entry(member).or_insert_with(fresh)).try_acquire_owned().ok()
+}
+
+/// Serves one connection of a user to its end.
 pub(crate) async fn connect(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     doors: Doors,
 ) {
     let stop = doors.stop.clone();
-    let service = TowerToHyperService::new(super::router(doors));
+    serve(stream, super::router(doors), stop).await;
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let service = TowerToHyperService::new(router);
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADERS_FOR).half_close(true);
     let connection = server.serve_connection(TokioIo::new(stream), service);
@@ -105,5 +133,20 @@ pub(crate) async fn connect(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_member_cannot_take_the_turns_of_another() {
+        let (greedy, modest) = (NodeId::new([1; 32]), NodeId::new([2; 32]));
+        let held: Vec<_> = std::iter::from_fn(|| admit(greedy)).collect();
+        assert_eq!(held.len(), MEMBER_CONNECTIONS_MAX);
+        assert!(admit(modest).is_some());
+        drop(held);
+        assert!(admit(greedy).is_some());
     }
 }

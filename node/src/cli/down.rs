@@ -6,7 +6,7 @@
 //! a descriptor from before the request: a number may be taken by another.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -33,10 +33,23 @@ pub(crate) struct DownArgs {
 }
 
 /// `starling down`.
-pub(crate) async fn run(args: DownArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+///
+/// `data` is this host's data directory, where the agent is this host's.
+pub(crate) async fn run(
+    args: DownArgs,
+    client: &mut Client,
+    data: Option<&Path>,
+    out: Output,
+) -> Result<u8, Failed> {
     let answer = match client.get("/v1/status").await {
         Ok(answer) => answer,
         Err(failed) if failed.code() == Some("unreachable") && gone(client) => {
+            if args.stop_tasks && data.is_some_and(keeper_lives) {
+                return Err(Complaint::new("tasks_left", "the agent is gone, but not its tasks")
+                    .because("without it nobody can stop them; their keeper still runs")
+                    .hint("starling up && starling down --stop-tasks")
+                    .into());
+            }
             match out.format {
                 Format::Json => out.json(br#"{"running":false}"#)?,
                 Format::Quiet => {}
@@ -77,6 +90,13 @@ pub(crate) async fn run(args: DownArgs, client: &mut Client, out: Output) -> Res
         Format::Human => out.line(&format!("{} is down; {tasks}", status.name))?,
     }
     Ok(0)
+}
+
+/// Whether a keeper of this data directory holds its lock; it outlives the agent with the tasks.
+fn keeper_lives(data: &Path) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    std::fs::File::open(data.join("run/keeper.lock"))
+        .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
 }
 
 /// Whether really nobody listens, not only nobody who answers this user.

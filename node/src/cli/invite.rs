@@ -25,6 +25,9 @@ pub(crate) struct InviteArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     uses: u32,
     /// Invite a person or tool that uses the API from afar, not a host
+    ///
+    /// Operators administer the cluster: besides jobs, they may stop agents and invite others,
+    /// hosts as well as operators. Give such a token only to whom you would let do that.
     #[arg(long)]
     operator: bool,
 }

@@ -34,7 +34,7 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "ADDR", env = "STARLING_LISTEN", value_delimiter = ',',
         value_parser = member_address, help_heading = "This host")]
     listen: Vec<SocketAddr>,
-    /// Where operators reach it from afar: IP[:PORT]; nowhere if not said
+    /// Where operators reach it from afar: IP[:PORT]; one port above --listen if not said
     #[arg(long, value_name = "ADDR", env = "STARLING_OPERATOR_LISTEN",
         value_parser = operator_address, help_heading = "This host")]
     operator_listen: Option<SocketAddr>,

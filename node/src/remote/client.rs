@@ -58,7 +58,7 @@ impl Remote {
     }
 }
 
-/// Redeems an operator's token at the first of its addresses that answers.
+/// Redeems an operator's token at the first of its addresses that can.
 pub(crate) async fn login(token: &Token) -> Result<Login, Complaint> {
     if token.invitation.role != Role::Operator {
         return Err(Complaint::new("member_token", "this token admits a host, not an operator")
@@ -81,6 +81,10 @@ pub(crate) async fn login(token: &Token) -> Result<Login, Complaint> {
             Ok((_, Reply::Granted { yours, .. })) => {
                 check(&yours, &cluster, &key, Role::Operator).ok_or_else(|| odd(address))?;
                 return Ok(Login::new(cluster, &key, yours, token.addresses.clone()));
+            }
+            // What one member cannot do, another may.
+            Ok((_, Reply::Refused(refusal @ (Refusal::NotReady | Refusal::Disk)))) => {
+                last = refused(address, refusal);
             }
             Ok((_, Reply::Refused(refusal))) => return Err(refused(address, refusal)),
             Ok((_, Reply::Welcome { .. })) => last = odd(address),
@@ -124,8 +128,11 @@ async fn talk(
             Reply::Refused(_) => None,
         };
         if chain.is_some_and(|chain| chain.verify(&cluster, &asked) != Ok(Role::Member)) {
-            return Err(Complaint::new("impostor", format!("{peer} is no member of this cluster"))
-                .hint("check the address; nothing was told to it"));
+            let complaint =
+                Complaint::new("impostor", format!("{peer} is no member of this cluster"));
+            return Err(complaint
+                .because("it was told who calls and why that key may, but no secret and no request")
+                .hint("check the address"));
         }
         Ok((Remote { _endpoint: endpoint, connection }, reply))
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gossip_core::sign::Key;
 use gossip_core::wire::gate::{Hello, Reply};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{hello, tls};
 use crate::agent::Doors;
@@ -16,11 +16,18 @@ use crate::api::types::Complaint;
 /// The most operators connected at once.
 const CONNECTIONS_MAX: usize = 256;
 
+/// The most callers at once that have not proved that they may. They take nothing from
+/// those who have: at worst the next operator has to call again.
+const CALLERS_MAX: usize = 32;
+
 /// How long a caller may take to prove who it is and that it may.
 const ADMISSION_FOR: Duration = Duration::from_secs(5);
 
 /// Given to a caller that may not: no more than a stranger may know.
 const NOT_AUTHORISED: (u32, &[u8]) = (1, b"not authorised");
+
+/// Given to an operator that comes when all places are taken.
+const FULL: (u32, &[u8]) = (2, b"too many operators are connected");
 
 /// Opens the door.
 pub(crate) fn bind(address: SocketAddr, key: &Key) -> Result<quinn::Endpoint, Complaint> {
@@ -35,6 +42,7 @@ pub(crate) fn bind(address: SocketAddr, key: &Key) -> Result<quinn::Endpoint, Co
 
 /// Serves operators until the agent goes down.
 pub(crate) async fn serve(endpoint: quinn::Endpoint, doors: Doors) {
+    let threshold = Arc::new(Semaphore::new(CALLERS_MAX));
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let incoming = tokio::select! {
@@ -42,23 +50,27 @@ pub(crate) async fn serve(endpoint: quinn::Endpoint, doors: Doors) {
             () = doors.stop.cancelled() => break,
         };
         let Some(incoming) = incoming else { break };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
+        let Ok(permit) = threshold.clone().try_acquire_owned() else {
             incoming.refuse();
             continue;
         };
-        let caller = doors.clone();
+        let (caller, room) = (doors.clone(), room.clone());
         doors.tasks.spawn(async move {
             let from = incoming.remote_address();
-            if let Err(why) = admit_and_serve(incoming, caller).await {
+            if let Err(why) = admit_and_serve(incoming, permit, &room, caller).await {
                 tracing::debug!(%from, why, "an operator's connection ended");
             }
-            drop(permit);
         });
     }
     endpoint.close(0_u32.into(), b"going down");
 }
 
-async fn admit_and_serve(incoming: quinn::Incoming, doors: Doors) -> Result<(), String> {
+async fn admit_and_serve(
+    incoming: quinn::Incoming,
+    threshold: OwnedSemaphorePermit,
+    room: &Semaphore,
+    doors: Doors,
+) -> Result<(), String> {
     let connection = tokio::time::timeout(ADMISSION_FOR, async {
         let connection = incoming.await.map_err(|e| e.to_string())?;
         if admit(&connection, &doors).await? {
@@ -70,6 +82,11 @@ async fn admit_and_serve(incoming: quinn::Incoming, doors: Doors) -> Result<(), 
     });
     let connection =
         connection.await.map_err(|_elapsed| "admission took too long".to_owned())??;
+    drop(threshold);
+    let Ok(_place) = room.try_acquire() else {
+        connection.close(FULL.0.into(), FULL.1);
+        return Err("too many operators at once".to_owned());
+    };
     loop {
         let stream = tokio::select! {
             stream = connection.accept_bi() => stream,

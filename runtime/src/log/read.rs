@@ -12,6 +12,8 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::record::unix_ns;
+
 use super::{
     CHUNK_BYTES, HEAD_BYTES, Head, Kind, LogError, LogRecord, MAGIC, file_name, file_number,
 };
@@ -70,8 +72,14 @@ impl Cursor {
         // lines. The cursor that counts is a copy, so both keep the same files.
         let mut counter = start.try_clone()?;
         let (mut lines, mut bytes, mut ended) = (0_u64, 0_u64, true);
+        // A task that never stops writing would be counted for ever: what it writes
+        // from now on is not looked back at.
+        let opened_at = unix_ns();
         while let Step::Record(record) = counter.step()? {
-            let LogRecord::Output { bytes: output, .. } = record else { continue };
+            let LogRecord::Output { unix_ns, bytes: output, .. } = record else { continue };
+            if unix_ns > opened_at {
+                break;
+            }
             lines += newlines(&output);
             bytes += output.len() as u64;
             ended = output.ends_with(b"\n");
