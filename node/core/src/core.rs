@@ -8,8 +8,10 @@
 mod asking;
 mod holding;
 mod placing;
+mod returning;
 #[cfg(test)]
 pub(crate) mod tests;
+mod yielding;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

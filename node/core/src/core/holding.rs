@@ -1,117 +1,29 @@
 //! Holding: answers calls, claims what was awarded, and looks after it.
 //!
-//! A claim is journaled before it is confirmed or launched. A claim that is
-//! outranked is given up only when the better claim's holder itself says, to
-//! this node's fresh nonce, that it runs; nobody's silence stops work.
+//! A claim is journaled before it is confirmed or launched, and its room is free
+//! again only once its task is gone. What a restart makes of claims is in
+//! `returning`, what makes a node give them up in `yielding`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use gossip_core::fact::{Claim, ClaimState, Entry, Outcome, Record, TaskEnd};
-use gossip_core::id::{ContentHash, JobId, NodeId};
+use gossip_core::id::{ContentHash, NodeId};
 use gossip_core::market::{Answer, Call, Decline, Message};
-use gossip_core::resources::DEFAULT_ASK;
 use gossip_core::slot::{ClaimRank, Epoch, Generation, SlotId};
 use gossip_core::spec::{JobKind, JobSpec, STOP_GRACE_MS};
 
-use super::{Called, Core, Found, told};
-use crate::allocation::{Allocation, Cause, Phase, RESTART_FORGIVEN};
-use crate::effect::{Dice, Effect, Launch, Now, Ticket};
+use super::{Called, Core, told};
+use crate::allocation::{Allocation, Phase, RESTART_FORGIVEN};
+use crate::effect::{Effect, Launch, Now, Ticket};
 use crate::event::What;
 use crate::ledger::AllocationId;
 
-/// How long a restarted node listens, once it heard a peer, before it starts again what it held.
-const HEARD_FOR: Duration = Duration::from_secs(1);
-
-/// How long an answer to a probe is waited for before it is sent again.
-const PROBE_EVERY: Duration = Duration::from_millis(500);
-
-/// How long a winner's word counts after it was asked for.
-const READY_FOR: Duration = Duration::from_secs(1);
-
 impl Core {
-    /// Takes up own claims from before a restart; answers what is held now.
-    pub(super) fn restore(
-        &mut self,
-        now: Now,
-        found: &BTreeMap<AllocationId, Found>,
-    ) -> Vec<Claim> {
-        for mut claim in self.state.holdings(&self.me) {
-            let id = AllocationId { slot: claim.slot.clone(), epoch: claim.epoch };
-            let spec = self.state.spec(&claim.generation.spec);
-            let group = spec.and_then(|spec| spec.group(&claim.slot.group));
-            let ask = group.map_or(DEFAULT_ASK, |group| group.ask());
-            let phase = match (found.get(&id), &claim.state) {
-                (Some(_), _) => Phase::Running(now.moment),
-                (None, _) => Phase::Stranded,
-            };
-            // The claim may have moved on, or back, without its record reaching the disk.
-            let state = match (found.get(&id), &phase) {
-                (Some(Found::Running), _) => ClaimState::Running,
-                (_, Phase::Stranded) => ClaimState::Starting,
-                _ => claim.state.clone(),
-            };
-            if claim.state != state {
-                (claim.state, claim.since) = (state, now.wall);
-            }
-            let allocation = Allocation {
-                id: id.clone(),
-                generation: claim.generation,
-                phase,
-                stop: None,
-                restarts: claim.restarts,
-                streak: 0,
-                task: group.and_then(|group| group.tasks.first()).cloned(),
-                claim,
-                probe: None,
-            };
-            self.bidder.ledger.adopt(id.clone(), ask);
-            self.allocations.insert(id, allocation);
-        }
-        self.allocations.values().map(|allocation| allocation.claim.clone()).collect()
-    }
-
-    /// Tasks that ended while no agent looked are ended now, in the fresh log.
-    pub(super) fn finish_found(
-        &mut self,
-        now: Now,
-        found: &BTreeMap<AllocationId, Found>,
-        out: &mut Vec<Effect>,
-    ) {
-        for (id, found) in found {
-            match found {
-                Found::Ended(end) => {
-                    self.recall_stop(id);
-                    self.ended(now, id, end.clone(), out);
-                }
-                Found::Running if !self.allocations.contains_key(id) => {
-                    out.push(Effect::Stop { id: id.clone(), grace_ms: STOP_GRACE_MS });
-                }
-                Found::Running => {}
-            }
-        }
-    }
-
-    /// Why a task was told to stop before this start, which nobody wrote down.
-    fn recall_stop(&mut self, id: &AllocationId) {
-        let Some(it) = self.allocations.get(id) else { return };
-        let cause = if !self.state.is_wanted(&id.slot, &it.generation) {
-            Cause::Unwanted
-        } else if self.better_claim(it).is_some() {
-            Cause::Superseded
-        } else {
-            return;
-        };
-        if let Some(it) = self.allocations.get_mut(id) {
-            it.stop = Some(cause);
-        }
-    }
-
     pub(super) fn holds(&self, slot: &SlotId, generation: &Generation) -> bool {
         self.of_slot(slot).any(|it| it.generation == *generation && it.stop.is_none())
     }
 
-    fn of_slot(&self, slot: &SlotId) -> impl Iterator<Item = &Allocation> + use<'_> {
+    pub(super) fn of_slot(&self, slot: &SlotId) -> impl Iterator<Item = &Allocation> + use<'_> {
         let first = AllocationId { slot: slot.clone(), epoch: Epoch { counter: 0, tender: 0 } };
         let slot = slot.clone();
         self.allocations.range(first..).map(|(_, it)| it).take_while(move |it| it.id.slot == slot)
@@ -353,7 +265,13 @@ impl Core {
     }
 
     /// The allocation is over: its room is free, its outcome goes into the log.
-    fn finish(&mut self, now: Now, id: &AllocationId, end: TaskEnd, out: &mut Vec<Effect>) {
+    pub(super) fn finish(
+        &mut self,
+        now: Now,
+        id: &AllocationId,
+        end: TaskEnd,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(it) = self.allocations.remove(id) else { return };
         self.bidder.ledger.free_claim(id);
         let end = it.end(end);
@@ -369,28 +287,6 @@ impl Core {
         self.append(vec![Entry::Fact(Record::Outcome(outcome))], out);
         self.mark(now, [id.slot.job]);
         self.poke(now);
-    }
-
-    /// Whether the others had their chance to say what they run.
-    pub(super) fn is_settled(&self, now: Now) -> bool {
-        let heard = self.heard_since.is_some_and(|since| now.moment >= since + HEARD_FOR);
-        heard || now.moment >= self.settle_until
-    }
-
-    fn is_startable(&self, it: &Allocation) -> bool {
-        it.task.is_some() || self.state.spec(&it.generation.spec).is_some()
-    }
-
-    /// A spec came that claims from before a restart may have waited for: what they ask is known now.
-    pub(super) fn adopt_spec(&mut self, hash: &ContentHash) {
-        let Some(spec) = self.state.spec(hash) else { return };
-        for it in self.allocations.values_mut().filter(|it| it.generation.spec == *hash) {
-            let Some(group) = spec.group(&it.id.slot.group).filter(|_| it.task.is_none()) else {
-                continue;
-            };
-            it.task = group.tasks.first().cloned();
-            self.bidder.ledger.adopt(it.id.clone(), group.ask());
-        }
     }
 
     /// An append was not taken: what was to be claimed with it is not held.
@@ -426,139 +322,11 @@ impl Core {
         let probing: Vec<_> = self
             .allocations
             .values()
-            .filter(|it| it.probe.is_some_and(|(_, _, at)| at + PROBE_EVERY <= now.moment))
+            .filter(|it| {
+                it.probe.is_some_and(|(_, _, at)| at + super::yielding::PROBE_EVERY <= now.moment)
+            })
             .map(|it| it.id.slot.job)
             .collect();
         self.mark(now, probing);
-    }
-
-    /// Own allocations of a job that nobody wants, or that are outranked.
-    pub(super) fn look_at_holdings(
-        &mut self,
-        now: Now,
-        dice: &mut dyn Dice,
-        job: &JobId,
-        out: &mut Vec<Effect>,
-    ) {
-        let of_job = |it: &&Allocation| it.id.slot.job == *job && it.stop.is_none();
-        let mine: Vec<_> =
-            self.allocations.values().filter(of_job).map(|it| it.id.clone()).collect();
-        for id in mine {
-            let Some(it) = self.allocations.get(&id) else { continue };
-            if !self.state.is_wanted(&id.slot, &it.generation) {
-                self.stop(now, &id, Cause::Unwanted, out);
-            } else if let Some(better) = self.better_claim(it) {
-                self.outranked(now, dice, &id, better, out);
-            } else if let Some(it) = self.allocations.get_mut(&id) {
-                it.probe = None;
-            }
-        }
-    }
-
-    fn better_claim(&self, it: &Allocation) -> Option<ClaimRank> {
-        let own = it.claim.rank(self.me);
-        let claims = self.state.claims(&it.id.slot).filter(|(node, _)| !self.is_lost(node));
-        claims.map(|(node, claim)| claim.rank(*node)).filter(|rank| *rank > own).max()
-    }
-
-    fn outranked(
-        &mut self,
-        now: Now,
-        dice: &mut dyn Dice,
-        id: &AllocationId,
-        better: ClaimRank,
-        out: &mut Vec<Effect>,
-    ) {
-        let me = self.me;
-        let Some(it) = self.allocations.get_mut(id) else { return };
-        if better.node == me || !it.has_task() {
-            // An older claim of this node, or nothing runs: there is nothing to keep up.
-            return self.stop(now, id, Cause::Superseded, out);
-        }
-        let asked =
-            it.probe.is_some_and(|(_, rank, at)| rank == better && at + PROBE_EVERY > now.moment);
-        if asked {
-            return;
-        }
-        if it.probe.is_none() {
-            let (slot, lesser) = (id.slot.clone(), me);
-            out.push(Effect::Tell(What::ClaimedTwice { slot, better: better.node, lesser }));
-        }
-        let nonce = dice.roll();
-        it.probe = Some((nonce, better, now.moment));
-        let message = Message::Probe { slot: id.slot.clone(), rank: better, nonce };
-        out.push(Effect::Send { to: better.node, message });
-    }
-
-    pub(super) fn probed(
-        &mut self,
-        from: NodeId,
-        slot: SlotId,
-        rank: ClaimRank,
-        nonce: u64,
-        out: &mut Vec<Effect>,
-    ) {
-        let me = self.me;
-        let runs = self.of_slot(&slot).any(|it| {
-            it.claim.rank(me) == rank && it.stop.is_none() && matches!(it.phase, Phase::Running(_))
-        });
-        if runs {
-            self.send(from, Message::Ready { slot, rank, nonce }, out);
-        }
-    }
-
-    pub(super) fn winner_ready(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        slot: &SlotId,
-        rank: ClaimRank,
-        nonce: u64,
-        out: &mut Vec<Effect>,
-    ) {
-        // A node that was itself away may find an answer that was true before it went.
-        let asked = |it: &&Allocation| {
-            it.probe.is_some_and(|(sent, better, at)| {
-                sent == nonce && better == rank && at + READY_FOR > now.moment
-            })
-        };
-        if rank.node != from {
-            return;
-        }
-        let Some(id) = self.of_slot(slot).find(asked).map(|it| it.id.clone()) else { return };
-        self.order_stop(&id, Cause::Superseded, out);
-    }
-
-    /// Stops everything here; what is still wanted runs elsewhere.
-    pub(super) fn drain(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.draining = true;
-        self.bidder.ledger.release_all();
-        let all: Vec<_> = self.allocations.keys().cloned().collect();
-        for id in all {
-            self.stop(now, &id, Cause::Unwanted, out);
-        }
-    }
-
-    fn stop(&mut self, now: Now, id: &AllocationId, cause: Cause, out: &mut Vec<Effect>) {
-        let Some(it) = self.allocations.get_mut(id) else { return };
-        match it.phase {
-            Phase::Claiming(_) | Phase::Starting | Phase::Running(_) => {
-                self.order_stop(id, cause, out);
-            }
-            Phase::Waiting(_) | Phase::Stranded => {
-                it.stop = Some(cause);
-                self.finish(now, id, TaskEnd::Stopped, out);
-            }
-        }
-    }
-
-    fn order_stop(&mut self, id: &AllocationId, cause: Cause, out: &mut Vec<Effect>) {
-        let Some(it) = self.allocations.get_mut(id).filter(|it| it.stop.is_none()) else { return };
-        it.stop = Some(cause);
-        it.probe = None;
-        if matches!(it.phase, Phase::Running(_)) {
-            let grace_ms = it.task.as_ref().map_or(STOP_GRACE_MS, |task| task.stop_grace_ms);
-            out.push(Effect::Stop { id: id.clone(), grace_ms });
-        }
     }
 }
