@@ -13,6 +13,7 @@ mod handle;
 mod host;
 mod machine;
 mod naming;
+mod signals;
 mod steps;
 
 use std::collections::BTreeMap;

@@ -43,6 +43,11 @@ fn an_operator_reaches_any_peer_with_one_login() {
             operator.run(&["--peer", &peer, "run", "--exec", "--", "sh", "-c", "echo hi; exit 3"]);
         assert_eq!((ran.code, ran.out.as_str()), (3, "hi\n"), "{ran:?}");
     }
+    let jobs = hosts[1].json(&["jobs", "-a"]);
+    let owners = jobs["items"].as_array().cloned().unwrap_or_default();
+    let operators =
+        |job: &serde_json::Value| job["owner"].as_str().is_some_and(|o| o.starts_with("operator:"));
+    assert!(owners.len() == 2 && owners.iter().all(operators), "{jobs}");
     let again = operator.run(&["login", token.trim()]);
     assert_eq!(again.code, 1, "{again:?}");
     assert!(again.err.contains("used up"), "{again:?}");

@@ -143,11 +143,12 @@ impl ContentHash {
 impl JobId {
     /// The id of what `submitter` submitted under `key`: a retry at another
     /// peer is the same job (DESIGN: hash of cluster, submitter, idempotency key).
-    pub fn derive(cluster: &ClusterId, submitter: &NodeId, key: &str) -> Self {
+    pub fn derive(cluster: &ClusterId, submitter: &str, key: &str) -> Self {
         let mut hash = Sha256::new();
         hash.update(b"starling job 1\0");
         hash.update(cluster.as_bytes());
         hash.update(submitter.as_bytes());
+        hash.update([0]);
         hash.update(key.as_bytes());
         let whole: [u8; 32] = hash.finalize().into();
         let mut id = [0; 16];

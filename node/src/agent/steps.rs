@@ -5,6 +5,8 @@
 //! append that finds gossip busy is kept in order and tried again, because no
 //! effect of the core may be lost.
 
+mod tasks;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handle::{Agent, Doors, Events, Facts, How, QUESTIONS_MAX, Question, wall_now};
+use super::signals::signals;
 use super::{Ready, machine, naming};
 use crate::api::types::Complaint;
 use crate::{api, remote};
@@ -43,9 +46,6 @@ const CLOSE_FOR: Duration = Duration::from_secs(2);
 
 /// How long a node that joined may wait to hear of another before it says that it is ready.
 const READY_BY: Duration = Duration::from_secs(3);
-
-/// How many ended tasks keep their output, unless their job is removed before.
-const ENDED_KEPT: usize = 1000;
 
 /// How many inputs of one kind are taken in a row before effects are performed.
 const INPUTS_AT_ONCE: usize = 64;
@@ -233,7 +233,9 @@ impl Running {
         for input in inputs {
             changed |= matches!(&input, Input::Updates(_));
             match &input {
-                Input::Updates(updates) => removed.extend(updates.iter().filter_map(removed_job)),
+                Input::Updates(updates) => {
+                    removed.extend(updates.iter().filter_map(tasks::removed_job))
+                }
                 Input::Ended { id, .. } => ended.push(id.clone()),
                 _ => {}
             }
@@ -256,45 +258,6 @@ impl Running {
         if changed {
             self.changed.send_modify(|version| *version += 1);
         }
-    }
-
-    /// Output goes with its job, or when there is too much of it.
-    fn forget_tasks(&mut self, over: Vec<AllocationId>, removed: &BTreeSet<JobId>) {
-        for id in over {
-            let job = id.slot.job;
-            let gone = self.core.state().job(&job).is_some_and(|intent| intent.removed);
-            let newest = self.starts.remove(&id).unwrap_or(0);
-            for start in newest.saturating_sub(machine::STARTS_KEPT)..=newest {
-                let Some(task) = naming::task_id(&id, start) else { continue };
-                self.tasks.remove(&task);
-                if gone {
-                    self.remove_task(task);
-                } else {
-                    self.ended.push_back((task, Some(job)));
-                }
-            }
-        }
-        if !removed.is_empty() {
-            let of_removed = |job: &Option<JobId>| job.is_some_and(|job| removed.contains(&job));
-            let (gone, kept): (VecDeque<_>, VecDeque<_>) =
-                self.ended.drain(..).partition(|(_, job)| of_removed(job));
-            self.ended = kept;
-            gone.into_iter().for_each(|(task, _)| self.remove_task(task));
-        }
-        while self.ended.len() > ENDED_KEPT {
-            let Some((oldest, _)) = self.ended.pop_front() else { break };
-            self.remove_task(oldest);
-        }
-    }
-
-    fn remove_task(&mut self, task: TaskId) {
-        let runtime = self.runtime.clone();
-        self.work.spawn(async move {
-            if let Err(error) = runtime.remove(&task).await {
-                tracing::debug!(%task, %error, "an ended task's directory stays");
-            }
-            Done::Nothing
-        });
     }
 
     fn wake_at(&self) -> tokio::time::Instant {
@@ -345,28 +308,6 @@ impl Running {
                 self.unsent.push_front((ticket, entries));
                 break;
             }
-        }
-    }
-
-    fn name_task(&mut self, id: &AllocationId, start: u32) {
-        if let Some(task) = naming::task_id(id, start) {
-            if let Some(before) = self.starts.insert(id.clone(), start)
-                && let Some(old) = naming::task_id(id, before)
-            {
-                self.tasks.remove(&old);
-            }
-            self.tasks.insert(task, id.clone());
-        }
-    }
-
-    fn stop_task(&mut self, id: &AllocationId, grace: Duration) {
-        let start = self.starts.get(id).copied().unwrap_or(0);
-        if let Some(task) = naming::task_id(id, start) {
-            let runtime = self.runtime.clone();
-            self.work.spawn(async move {
-                machine::stop(runtime, task, grace).await;
-                Done::Nothing
-            });
         }
     }
 
@@ -501,14 +442,6 @@ impl Running {
     }
 }
 
-/// The job that an update removes for good.
-fn removed_job((_, update): &(LogId, Update)) -> Option<JobId> {
-    match update {
-        Update::Intent { job, intent } if intent.removed => Some(*job),
-        _ => None,
-    }
-}
-
 fn done_input(done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
     match done {
         Ok(Done::Input(input)) => vec![input],
@@ -526,29 +459,4 @@ fn died(who: &str) -> Complaint {
         format!("{who} ended unexpectedly; the agent stops, its tasks go on"),
     )
     .hint("start it again with `starling up`, and report what DATA/agent.log says")
-}
-
-/// SIGTERM and SIGINT, as one.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-fn signals() -> Result<Signals, Complaint> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed =
-        |e: std::io::Error| Complaint::new("internal", "cannot listen for signals").because(e);
-    Ok(Signals {
-        terminate: signal(SignalKind::terminate()).map_err(failed)?,
-        interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-    })
 }

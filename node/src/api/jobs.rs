@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use gossip_core::id::JobId;
 use gossip_core::moment::WallTime;
 use gossip_core::resources::Resources;
@@ -15,6 +15,7 @@ use starling_core::view::{Ended, JobState, JobView, Listing, Opinion, TaskView};
 
 use super::answer::{Refused, refusal};
 use super::pulse::Pulse;
+use super::serve::Caller;
 use super::types::{Accepted, Complaint, Durable, Submission, Why};
 use super::{find, peer};
 use crate::agent::{Doors, wall_now};
@@ -43,17 +44,19 @@ pub(super) struct WaitQuery {
 /// `POST /v1/jobs`.
 pub(super) async fn submit(
     State(doors): State<Doors>,
+    Extension(Caller(owner)): Extension<Caller>,
     body: Result<Json<Submission>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Accepted>), Refused> {
     let bad = |why: String| {
         let complaint = Complaint::new("bad_job", "this cannot be a job").because(why);
         Refused::new(StatusCode::UNPROCESSABLE_ENTITY, complaint)
     };
-    let Json(Submission { spec, key }) = body.map_err(|e| bad(e.body_text()))?;
+    let Json(Submission { mut spec, key }) = body.map_err(|e| bad(e.body_text()))?;
     if key.is_empty() || key.len() > KEY_LENGTH_MAX {
         return Err(bad(format!("its key has {} bytes, not 1 to {KEY_LENGTH_MAX}", key.len())));
     }
-    let job = JobId::derive(&doors.facts.cluster, &doors.facts.node, &key);
+    let job = JobId::derive(&doors.facts.cluster, &owner, &key);
+    spec.owner = owner;
     let name = spec.name.clone();
     let reply = doors.agent.ask(Ask::Submit { job, spec: Box::new(spec) }).await?;
     accepted(&doors, reply, name).await.map(|accepted| (StatusCode::ACCEPTED, Json(accepted)))

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use gossip::PeerStream;
 use gossip_core::id::NodeId;
 use hyper::server::conn::http1;
@@ -38,6 +38,33 @@ const HEADERS_FOR: Duration = Duration::from_secs(10);
 /// Who may use the local door: the owner and the group.
 const SOCKET_MODE: u32 = 0o660;
 
+/// Whose members may use a root agent's local door, where a host has such a group.
+const SOCKET_GROUP: &str = "starling";
+
+fn group_id(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+/// Who asks, as the door that let them in knows them: the owner of what they submit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Caller(pub(crate) String);
+
+impl Caller {
+    fn local(stream: &tokio::net::UnixStream) -> Self {
+        let uid = stream.peer_cred().map(|peer| peer.uid());
+        Self(uid.map_or("local".to_owned(), |uid| format!("uid:{uid}")))
+    }
+
+    /// An operator, by key.
+    pub(crate) fn operator(key: &NodeId) -> Self {
+        Self(format!("operator:{key}"))
+    }
+}
+
 /// Opens the local door. A socket that nobody listens on is replaced; one that
 /// somebody does is another agent.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, Complaint> {
@@ -61,6 +88,9 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, Complaint> {
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    if let Some(group) = group_id(SOCKET_GROUP).filter(|_| rustix::process::geteuid().is_root()) {
+        std::os::unix::fs::chown(path, None, Some(group)).map_err(failed)?;
+    }
     Ok(listener)
 }
 
@@ -76,8 +106,9 @@ pub(crate) async fn unix(listener: UnixListener, doors: Doors) {
         match accepted {
             Ok((stream, _)) => {
                 let connection = doors.clone();
+                let caller = Caller::local(&stream);
                 doors.tasks.spawn(async move {
-                    connect(stream, connection).await;
+                    connect(stream, connection, caller).await;
                     drop(permit);
                 });
             }
@@ -109,9 +140,10 @@ fn admit(member: NodeId) -> Option<OwnedSemaphorePermit> {
 pub(crate) async fn connect(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     doors: Doors,
+    caller: Caller,
 ) {
     let stop = doors.stop.clone();
-    serve(stream, super::router(doors), stop).await;
+    serve(stream, super::router(doors).layer(Extension(caller)), stop).await;
 }
 
 async fn serve(

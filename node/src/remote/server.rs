@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{hello, tls};
 use crate::agent::Doors;
 use crate::api;
+use crate::api::serve::Caller;
 use crate::api::types::Complaint;
 
 /// The most operators connected at once.
@@ -87,6 +88,8 @@ async fn admit_and_serve(
         connection.close(FULL.0.into(), FULL.1);
         return Err("too many operators at once".to_owned());
     };
+    let caller = tls::peer(&connection).ok_or("a key of another kind")?;
+    let caller = Caller::operator(&caller);
     loop {
         let stream = tokio::select! {
             stream = connection.accept_bi() => stream,
@@ -95,7 +98,8 @@ async fn admit_and_serve(
         let Ok((send, receive)) = stream else { break };
         let doors = doors.clone();
         let owner = doors.tasks.clone();
-        owner.spawn(api::serve::connect(tokio::io::join(receive, send), doors));
+        let stream = tokio::io::join(receive, send);
+        owner.spawn(api::serve::connect(stream, doors, caller.clone()));
     }
     Ok(())
 }
