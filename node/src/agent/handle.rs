@@ -19,6 +19,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::serve::Turns;
+
 /// How many asks and questions may wait for the loop.
 pub(super) const QUESTIONS_MAX: usize = 1024;
 
@@ -135,6 +137,8 @@ pub(crate) struct Doors {
     pub(crate) facts: Arc<Facts>,
     /// Owns what outlives a request handler's return, such as a log being followed.
     pub(crate) tasks: TaskTracker,
+    /// How much members may ask at once.
+    pub(crate) member_turns: Turns,
     /// The agent is going down.
     pub(crate) stop: CancellationToken,
 }

@@ -129,6 +129,7 @@ impl Running {
             events: Events::new(),
             facts: Arc::new(facts),
             tasks: TaskTracker::new(),
+            member_turns: api::serve::Turns::default(),
             stop,
         };
         let mut effects = Vec::new();

@@ -29,8 +29,17 @@ const CONNECTIONS_MAX: usize = 512;
 /// as many tasks here as one may.
 const MEMBER_CONNECTIONS_MAX: usize = 128;
 
-/// Turns of members, each with its own. There is one agent in a process.
-static MEMBERS: Mutex<BTreeMap<NodeId, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
+/// Turns of members, each with its own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Turns(Arc<Mutex<BTreeMap<NodeId, Arc<Semaphore>>>>);
+
+impl Turns {
+    fn take(&self, member: NodeId) -> Option<OwnedSemaphorePermit> {
+        let mut members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Arc::new(Semaphore::new(MEMBER_CONNECTIONS_MAX));
+        Arc::clone(members.entry(member).or_insert_with(fresh)).try_acquire_owned().ok()
+    }
+}
 
 /// How long a client may take to say what it wants.
 const HEADERS_FOR: Duration = Duration::from_secs(10);
@@ -122,18 +131,12 @@ pub(crate) async fn unix(listener: UnixListener, doors: Doors) {
 
 /// Serves one stream that a member opened: only what members may ask.
 pub(crate) async fn member(from: NodeId, stream: PeerStream, doors: Doors) {
-    let Some(_permit) = admit(from) else {
+    let Some(_permit) = doors.member_turns.take(from) else {
         tracing::warn!(peer = %from.short(), "a member asks too much at once");
         return;
     };
     let stop = doors.stop.clone();
     serve(stream, super::member_router(doors), stop).await;
-}
-
-fn admit(member: NodeId) -> Option<OwnedSemaphorePermit> {
-    let mut members = MEMBERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let fresh = || Arc::new(Semaphore::new(MEMBER_CONNECTIONS_MAX));
-    Arc::clone(members.entry(member).or_insert_with(fresh)).try_acquire_owned().ok()
 }
 
 /// Serves one connection of a user to its end.
@@ -175,10 +178,11 @@ mod tests {
     #[test]
     fn one_member_cannot_take_the_turns_of_another() {
         let (greedy, modest) = (NodeId::new([1; 32]), NodeId::new([2; 32]));
-        let held: Vec<_> = std::iter::from_fn(|| admit(greedy)).collect();
+        let turns = Turns::default();
+        let held: Vec<_> = std::iter::from_fn(|| turns.take(greedy)).collect();
         assert_eq!(held.len(), MEMBER_CONNECTIONS_MAX);
-        assert!(admit(modest).is_some());
+        assert!(turns.take(modest).is_some());
         drop(held);
-        assert!(admit(greedy).is_some());
+        assert!(turns.take(greedy).is_some());
     }
 }
