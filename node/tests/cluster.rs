@@ -316,3 +316,17 @@ fn going_down_with_tasks_says_so_when_the_agent_is_gone_already() {
         support::processes_of(hosts[0].data().parent().expect("a home")).is_empty()
     });
 }
+
+#[test]
+fn a_foreground_run_whose_agent_dies_says_so_with_a_code_of_its_own() {
+    let hosts = cluster(1);
+    let script = "echo begun; sleep 86400";
+    let mut command =
+        hosts[0].command(&["run", "--name", "long", "--exec", "--", "sh", "-c", script]);
+    let runner = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    until("it runs", || hosts[0].running("long") == 1);
+    hosts[0].crash_agent();
+    let told = support::Told::from(runner.wait_with_output().expect("ends"));
+    assert_eq!(told.code, 125, "{told:?}");
+    assert!(told.err.contains("hint"), "{told:?}");
+}

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::types::{Accepted, Complaint, Durable, LogItem, Submission, Why};
 use crate::cli::client::{Answer, Client, Patience, parse, segment};
-use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, READER_LEFT, STOPPED};
+use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, NOT_STARTED, READER_LEFT, STOPPED};
 use crate::cli::follow::{self, Names, Printer, Style, Times, To};
 use crate::cli::interrupt::Interrupts;
 use crate::cli::job::{JobArgs, made_up};
@@ -112,7 +112,8 @@ async fn foreground(
         }
         // The reader of stdout left in the middle of a line.
         Err(failed) if failed.exit() == 0 => stop(client, &path).await.map(|()| READER_LEFT),
-        Err(failed) => Err(failed),
+        // The job may go on: an exit code of its own must not be mistaken for this.
+        Err(failed) => Err(failed.exiting(NOT_STARTED)),
     }
 }
 
