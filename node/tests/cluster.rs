@@ -35,14 +35,20 @@ fn a_service_is_spread_listed_read_and_stopped_from_any_host() {
     let run = ["run", "-d", "--name", "web", "--replicas", "3", "--exec", "--", "sh", "-c", script];
     hosts[0].run(&run).ok();
     until("three run", || hosts[2].running("web") == 3);
-    let mut nodes: Vec<_> = hosts[1].tasks("web").into_iter().map(|(_, node, _)| node).collect();
-    nodes.sort();
-    assert_eq!(nodes, ["h1", "h2", "h3"]);
+    // A task runs before it writes, and each host hears of it in its own time.
+    until("one copy on each host", || {
+        let tasks = hosts[1].tasks("web");
+        let mut nodes: Vec<_> = tasks.iter().map(|(_, node, _)| node.as_str()).collect();
+        nodes.sort_unstable();
+        nodes == ["h1", "h2", "h3"]
+    });
     for host in &hosts {
-        let mut lines: Vec<_> =
-            host.run(&["logs", "web"]).ok().lines().map(str::to_owned).collect();
+        let lines = || -> Vec<String> {
+            host.run(&["logs", "web"]).ok().lines().map(str::to_owned).collect()
+        };
+        until("each copy's line is read", || lines().len() == 3);
+        let mut lines = lines();
         lines.sort();
-        assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines.iter().zip(1..).all(|(line, n)| line.contains(&format!("here is {n}"))));
     }
     let twice = hosts[1].run(&run);
@@ -73,6 +79,11 @@ fn an_array_runs_every_index_once_and_wait_tells_how_it_ended() {
         assert!(logs.contains(&format!("{index} of 5")), "{logs}");
     }
     assert_eq!(logs.lines().count(), 5);
+    for host in &hosts {
+        host.run(&["down"]).ok();
+        let home = host.data().parent().expect("a home").to_owned();
+        until("a host without tasks leaves nothing", || support::processes_of(&home).is_empty());
+    }
 }
 
 #[test]

@@ -424,10 +424,9 @@ impl Running {
         }
         drop(work);
         gossip.shut_down().await;
-        if let Some((how, done, _)) = down {
-            if how == How::TasksStop {
-                runtime.stop_keeper();
-            }
+        // It stays as long as a task does, and is started again when it is needed.
+        runtime.stop_keeper();
+        if let Some((_, done, _)) = down {
             for done in down_too.into_iter().chain([done]) {
                 // Whoever asked may have left.
                 let _ = done.send(());
