@@ -316,7 +316,7 @@ async fn report_pi(
     for index in slices.missing(SLICES) {
         // Its output was still on the killed host, which is back with its disk.
         let text = stage.logs(0, &format!("{pi}.{index}")).await?;
-        slices.read(index, &text);
+        slices.read(&text);
     }
     let missing = slices.missing(SLICES);
     if !missing.is_empty() {

@@ -184,6 +184,25 @@ pub enum BadSpec {
 }
 
 impl JobSpec {
+    /// A job of one group with one task; the door that takes it says who owns it.
+    pub fn of_task(name: String, kind: JobKind, count: u32, task: TaskSpec) -> Self {
+        let group = GroupSpec {
+            name: GroupName::main(),
+            count,
+            tasks: vec![task],
+            unknown: Unknown::new(),
+        };
+        Self {
+            version: SPEC_VERSION,
+            name,
+            namespace: default_namespace(),
+            owner: String::new(),
+            kind,
+            groups: vec![group],
+            unknown: Unknown::new(),
+        }
+    }
+
     /// Checks everything that must hold before a job is accepted or run.
     pub fn check(&self) -> Result<(), BadSpec> {
         if self.version > SPEC_VERSION {

@@ -164,16 +164,16 @@ impl Core {
     /// Takes one input whole. Effects are to be performed in order.
     pub fn handle(&mut self, now: Now, dice: &mut dyn Dice, input: Input, out: &mut Vec<Effect>) {
         self.judge(now, out);
-        self.route(now, dice, input, out);
+        self.route(now, input, out);
         self.look(now, dice, out);
         while let Some(message) = self.own_mail.pop_front() {
-            self.market(now, dice, self.me, message, out);
+            self.market(now, self.me, message, out);
             self.look(now, dice, out);
         }
         self.publish(now, out);
     }
 
-    fn route(&mut self, now: Now, dice: &mut dyn Dice, input: Input, out: &mut Vec<Effect>) {
+    fn route(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Updates(updates) => {
                 for (log, update) in updates {
@@ -182,7 +182,7 @@ impl Core {
             }
             Input::Durable(ticket) => {
                 self.claims_durable(now, ticket, out);
-                self.ask_durable(now, ticket, out);
+                self.ask_durable(ticket, out);
             }
             Input::Refused { ticket, reason } => {
                 self.claims_refused(ticket, out);
@@ -193,14 +193,14 @@ impl Core {
             Input::Heard(node) => self.hear(now, node, out),
             Input::Market { from, message } => {
                 self.hear(now, from, out);
-                self.market(now, dice, from, message, out);
+                self.market(now, from, message, out);
             }
             Input::Asked { request, ask } => self.asked(now, request, ask, out),
             Input::Started(id) => self.started(now, &id, out),
             Input::Ended { id, end } => self.ended(now, &id, end, out),
             Input::Drain => self.drain(now, out),
             Input::Away => self.go_away(out),
-            Input::Tick => self.tick(now, dice, out),
+            Input::Tick => self.tick(now, out),
         }
     }
 
@@ -425,31 +425,24 @@ impl Core {
         }
     }
 
-    fn tick(&mut self, now: Now, dice: &mut dyn Dice, out: &mut Vec<Effect>) {
+    fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.bidder.ledger.lapse(now.moment);
         self.tick_holdings(now, out);
-        self.tick_tenders(now, dice, out);
+        self.tick_tenders(now, out);
         self.tick_asks(now, out);
     }
 
-    fn market(
-        &mut self,
-        now: Now,
-        dice: &mut dyn Dice,
-        from: NodeId,
-        message: Message,
-        out: &mut Vec<Effect>,
-    ) {
+    fn market(&mut self, now: Now, from: NodeId, message: Message, out: &mut Vec<Effect>) {
         match message {
             Message::Call(call) => self.called(now, from, &call, out),
             Message::Award { epoch, indices } => self.awarded(now, from, epoch, &indices, out),
             Message::Release { epoch } => self.bidder.release(&from, &epoch),
-            Message::Answer(answer) => self.answered(now, dice, from, answer, out),
+            Message::Answer(answer) => self.answered(now, from, answer, out),
             Message::Claimed { epoch, indices } => {
-                self.confirmed(now, dice, from, (epoch, indices, true), out);
+                self.confirmed(now, from, (epoch, indices, true), out);
             }
             Message::Refused { epoch, indices } => {
-                self.confirmed(now, dice, from, (epoch, indices, false), out);
+                self.confirmed(now, from, (epoch, indices, false), out);
             }
             Message::Away { for_ms } => {
                 self.liveness.excuse(from, now.moment, Duration::from_millis(for_ms.into()));

@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use clap::Args;
 use gossip_core::resources::{DEFAULT_ASK, Resources, parse_bytes, parse_cpu};
-use gossip_core::slot::{GroupName, NAME_LENGTH_MAX, check_name};
-use gossip_core::spec::{
-    COUNT_MAX, GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, STOP_GRACE_MS, TaskSpec, Unknown,
-};
+use gossip_core::slot::{NAME_LENGTH_MAX, check_name};
+use gossip_core::spec::{COUNT_MAX, JobKind, JobSpec, Program, STOP_GRACE_MS, TaskSpec, Unknown};
 
 use crate::api::types::Complaint;
 use crate::cli::times;
@@ -89,21 +87,7 @@ impl JobArgs {
             stop_grace_ms: grace,
             unknown: Unknown::new(),
         };
-        let group = GroupSpec {
-            name: GroupName::main(),
-            count,
-            tasks: vec![task],
-            unknown: Unknown::new(),
-        };
-        let spec = JobSpec {
-            version: SPEC_VERSION,
-            name,
-            namespace: "default".to_owned(),
-            owner: String::new(),
-            kind,
-            groups: vec![group],
-            unknown: Unknown::new(),
-        };
+        let spec = JobSpec::of_task(name, kind, count, task);
         spec.check().map_err(|bad| {
             Complaint::new("bad_spec", "this cannot be a job")
                 .because(bad)

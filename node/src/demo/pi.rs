@@ -101,7 +101,7 @@ impl Sum {
     }
 
     /// Takes a slice from text that was read otherwise.
-    pub(super) fn read(&mut self, _index: u32, text: &str) {
+    pub(super) fn read(&mut self, text: &str) {
         take(&self.slices, text);
     }
 
@@ -151,8 +151,8 @@ mod tests {
                 })
                 .count();
             let text = format!("noise\npi-slice {index} {inside} 200000\n");
-            sum.read(index, &text);
-            sum.read(index, &text);
+            sum.read(&text);
+            sum.read(&text);
         }
         assert_eq!(sum.missing(3), [3]);
         let estimate = sum.result().expect("two slices");

@@ -12,8 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use gossip_core::resources::Resources;
-use gossip_core::slot::GroupName;
-use gossip_core::spec::{GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, TaskSpec, Unknown};
+use gossip_core::spec::{JobKind, JobSpec, Program, TaskSpec, Unknown};
 use rand::Rng as _;
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
@@ -168,21 +167,7 @@ impl Stage {
             stop_grace_ms: 2000,
             unknown: Unknown::new(),
         };
-        let group = GroupSpec {
-            name: GroupName::main(),
-            count,
-            tasks: vec![task],
-            unknown: Unknown::new(),
-        };
-        let spec = JobSpec {
-            version: SPEC_VERSION,
-            name: name.to_owned(),
-            namespace: "default".to_owned(),
-            owner: "demo".to_owned(),
-            kind,
-            groups: vec![group],
-            unknown: Unknown::new(),
-        };
+        let spec = JobSpec::of_task(name.to_owned(), kind, count, task);
         let submission = Submission { spec, key: format!("{name}-{}", self.mark) };
         let mut client = Client::new(self.door(host));
         client.post("/v1/jobs", &submission, Patience::Ordinary).await.map(|_accepted| ())

@@ -125,7 +125,7 @@ impl Core {
         self.state.spec_of(job).is_some() && self.state.wanted(job).is_empty()
     }
 
-    pub(super) fn ask_durable(&mut self, _now: Now, ticket: Ticket, out: &mut Vec<Effect>) {
+    pub(super) fn ask_durable(&mut self, ticket: Ticket, out: &mut Vec<Effect>) {
         let alone = self.others().next().is_none();
         if let Some(ask) = self.asks.waiting.get_mut(&ticket) {
             ask.durable = true;

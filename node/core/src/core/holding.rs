@@ -45,13 +45,21 @@ impl Core {
         };
         let answer = if self.draining {
             not_bidding("it is shutting down", held)
-        } else if let Err(reason) = self.called_spec(call) {
-            let decline = Some(Decline::Unfit { reason });
-            Answer { epoch: call.epoch, prices: vec![], decline, held }
-        } else if stopping.len() + held.len() >= call.indices.len() {
-            not_bidding("its last copy has not stopped yet", held)
         } else {
-            self.bid(now, from, call, &stopping, held)
+            match self.called_spec(call) {
+                Err(reason) => {
+                    let decline = Some(Decline::Unfit { reason });
+                    Answer { epoch: call.epoch, prices: vec![], decline, held }
+                }
+                Ok(_) if stopping.len() + held.len() >= call.indices.len() => {
+                    not_bidding("its last copy has not stopped yet", held)
+                }
+                Ok(spec) => {
+                    let mut call = call.clone();
+                    call.indices.retain(|index| !stopping.contains(index));
+                    self.bid(now, from, call, spec, held)
+                }
+            }
         };
         self.send(from, Message::Answer(answer), out);
     }
@@ -71,15 +79,10 @@ impl Core {
         &mut self,
         now: Now,
         from: NodeId,
-        call: &Call,
-        stopping: &BTreeSet<u32>,
+        call: Call,
+        spec: JobSpec,
         held: Vec<(u32, ClaimRank)>,
     ) -> Answer {
-        let Ok(spec) = self.called_spec(call) else {
-            return Answer { epoch: call.epoch, prices: vec![], decline: None, held };
-        };
-        let mut call = call.clone();
-        call.indices.retain(|index| !stopping.contains(index));
         let answer = self.bidder.answer(now.moment, from, &call, &spec, held);
         // What was called lives as long as the hold that backs the bid.
         let ledger = &self.bidder.ledger;
@@ -112,7 +115,8 @@ impl Core {
             self.send(from, Message::Claimed { epoch, indices: known }, out);
         }
         let hold = self.bidder.awardable(&from, &epoch).cloned().filter(|_| !self.draining);
-        let called = self.called.remove(&epoch);
+        // An award that holds nothing must not take the spec from the one that does.
+        let called = hold.as_ref().and_then(|_| self.called.remove(&epoch));
         let (Some(hold), Some(Called { generation, spec, blob })) = (hold, called) else {
             let claiming = |index: &u32| {
                 self.allocations.keys().any(|id| id.epoch == epoch && id.slot.index == *index)

@@ -160,7 +160,6 @@ impl Core {
     pub(super) fn answered(
         &mut self,
         now: Now,
-        _dice: &mut dyn Dice,
         from: NodeId,
         answer: Answer,
         out: &mut Vec<Effect>,
@@ -172,7 +171,6 @@ impl Core {
     pub(super) fn confirmed(
         &mut self,
         now: Now,
-        _dice: &mut dyn Dice,
         from: NodeId,
         (epoch, indices, taken): (Epoch, Vec<u32>, bool),
         out: &mut Vec<Effect>,
@@ -202,7 +200,7 @@ impl Core {
         self.follow(now, &job, steps, out);
     }
 
-    pub(super) fn tick_tenders(&mut self, now: Now, _dice: &mut dyn Dice, out: &mut Vec<Effect>) {
+    pub(super) fn tick_tenders(&mut self, now: Now, out: &mut Vec<Effect>) {
         let jobs: Vec<_> = self.drives.keys().copied().collect();
         for job in jobs {
             let mut steps = Vec::new();

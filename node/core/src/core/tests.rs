@@ -416,3 +416,18 @@ fn an_append_that_is_refused_claims_nothing_and_answers_the_user() {
     };
     assert!(out.iter().any(bad), "{out:?}");
 }
+
+#[test]
+fn an_award_of_somebody_who_did_not_call_spoils_nothing() {
+    let mut cluster = Cluster::new(&[1000, 1000, 1000]);
+    let (driver, stranger) = (cluster.logs[1].node, cluster.logs[2].node);
+    let called = call(1, 5, &[1], 100);
+    let epoch = called.epoch;
+    cluster.mail.push_back((0, Input::Market { from: driver, message: Message::Call(called) }));
+    for from in [stranger, driver] {
+        let message = Message::Award { epoch, indices: vec![1] };
+        cluster.mail.push_back((0, Input::Market { from, message }));
+    }
+    cluster.run(0);
+    assert_eq!(cluster.places(), [(0, 1)]);
+}
