@@ -12,6 +12,9 @@ use std::str::FromStr;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Limits;
+use crate::container::Container;
+
 /// Longest task id: with the prefixes of unfinished directories it stays well
 /// below the 255 bytes of a file name.
 const TASK_ID_BYTES: usize = 100;
@@ -83,7 +86,55 @@ pub struct User {
     pub gid: u32,
 }
 
-/// One process to start.
+/// A resource limit of the classic kind (`setrlimit`), for each process of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Which: `nofile`, `core`, `memlock`, ...: Docker's names.
+    pub name: String,
+    /// What it has at first.
+    pub soft: u64,
+    /// How far it may raise that.
+    pub hard: u64,
+}
+
+/// How a task's three standard streams are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Streams {
+    /// Nothing to read; what it writes is logged.
+    Logged,
+    /// As above, but whoever attaches may write to its standard input.
+    Input,
+    /// One terminal for all three; whoever attaches types into it.
+    Terminal {
+        /// Lines of it, at first.
+        rows: u16,
+        /// Columns of it, at first.
+        columns: u16,
+    },
+}
+
+/// What a plain process is told apart by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Whom it runs as; the agent's own user when none is given.
+    pub user: Option<User>,
+    /// Directories of the host it must not see into, whatever its user may. Its own
+    /// scratch directory stays open to it.
+    pub hidden: Vec<PathBuf>,
+}
+
+/// Where a task runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Among the host's processes.
+    Process(Process),
+    /// In a container.
+    Container(Box<Container>),
+}
+
+/// A task to start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// Its name; never used by another task whose directory still exists.
@@ -93,25 +144,46 @@ pub struct Launch {
     pub argv: Vec<String>,
     /// The whole environment: nothing is inherited.
     pub env: BTreeMap<String, String>,
-    /// Where it starts; its own scratch directory when none is given.
+    /// Where it starts; a process in its own scratch directory and a container in
+    /// `/` when none is given.
     pub directory: Option<PathBuf>,
-    /// Whom it runs as; the agent's own user when none is given.
-    pub user: Option<User>,
     /// What [`stop`](crate::Runtime::stop) sends first.
     pub stop_signal: i32,
+    /// What it may use, all its processes together.
+    pub limits: Limits,
+    /// What each of its processes may use.
+    pub rlimits: Vec<Rlimit>,
+    /// Its standard streams.
+    pub streams: Streams,
+    /// When its supervisor kills it, agent or no agent: nanoseconds of `CLOCK_BOOTTIME`.
+    pub deadline_boot_ns: Option<u64>,
+    /// Where it runs.
+    pub place: Place,
 }
 
 impl Launch {
-    /// A launch with an empty environment, in its scratch directory, as the
-    /// agent's user, stopped by SIGTERM.
+    /// Whom a plain process runs as, if that is not the agent's own user.
+    pub fn user(&self) -> Option<User> {
+        match &self.place {
+            Place::Process(process) => process.user,
+            Place::Container(_) => None,
+        }
+    }
+
+    /// A plain process with an empty environment, in its scratch directory, as the
+    /// agent's user, without limits, stopped by SIGTERM.
     pub fn new<A: Into<String>>(id: TaskId, argv: impl IntoIterator<Item = A>) -> Self {
         Self {
             id,
             argv: argv.into_iter().map(Into::into).collect(),
             env: BTreeMap::new(),
             directory: None,
-            user: None,
             stop_signal: libc::SIGTERM,
+            limits: Limits::default(),
+            rlimits: Vec::new(),
+            streams: Streams::Logged,
+            deadline_boot_ns: None,
+            place: Place::Process(Process::default()),
         }
     }
 

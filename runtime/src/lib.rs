@@ -21,6 +21,8 @@
 
 mod adopt;
 mod call;
+mod cgroup;
+mod container;
 mod control;
 mod keeper;
 mod launch;
@@ -36,10 +38,16 @@ mod watch;
 
 pub use adopt::OpenError;
 pub use call::KeeperError;
+pub use cgroup::Limits;
+pub use container::{
+    Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
+    Root, SHM_BYTES, Seccomp, SystemPaths,
+};
 pub use control::{Config, LaunchError, Opened, RemoveError, Runtime, StopError};
 pub use keeper::keeper_main;
 pub use launch::{
-    BadTaskId, End, Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId, User,
+    BadTaskId, End, Event, Found, FoundState, Launch, LaunchFlaw, Place, Process, Rlimit,
+    StartFault, Streams, TaskId, User,
 };
 pub use log::{LogError, LogReader, LogRecord, LogRequest, LogStream};
 pub use record::RecordError;

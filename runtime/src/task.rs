@@ -79,7 +79,7 @@ impl Plan {
             argv: CStrings::new(argv.collect::<Option<_>>()?),
             env: CStrings::new(env.collect::<Option<_>>()?),
             place,
-            user: launch.user,
+            user: launch.user(),
         })
     }
 
@@ -176,7 +176,7 @@ pub(crate) fn read_report(report: [u8; REPORT_BYTES], launch: &Launch) -> (Start
     let error = std::io::Error::from_raw_os_error(i32::from_le_bytes(number));
     let program = launch.argv.first().map_or("", String::as_str);
     if step == Step::User as u8 {
-        let User { uid, gid } = launch.user.unwrap_or(User { uid: 0, gid: 0 });
+        let User { uid, gid } = launch.user().unwrap_or(User { uid: 0, gid: 0 });
         (StartFault::User, format!("cannot run as {uid}:{gid}: {error}"))
     } else if step == Step::Directory as u8 {
         let directory =

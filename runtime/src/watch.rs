@@ -220,7 +220,7 @@ fn make(path: &std::path::Path, record: &LaunchRecord) -> io::Result<()> {
     // The umask has no say here.
     rustix::fs::fchmod(&dir, Mode::from_raw_mode(PASSAGE))?;
     rustix::fs::mkdirat(&dir, SCRATCH, Mode::RWXU)?;
-    if let Some(User { uid, gid }) = record.launch.user
+    if let Some(User { uid, gid }) = record.launch.user()
         && rustix::process::geteuid().is_root()
     {
         let scratch = order::open_below(&dir, SCRATCH)?;

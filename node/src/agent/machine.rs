@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gossip_core::fact::TaskEnd;
 use gossip_core::spec::Program;
-use runtime::{LaunchError, Runtime, StopError, TaskId};
+use runtime::{LaunchError, Place, Process, Runtime, StopError, TaskId};
 use starling_core::effect::{Input, Launch};
 use starling_core::ledger::AllocationId;
 
@@ -39,7 +39,8 @@ fn request(launch: &Launch, node: &str, id: TaskId) -> runtime::Launch {
     let mut request = runtime::Launch::new(id, argv.iter().map(String::as_str));
     request.env = env;
     request.directory = directory.as_ref().map(PathBuf::from);
-    request.user = rustix::process::geteuid().is_root().then(|| naming::user(&launch.id));
+    let user = rustix::process::geteuid().is_root().then(|| naming::user(&launch.id));
+    request.place = Place::Process(Process { user, hidden: Vec::new() });
     request
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
-use runtime::{End, Event, Launch, LaunchError, LogStream, RemoveError, StartFault, User};
+use runtime::{
+    End, Event, Launch, LaunchError, LogStream, Place, Process, RemoveError, StartFault, User,
+};
 
 use crate::stage::{Stage, id, lives, numbers, script, until};
 
@@ -196,7 +198,10 @@ async fn a_task_runs_as_its_user_where_that_is_possible() {
     let mut stage = Stage::set().await;
     let user = Some(User { uid: 65_534, gid: 65_534 });
     let launched = stage
-        .launch(Launch { user, ..script("a", "id -u; id -g; id -G; echo x > here; ls -ln here") })
+        .launch(Launch {
+            place: Place::Process(Process { user, hidden: Vec::new() }),
+            ..script("a", "id -u; id -g; id -G; echo x > here; ls -ln here")
+        })
         .await;
     if !rustix::process::geteuid().is_root() {
         let refused =
