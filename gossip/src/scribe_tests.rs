@@ -95,6 +95,7 @@ impl Bench {
             chain: self.author.chain.clone(),
             version: String::new(),
             enforces_limits: false,
+            trusts_jobs: false,
         };
         Entry::Fact(Record::Open { card, holdings: vec![] })
     }

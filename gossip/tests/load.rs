@@ -8,26 +8,16 @@ use std::net::UdpSocket;
 use gossip::{Entry, Event, Purpose, StartError, Transport};
 use gossip_core::fact::{Claim, ClaimState, OPEN_CLAIMS_MAX, Record};
 use gossip_core::id::{ContentHash, JobId};
-use gossip_core::resources::DEFAULT_ASK;
 use gossip_core::slot::{Epoch, Generation, GroupName, SlotId};
-use gossip_core::spec::{
-    GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, STOP_GRACE_MS, TaskSpec, Unknown,
-};
+use gossip_core::spec::{GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, TaskSpec, Unknown};
 use support::Node;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A job's spec of about `bytes` bytes.
 fn spec(number: usize, bytes: usize) -> Vec<u8> {
-    let run = Program::Process { argv: vec!["true".into()], directory: None };
+    let run = Program::process(vec!["true".into()], None);
     let env = BTreeMap::from([(format!("V{number}"), "x".repeat(bytes))]);
-    let task = TaskSpec {
-        name: "main".into(),
-        run,
-        env,
-        resources: DEFAULT_ASK,
-        stop_grace_ms: STOP_GRACE_MS,
-        unknown: Unknown::new(),
-    };
+    let task = TaskSpec { env, ..TaskSpec::of(run) };
     let (name, unknown) = (GroupName::main(), Unknown::new());
     let group = GroupSpec { name, count: 1, tasks: vec![task], unknown };
     let spec = JobSpec {

@@ -13,6 +13,7 @@ mod handle;
 mod host;
 mod machine;
 mod naming;
+mod request;
 mod signals;
 mod steps;
 
@@ -54,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) capacity_cpu_milli: Option<u64>,
     /// Bytes of memory to offer; most of it if not said.
     pub(crate) capacity_memory: Option<u64>,
+    /// Take jobs that could take this host over.
+    pub(crate) trust_jobs: bool,
     /// Found, join or resume.
     pub(crate) purpose: Purpose,
     /// Told once when the doors are open, or why they never will be.
@@ -179,6 +182,7 @@ async fn start_behind(
         chain: gossip.chain.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         enforces_limits: false,
+        trusts_jobs: options.trust_jobs,
     };
     let identity = Identity { node, cluster: gossip.cluster, card };
     let known = known_tasks(&gossip, node);

@@ -8,6 +8,7 @@
 //! Must never: decide anything that the agent decides. It asks and shows.
 
 pub(crate) mod client;
+mod container;
 mod daemon;
 pub(crate) mod door;
 mod down;
@@ -106,7 +107,7 @@ enum Command {
     #[command(after_help = "Examples:\n  starling run --exec -- echo hello\n  \
         starling run -d --name web --replicas 3 --exec -- python3 -m http.server 8080\n  \
         starling run --array 100 --cpus 1 -m 512m --exec -- ./simulate")]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// List tasks and where they run
     #[command(after_help = "Examples:\n  starling ps\n  starling ps -a web\n  \
         starling ps --json | jq -r '.items[] | [.task, .node_name] | @tsv'")]
@@ -276,7 +277,7 @@ fn dispatch(cli: Cli, out: Output) -> Result<u8, Failed> {
 
 async fn ask(command: Command, client: &mut Client, out: Output) -> Result<u8, Failed> {
     match command {
-        Command::Run(args) => run::run(args, client, out).await,
+        Command::Run(args) => run::run(*args, client, out).await,
         Command::Ps(args) => ps::ps(args, client, out).await,
         Command::Jobs(args) => ps::jobs(args, client, out).await,
         Command::Logs(args) => logs::run(args, client, out).await,

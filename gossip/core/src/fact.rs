@@ -28,6 +28,9 @@ pub struct NodeCard {
     pub version: String,
     /// Whether it holds tasks to what they asked for.
     pub enforces_limits: bool,
+    /// Whether it trusts jobs with itself: its own ids, its system's files.
+    #[serde(default)]
+    pub trusts_jobs: bool,
 }
 
 /// "I run slot S at epoch E."
@@ -342,6 +345,7 @@ mod tests {
             chain: Chain::found(&crate::sign::Key::from_seed([1; 32]), 1).1,
             version: "v".repeat(256),
             enforces_limits: true,
+            trusts_jobs: false,
         };
         let open = Record::Open { card, holdings: vec![claim; OPEN_CLAIMS_MAX] };
         let bytes = open.encode().expect("encodes").len();

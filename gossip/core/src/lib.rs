@@ -10,6 +10,7 @@
 
 pub mod advert;
 pub mod codec;
+pub mod container;
 pub mod fact;
 pub mod grant;
 pub mod id;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
+use crate::container::{BadContainer, ContainerSpec};
 use crate::id::ContentHash;
 use crate::resources::{DEFAULT_ASK, Resources};
 use crate::slot::{BadName, GroupName, check_name};
@@ -88,6 +89,18 @@ pub struct TaskSpec {
     /// What is set aside for it.
     #[serde(default = "default_ask")]
     pub resources: Resources,
+    /// What it may use at most, where that is not what is set aside.
+    #[serde(default)]
+    pub limits: TaskLimits,
+    /// Limits of each of its processes, by Docker's names: `nofile = "1024:2048"`.
+    #[serde(default)]
+    pub ulimits: BTreeMap<String, String>,
+    /// Its standard input, and whether it has a terminal.
+    #[serde(default)]
+    pub streams: Streams,
+    /// What asks it to end, like `SIGTERM`, which it is where none is given.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
     /// How long it may take to end after the stop signal, in milliseconds.
     #[serde(default = "default_stop_grace_ms")]
     pub stop_grace_ms: u64,
@@ -107,7 +120,56 @@ pub enum Program {
         /// The working directory; a scratch directory of its own where none is given.
         #[serde(default)]
         directory: Option<String>,
+        /// `USER[:GROUP]` of the node, by name or number, for nodes that trust their jobs;
+        /// an unprivileged one of its own where none is given.
+        #[serde(default)]
+        user: Option<String>,
     },
+    /// A container.
+    Container(Box<ContainerSpec>),
+}
+
+/// What a task may use at most; what is not said is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TaskLimits {
+    /// Thousandths of a core.
+    #[serde(default)]
+    pub cpu_milli: Option<u64>,
+    /// Bytes of memory.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads; 2,048 where none are given.
+    #[serde(default)]
+    pub pids: Option<u32>,
+}
+
+/// What a task's standard input is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Streams {
+    /// Nothing to read.
+    #[default]
+    Closed,
+    /// Whoever attaches may write to it.
+    Input,
+    /// A terminal, for all three.
+    Terminal,
+}
+
+impl Program {
+    /// A plain process, as the unprivileged user that its node gives it.
+    pub fn process(argv: Vec<String>, directory: Option<String>) -> Self {
+        Self::Process { argv, directory, user: None }
+    }
+
+    /// The program and its arguments.
+    pub fn argv(&self) -> &[String] {
+        match self {
+            Self::Process { argv, .. } => argv,
+            Self::Container(container) => &container.argv,
+        }
+    }
 }
 
 fn current_version() -> u32 {
@@ -169,9 +231,24 @@ pub enum BadSpec {
     /// An argument or variable that no process can be given.
     #[error("{0} holds a NUL byte")]
     Nul(&'static str),
+    /// A container that cannot be.
+    #[error(transparent)]
+    Container(#[from] BadContainer),
+    /// No signal is called so.
+    #[error("{0:?} names no signal that a task can be stopped with")]
+    StopSignal(String),
+    /// Not a limit, or too many.
+    #[error("ulimits: {0:?} is no limit; write it like 1024, 1024:2048 or unlimited")]
+    Ulimit(String),
+    /// A limit of nothing.
+    #[error("a limit of no {0} leaves nothing to run with")]
+    NoRoom(&'static str),
     /// A variable name that cannot be one.
     #[error("{0:?} cannot be the name of an environment variable")]
     Variable(String),
+    /// A user that cannot be one.
+    #[error("the user is empty or holds a NUL byte")]
+    User,
     /// A grace beyond reason.
     #[error("a stop grace of {0} ms is more than a day")]
     Grace(u64),
@@ -259,6 +336,16 @@ impl GroupSpec {
         task.check()
     }
 
+    /// Why only a node that trusts its jobs with itself runs this; `None` if any does.
+    pub fn needs_trust(&self) -> Option<String> {
+        self.tasks.iter().find_map(|task| match &task.run {
+            Program::Container(container) => container.needs_trust(),
+            Program::Process { user, .. } => {
+                user.as_ref().map(|user| format!("it asks to run as the node's user {user}"))
+            }
+        })
+    }
+
     /// What one copy of the group takes.
     pub fn ask(&self) -> Resources {
         self.tasks.iter().fold(Resources::default(), |sum, task| Resources {
@@ -269,15 +356,76 @@ impl GroupSpec {
 }
 
 impl TaskSpec {
+    /// A task of this program, called `main`, with the defaults of everything else.
+    pub fn of(run: Program) -> Self {
+        Self {
+            name: "main".to_owned(),
+            run,
+            env: BTreeMap::new(),
+            resources: DEFAULT_ASK,
+            limits: TaskLimits::default(),
+            ulimits: BTreeMap::new(),
+            streams: Streams::Closed,
+            stop_signal: None,
+            stop_grace_ms: STOP_GRACE_MS,
+            unknown: Unknown::new(),
+        }
+    }
+
+    /// The signal that asks it to end, by its number on Linux.
+    pub fn stop_signal_number(&self) -> Option<i32> {
+        self.stop_signal.as_deref().map_or(Some(SIGTERM), signal_number)
+    }
+
+    /// Its `ulimits`: name, soft, hard; `u64::MAX` is unlimited.
+    pub fn rlimits(&self) -> impl Iterator<Item = Option<(&str, u64, u64)>> {
+        self.ulimits.iter().map(|(name, text)| {
+            let (soft, hard) = text.split_once(':').unwrap_or((text, text));
+            Some((name.as_str(), rlimit(soft)?, rlimit(hard)?))
+                .filter(|(_, soft, hard)| soft <= hard)
+        })
+    }
+
     fn check(&self) -> Result<(), BadSpec> {
-        let Program::Process { argv, directory } = &self.run;
+        let argv = self.run.argv();
+        let directory = match &self.run {
+            Program::Process { directory, user, .. } => {
+                if user.as_ref().is_some_and(|user| user.is_empty() || user.contains('\0')) {
+                    return Err(BadSpec::User);
+                }
+                directory.as_ref()
+            }
+            Program::Container(container) => {
+                container.check()?;
+                None
+            }
+        };
+        if self.stop_signal_number().is_none() {
+            return Err(BadSpec::StopSignal(self.stop_signal.clone().unwrap_or_default()));
+        }
+        if self.ulimits.len() > ULIMITS_MAX {
+            return Err(BadSpec::Ulimit(format!("{} of them", self.ulimits.len())));
+        }
+        if let Some((_, (name, text))) =
+            self.rlimits().zip(&self.ulimits).find(|(limit, _)| limit.is_none())
+        {
+            return Err(BadSpec::Ulimit(format!("{name}={text}")));
+        }
+        let TaskLimits { cpu_milli, memory_bytes, pids } = self.limits;
+        if cpu_milli == Some(0) || memory_bytes == Some(0) || pids == Some(0) {
+            return Err(BadSpec::NoRoom(match (cpu_milli, memory_bytes) {
+                (Some(0), _) => "CPU",
+                (_, Some(0)) => "memory",
+                _ => "processes",
+            }));
+        }
         if argv.first().is_none_or(String::is_empty) {
             return Err(BadSpec::NoCommand);
         }
         if argv.iter().any(|arg| arg.contains('\0')) {
             return Err(BadSpec::Nul("the command"));
         }
-        if directory.as_ref().is_some_and(|path| path.contains('\0')) {
+        if directory.is_some_and(|path| path.contains('\0')) {
             return Err(BadSpec::Nul("the working directory"));
         }
         for (name, value) in &self.env {
@@ -295,20 +443,67 @@ impl TaskSpec {
     }
 }
 
+/// Linux knows 16 kinds.
+const ULIMITS_MAX: usize = 16;
+
+const SIGTERM: i32 = 15;
+
+/// The classic signals by name, as every Linux but Alpha, MIPS and SPARC numbers them.
+const SIGNALS: [(&str, i32); 31] = [
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("PWR", 30),
+    ("SYS", 31),
+];
+
+/// A signal by name, with or without `SIG`, or by number.
+pub fn signal_number(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse() {
+        return SIGNALS.iter().any(|(_, known)| *known == number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+fn rlimit(text: &str) -> Option<u64> {
+    if matches!(text, "unlimited" | "-1") { Some(u64::MAX) } else { text.parse().ok() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn spec() -> JobSpec {
-        let run = Program::Process { argv: vec!["true".into()], directory: None };
-        let task = TaskSpec {
-            name: "main".into(),
-            run,
-            env: BTreeMap::new(),
-            resources: DEFAULT_ASK,
-            stop_grace_ms: STOP_GRACE_MS,
-            unknown: Unknown::new(),
-        };
+        let run = Program::process(vec!["true".into()], None);
+        let task = TaskSpec::of(run);
         let group = GroupSpec {
             name: GroupName::main(),
             count: 1,

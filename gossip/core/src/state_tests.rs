@@ -25,6 +25,7 @@ fn card(n: u8) -> NodeCard {
         chain: Chain::found(&Key::from_seed([n; 32]), 0).1,
         version: String::new(),
         enforces_limits: false,
+        trusts_jobs: false,
     }
 }
 

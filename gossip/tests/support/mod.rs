@@ -133,6 +133,7 @@ impl Node {
             chain: self.chain.clone(),
             version: "0".into(),
             enforces_limits: false,
+            trusts_jobs: false,
         }
     }
 

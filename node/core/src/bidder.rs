@@ -25,18 +25,28 @@ pub const ANSWERED_MAX: usize = 65_536;
 /// than being completely full does, so that copies spread before they stack.
 const SPREAD_PRICE: u64 = 1500;
 
+/// Whether a node takes jobs that could take the node over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// It does.
+    Given,
+    /// It declines them.
+    Withheld,
+}
+
 /// Answers calls.
 #[derive(Clone, Debug)]
 pub struct Bidder {
     /// What this node has.
     pub ledger: Ledger,
+    trust: Trust,
     answered: BTreeMap<(JobId, GroupName), Epoch>,
 }
 
 impl Bidder {
     /// A bidder over an empty ledger.
-    pub fn new(ledger: Ledger) -> Self {
-        Self { ledger, answered: BTreeMap::new() }
+    pub fn new(ledger: Ledger, trust: Trust) -> Self {
+        Self { ledger, trust, answered: BTreeMap::new() }
     }
 
     /// Answers a call. `held` are the called indices that this node holds already.
@@ -55,6 +65,12 @@ impl Bidder {
         let Some(group) = spec.group(&call.group) else {
             return decline(Decline::Unfit { reason: format!("no group {}", call.group) }, held);
         };
+        if self.trust == Trust::Withheld
+            && let Some(reason) = group.needs_trust()
+        {
+            let reason = format!("{reason}, and this node has no --trust-jobs");
+            return decline(Decline::Unfit { reason }, held);
+        }
         let absurd = epoch.counter.max(call.generation.counter) > COUNTER_MAX;
         if absurd || call.indices.len() > CALL_SLOTS_MAX {
             return decline(Decline::Unfit { reason: "an absurd call".to_owned() }, held);
@@ -133,10 +149,28 @@ impl Bidder {
 mod tests {
     use super::*;
     use crate::core::tests::{DRIVER, call, spec};
+    use gossip_core::container::{self, ContainerSpec, RootSpec};
     use gossip_core::resources::Resources;
+    use gossip_core::spec::Program;
 
     fn bidder() -> Bidder {
-        Bidder::new(Ledger::new(Resources { cpu_milli: 1000, memory_bytes: 1 << 30 }))
+        let ledger = Ledger::new(Resources { cpu_milli: 1000, memory_bytes: 1 << 30 });
+        Bidder::new(ledger, Trust::Withheld)
+    }
+
+    #[test]
+    fn who_could_take_the_node_over_is_declined_unless_the_node_trusts_its_jobs() {
+        let mut spec = spec(100);
+        let root = RootSpec::Path("/srv/root".to_owned());
+        let mut container = ContainerSpec::new(root, vec!["true".to_owned()]);
+        container.trust.insert(container::Trust::HostIds);
+        spec.groups[0].tasks[0].run = Program::Container(Box::new(container));
+        let mut bidder = bidder();
+        let answer = bidder.answer(Moment(0), DRIVER, &call(1, 1, &[1], 100), &spec, vec![]);
+        assert!(matches!(answer.decline, Some(Decline::Unfit { .. })), "{answer:?}");
+        bidder.trust = Trust::Given;
+        let answer = bidder.answer(Moment(0), DRIVER, &call(1, 2, &[1], 100), &spec, vec![]);
+        assert_eq!((answer.prices.len(), answer.decline), (1, None));
     }
 
     #[test]

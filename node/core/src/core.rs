@@ -31,7 +31,7 @@ use gossip_core::spec::JobSpec;
 use gossip_core::state::{State, Touched};
 
 use crate::allocation::Allocation;
-use crate::bidder::Bidder;
+use crate::bidder::{Bidder, Trust};
 use crate::driver::Drive;
 use crate::effect::{Dice, Effect, Input, Now, Ticket};
 use crate::event::What;
@@ -117,13 +117,14 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> Self {
         let capacity = identity.card.capacity;
+        let trust = if identity.card.trusts_jobs { Trust::Given } else { Trust::Withheld };
         let mut core = Self {
             me: identity.node,
             card: identity.card,
             state: State::default(),
             liveness: Liveness::default(),
             adverts: BTreeMap::new(),
-            bidder: Bidder::new(Ledger::new(capacity)),
+            bidder: Bidder::new(Ledger::new(capacity), trust),
             allocations: BTreeMap::new(),
             drives: BTreeMap::new(),
             asks: asking::Asks::default(),

@@ -367,10 +367,7 @@ impl Core {
             _ => format!("{}.{}.{}", spec.name, slot.group, slot.index),
         };
         let task = spec.group(&slot.group).and_then(|group| group.tasks.first());
-        let command = task.map(|task| {
-            let gossip_core::spec::Program::Process { argv, .. } = &task.run;
-            argv.join(" ")
-        });
+        let command = task.map(|task| task.run.argv().join(" "));
         TaskView {
             task: label,
             job: slot.job,

@@ -33,3 +33,62 @@ pub(super) fn warnings() -> Vec<String> {
             .to_owned(),
     ]
 }
+
+/// A user of this host, as `USER[:GROUP]` by name or number; the user's own group where none
+/// is said. None if there is no such user or group.
+pub(super) fn user(text: &str) -> Option<runtime::User> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let group = fs::read_to_string("/etc/group").unwrap_or_default();
+    user_in(text, &passwd, &group)
+}
+
+fn user_in(text: &str, passwd: &str, groups: &str) -> Option<runtime::User> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(u, g)| (u, Some(g)));
+    let field = |line: &str, at: usize| line.split(':').nth(at)?.parse::<u32>().ok();
+    let named = |file: &str, name: &str| {
+        file.lines().find(|line| line.split(':').next() == Some(name)).map(str::to_owned)
+    };
+    let numbered =
+        |uid: u32| passwd.lines().find(|line| field(line, 2) == Some(uid)).map(str::to_owned);
+    // A name goes before a number, as for chown.
+    let line = named(passwd, user);
+    let uid = match &line {
+        Some(line) => field(line, 2)?,
+        None => user.parse().ok()?,
+    };
+    let gid = match group {
+        Some(group) => match named(groups, group) {
+            Some(line) => field(&line, 2)?,
+            None => group.parse().ok()?,
+        },
+        None => line.or_else(|| numbered(uid)).and_then(|line| field(&line, 3))?,
+    };
+    // The kernel takes the greatest number for "as it is".
+    (uid != u32::MAX && gid != u32::MAX).then_some(runtime::User { uid, gid })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_named_or_numbered_and_never_guessed() {
+        let passwd = "root:x:0:0::/:/bin/sh\nweb:x:33:34::/:/bin/sh\n7777777777:x:0:0::/:/bin/sh\n";
+        let groups = "root:x:0:\ndata:x:60:\n";
+        for (text, wanted) in [
+            ("web", Some((33, 34))),
+            ("33", Some((33, 34))),
+            ("web:data", Some((33, 60))),
+            ("4000:4000", Some((4000, 4000))),
+            ("4000", None),
+            ("nobody-here", None),
+            ("web:nogroup", None),
+            ("4294967295:0", None),
+            ("4294967296:0", None),
+            ("-1:0", None),
+        ] {
+            let found = user_in(text, passwd, groups).map(|user| (user.uid, user.gid));
+            assert_eq!(found, wanted, "{text}");
+        }
+    }
+}

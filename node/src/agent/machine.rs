@@ -1,19 +1,16 @@
-//! The one file that turns a job's task into a launch for the runtime.
+//! Starts tasks through the runtime and stops them, as the core decided.
+//!
+//! Whatever comes of a start is an input for the core; a stop is tried until it
+//! is heard. Neither ever decides anything.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use gossip_core::fact::TaskEnd;
-use gossip_core::spec::Program;
-use runtime::{LaunchError, Place, Process, Runtime, StopError, TaskId};
+use runtime::{LaunchError, Runtime, StopError, TaskId};
 use starling_core::effect::{Input, Launch};
 use starling_core::ledger::AllocationId;
 
-use super::naming;
-
-/// What a process finds programs with, unless its job says otherwise.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use super::{naming, request};
 
 /// How many earlier starts of a service keep their logs.
 pub(super) const STARTS_KEPT: u32 = 1;
@@ -21,28 +18,6 @@ pub(super) const STARTS_KEPT: u32 = 1;
 /// The pauses between two tries to stop a task: they double.
 const STOP_RETRY: Duration = Duration::from_millis(20);
 const STOP_RETRY_MAX: Duration = Duration::from_secs(2);
-
-fn request(launch: &Launch, node: &str, id: TaskId) -> runtime::Launch {
-    let Program::Process { argv, directory } = &launch.task.run;
-    let slot = &launch.id.slot;
-    let mut env = BTreeMap::from([
-        ("PATH".to_owned(), PATH.to_owned()),
-        ("STARLING_JOB".to_owned(), launch.job_name.clone()),
-        ("STARLING_GROUP".to_owned(), slot.group.to_string()),
-        ("STARLING_INDEX".to_owned(), slot.index.to_string()),
-        ("STARLING_COUNT".to_owned(), launch.count.to_string()),
-        ("STARLING_NODE".to_owned(), node.to_owned()),
-        ("STARLING_GENERATION".to_owned(), launch.generation.counter.to_string()),
-        ("STARLING_EPOCH".to_owned(), launch.id.epoch.counter.to_string()),
-    ]);
-    env.extend(launch.task.env.clone());
-    let mut request = runtime::Launch::new(id, argv.iter().map(String::as_str));
-    request.env = env;
-    request.directory = directory.as_ref().map(PathBuf::from);
-    let user = rustix::process::geteuid().is_root().then(|| naming::user(&launch.id));
-    request.place = Place::Process(Process { user, hidden: Vec::new() });
-    request
-}
 
 /// Starts a task; the answer for the core.
 pub(super) async fn launch(runtime: Runtime, node: String, launch: Launch, start: u32) -> Input {
@@ -53,7 +28,13 @@ pub(super) async fn launch(runtime: Runtime, node: String, launch: Launch, start
         return Input::Ended { id, end };
     };
     forget_old_start(&runtime, &id, start).await;
-    match runtime.launch(request(&launch, &node, task)).await {
+    let request = match request::of(&launch, &node, task).await {
+        Ok(request) => request,
+        Err(flaw) => {
+            return Input::Ended { id, end: not_started(125, naming::short(&flaw.to_string())) };
+        }
+    };
+    match runtime.launch(request).await {
         Ok(_pid) => Input::Started(id),
         Err(LaunchError::NotStarted { fault, reason }) => {
             let end = runtime::End::NotStarted { fault, reason };

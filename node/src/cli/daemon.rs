@@ -107,6 +107,9 @@ fn arguments(options: &Options) -> Vec<std::ffi::OsString> {
     if let Some(bytes) = options.capacity_memory {
         flag("--memory", bytes.to_string().into());
     }
+    if options.trust_jobs {
+        args.push("--trust-jobs=true".into());
+    }
     args
 }
 

@@ -10,9 +10,12 @@ use std::time::Duration;
 use clap::Args;
 use gossip_core::resources::{DEFAULT_ASK, Resources, parse_bytes, parse_cpu};
 use gossip_core::slot::{NAME_LENGTH_MAX, check_name};
-use gossip_core::spec::{COUNT_MAX, JobKind, JobSpec, Program, STOP_GRACE_MS, TaskSpec, Unknown};
+use gossip_core::spec::{
+    COUNT_MAX, JobKind, JobSpec, Program, STOP_GRACE_MS, TaskLimits, TaskSpec,
+};
 
 use crate::api::types::Complaint;
+use crate::cli::container::ContainerArgs;
 use crate::cli::times;
 
 /// What should run, and how.
@@ -22,7 +25,7 @@ pub(crate) struct JobArgs {
     #[arg(long, value_parser = job_name)]
     name: Option<String>,
     /// Run a plain process of the host (images come in a later version)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "rootfs")]
     exec: bool,
     /// Keep this many copies running: a service
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)),
@@ -32,21 +35,42 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)),
         help_heading = "Copies")]
     array: Option<u32>,
-    /// Cores to set aside for each, like 2, 0.5 or 500m [default: 0.1]
+    /// Cores each gets and is held to, like 2, 0.5 or 500m
     #[arg(long, value_name = "CORES", value_parser = parse_cpu, help_heading = "Resources")]
     cpus: Option<u64>,
-    /// Memory to set aside for each, like 512m or 1GiB [default: 64MiB]
+    /// Memory each gets and is held to, like 512m or 1GiB
     #[arg(short, long, value_parser = parse_bytes, help_heading = "Resources")]
     memory: Option<u64>,
+    /// Cores to set aside for each without holding it to them [default: --cpus or 0.1]
+    #[arg(long, value_name = "CORES", value_parser = parse_cpu, help_heading = "Resources")]
+    reserve_cpu: Option<u64>,
+    /// Memory to set aside for each without holding it to that [default: --memory or 64MiB]
+    #[arg(long, value_name = "MEMORY", value_parser = parse_bytes, help_heading = "Resources")]
+    reserve_memory: Option<u64>,
+    /// Processes and threads each may have [default: 2048]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = "Resources")]
+    pids_limit: Option<u32>,
+    /// Limit each process: nofile=1024:2048, core=0, memlock=unlimited
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit, help_heading = "Resources")]
+    ulimit: Vec<(String, String)>,
     /// Set a variable; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable, help_heading = "Process")]
     env: Vec<(String, Option<String>)>,
-    /// Start in this directory of the host; a scratch directory if not said
+    /// Start in this directory: of the container, or of the host for a process [default: / or scratch]
     #[arg(short, long, value_name = "DIR", value_parser = directory, help_heading = "Process")]
     workdir: Option<String>,
+    /// Run as USER[:GROUP], by name or number; a process needs a node with --trust-jobs for it
+    #[arg(short, long, help_heading = "Process")]
+    user: Option<String>,
+    /// What asks it to end, like SIGINT [default: SIGTERM]
+    #[arg(long, value_name = "SIGNAL", help_heading = "Process")]
+    stop_signal: Option<String>,
     /// Time between SIGTERM and SIGKILL, like 10, 30s or 5m [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = times::parse, help_heading = "Process")]
     stop_timeout: Option<Duration>,
+    #[command(flatten)]
+    container: ContainerArgs,
     /// The program and its arguments
     #[arg(
         value_name = "CMD",
@@ -65,7 +89,12 @@ impl JobArgs {
         made_up: &str,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<JobSpec, Complaint> {
-        if !self.exec {
+        if self.container.lacks_rootfs() {
+            return Err(Complaint::new("bad_spec", "only a container has these")
+                .because("there is no --rootfs, and some flag is for containers alone")
+                .hint("starling run --help   which, under Container"));
+        }
+        if !self.exec && self.container.rootfs.is_none() {
             return Err(no_images(&self.command));
         }
         let name = self.name.unwrap_or_else(|| name_for(&self.command, made_up));
@@ -76,16 +105,28 @@ impl JobArgs {
         let grace = self
             .stop_timeout
             .map_or(STOP_GRACE_MS, |grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+        let (argv, directory, user) = (self.command, self.workdir, self.user);
+        let run = match self.container.spec(argv.clone(), directory.clone(), user.clone()) {
+            Some(container) => Program::Container(Box::new(container)),
+            None => Program::Process { argv, directory, user },
+        };
+        let cpus = self.reserve_cpu.or(self.cpus);
+        let memory = self.reserve_memory.or(self.memory);
         let task = TaskSpec {
-            name: "main".to_owned(),
-            run: Program::Process { argv: self.command, directory: self.workdir },
             env: variables(self.env, variable),
             resources: Resources {
-                cpu_milli: self.cpus.unwrap_or(DEFAULT_ASK.cpu_milli),
-                memory_bytes: self.memory.unwrap_or(DEFAULT_ASK.memory_bytes),
+                cpu_milli: cpus.unwrap_or(DEFAULT_ASK.cpu_milli),
+                memory_bytes: memory.unwrap_or(DEFAULT_ASK.memory_bytes),
             },
+            limits: TaskLimits {
+                cpu_milli: self.cpus,
+                memory_bytes: self.memory,
+                pids: self.pids_limit,
+            },
+            ulimits: self.ulimit.into_iter().collect(),
+            stop_signal: self.stop_signal,
             stop_grace_ms: grace,
-            unknown: Unknown::new(),
+            ..TaskSpec::of(run)
         };
         let spec = JobSpec::of_task(name, kind, count, task);
         spec.check().map_err(|bad| {
@@ -100,8 +141,11 @@ impl JobArgs {
 fn no_images(command: &[String]) -> Complaint {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     Complaint::new("not_yet", "images are not in this version yet")
-        .because("only plain processes of the hosts run, and they are asked for with --exec")
-        .hint(format!("starling run --exec -- {}", words.join(" ")))
+        .because("what runs is a plain process of the host or a container over files it has")
+        .hint(format!(
+            "starling run --exec -- {}   or starling run --rootfs DIR|TAR -- CMD",
+            words.join(" ")
+        ))
 }
 
 fn job_name(text: &str) -> Result<String, String> {
@@ -113,6 +157,13 @@ fn directory(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("it must be absolute, like /srv/app: it is a directory of whichever host".to_owned())
+}
+
+fn ulimit(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it like nofile=1024 or nofile=1024:2048".to_owned()),
+    }
 }
 
 /// `NAME=VALUE`, or `NAME` for the value that it has here.
@@ -188,7 +239,7 @@ mod tests {
     #[test]
     fn words_become_jobs() {
         type Check = fn(&JobSpec) -> bool;
-        let cases: [(&str, Check); 12] = [
+        let cases: [(&str, Check); 16] = [
             ("--exec -- true", |s| s.kind == JobKind::Batch && s.groups[0].count == 1),
             ("--exec true", |s| s.name == "true-abc23"),
             ("--exec -- /usr/bin/My_App -v", |s| s.name == "my-app-abc23"),
@@ -197,6 +248,21 @@ mod tests {
             ("--exec --array 9 x", |s| s.kind == JobKind::Batch && s.groups[0].count == 9),
             ("--exec --cpus 1.5 -m 1g x", |s| {
                 task(s).resources == Resources { cpu_milli: 1500, memory_bytes: 1 << 30 }
+            }),
+            ("--exec --cpus 2 --reserve-cpu 0.5 x", |s| {
+                task(s).resources.cpu_milli == 500 && task(s).limits.cpu_milli == Some(2000)
+            }),
+            ("--exec x", |s| task(s).limits == TaskLimits::default()),
+            ("--exec -u web:web --ulimit nofile=10:20 x", |s| {
+                s.groups[0].needs_trust().is_some()
+                    && task(s).rlimits().eq([Some(("nofile", 10, 20))])
+            }),
+            ("--rootfs /srv/r -v /srv/d:/d -p 80 --user 7 sh -c x", |s| {
+                let Program::Container(container) = &task(s).run else { return false };
+                container.argv == ["sh", "-c", "x"]
+                    && container.user.as_deref() == Some("7")
+                    && (container.mounts.len(), container.ports.len()) == (1, 1)
+                    && s.groups[0].needs_trust().is_none()
             }),
             ("--exec x", |s| task(s).resources == DEFAULT_ASK && task(s).stop_grace_ms == 10_000),
             ("--exec -e A=b=c -e HOME -e UNSET x", |s| {
@@ -207,11 +273,11 @@ mod tests {
             ("--exec -w /srv x --name y -d", |s| {
                 let argv = ["x", "--name", "y", "-d"].map(str::to_owned).to_vec();
                 let directory = Some("/srv".to_owned());
-                task(s).run == Program::Process { argv, directory }
+                task(s).run == Program::process(argv, directory)
             }),
             ("--exec -- -weird", |s| {
                 let argv = vec!["-weird".to_owned()];
-                task(s).run == Program::Process { argv, directory: None }
+                task(s).run == Program::process(argv, None)
             }),
         ];
         for (words, check) in cases {
@@ -233,6 +299,12 @@ mod tests {
             ("--exec -e =x x", "usage"),
             ("--exec -w srv x", "usage"),
             ("--exec --stop-timeout 25h x", "bad_spec"),
+            ("--exec --stop-signal NONE x", "bad_spec"),
+            ("--exec --ulimit nofile=2:1 x", "bad_spec"),
+            ("--exec --rootfs /r x", "usage"),
+            ("--exec -v /a:/b x", "bad_spec"),
+            ("--rootfs r x", "usage"),
+            ("--rootfs /r --network host -p 80 x", "bad_spec"),
         ];
         for (words, code) in cases {
             assert_eq!(read(words).expect_err(words).code, code, "{words}");

@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) cpu_milli: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) trust_jobs: Option<bool>,
 }
 
 impl Settings {
@@ -76,6 +78,7 @@ impl Settings {
             operator_listen: self.operator_listen.or(others.operator_listen),
             cpu_milli: self.cpu_milli.or(others.cpu_milli),
             memory_bytes: self.memory_bytes.or(others.memory_bytes),
+            trust_jobs: self.trust_jobs.or(others.trust_jobs),
         }
     }
 
@@ -94,6 +97,7 @@ impl Settings {
             operator_listen: self.operator_listen,
             capacity_cpu_milli: self.cpu_milli,
             capacity_memory: self.memory_bytes,
+            trust_jobs: self.trust_jobs.unwrap_or(false),
             purpose,
             ready: None,
         }

@@ -45,6 +45,10 @@ pub(crate) struct HostArgs {
     /// Memory to offer, like 512m or 8GiB; most of it if not said
     #[arg(long, env = "STARLING_MEMORY", value_parser = parse_bytes, help_heading = "This host")]
     memory: Option<u64>,
+    /// Take jobs that could take this host over: its own user ids, its system's files
+    #[arg(long, value_name = "BOOL", env = "STARLING_TRUST_JOBS", num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", help_heading = "This host")]
+    trust_jobs: Option<bool>,
 }
 
 /// The flags of `up`.
@@ -116,6 +120,7 @@ impl HostArgs {
             operator_listen: self.operator_listen,
             cpu_milli: self.cpus,
             memory_bytes: self.memory,
+            trust_jobs: self.trust_jobs,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use gossip_core::resources::Resources;
-use gossip_core::spec::{JobKind, JobSpec, Program, TaskSpec, Unknown};
+use gossip_core::spec::{JobKind, JobSpec, Program, TaskSpec};
 use rand::Rng as _;
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
@@ -159,13 +159,12 @@ impl Stage {
             Kind::Service(copies) => (JobKind::Service, copies),
             Kind::Array(tasks) => (JobKind::Batch, tasks),
         };
+        let run = Program::process(argv, Some("/".to_owned()));
         let task = TaskSpec {
-            name: "main".to_owned(),
-            run: Program::Process { argv, directory: Some("/".to_owned()) },
             env: BTreeMap::from([("STARLING_DEMO".to_owned(), self.mark.clone())]),
             resources: ask,
             stop_grace_ms: 2000,
-            unknown: Unknown::new(),
+            ..TaskSpec::of(run)
         };
         let spec = JobSpec::of_task(name.to_owned(), kind, count, task);
         let submission = Submission { spec, key: format!("{name}-{}", self.mark) };

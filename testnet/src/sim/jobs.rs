@@ -4,8 +4,6 @@
 //! now and then while there are faults, and a part of the batch tasks fails.
 //! Most runs leave plenty of room, every eighth wants more than there is.
 
-use std::collections::BTreeMap;
-
 use gossip_core::fact::TaskEnd;
 use gossip_core::id::JobId;
 use gossip_core::resources::Resources;
@@ -73,14 +71,8 @@ pub(super) fn changed(dice: &mut Seeded, spec: &JobSpec) -> JobSpec {
 }
 
 fn spec(name: &str, kind: JobKind, count: u32, ask: Resources, stop_grace_ms: u64) -> JobSpec {
-    let task = TaskSpec {
-        name: "main".to_owned(),
-        run: Program::Process { argv: vec!["simulated".to_owned()], directory: None },
-        env: BTreeMap::new(),
-        resources: ask,
-        stop_grace_ms,
-        unknown: Unknown::new(),
-    };
+    let run = Program::process(vec!["simulated".to_owned()], None);
+    let task = TaskSpec { resources: ask, stop_grace_ms, ..TaskSpec::of(run) };
     let name_of_group = GroupName::main();
     let group =
         GroupSpec { name: name_of_group, count, tasks: vec![task], unknown: Unknown::new() };

@@ -237,6 +237,7 @@ fn card(number: u8) -> (NodeId, NodeCard) {
         chain: Chain::found(&key, 0).1,
         version: String::new(),
         enforces_limits: false,
+        trusts_jobs: false,
     };
     (key.id(), card)
 }

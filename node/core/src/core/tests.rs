@@ -14,9 +14,7 @@ use gossip_core::market::{Call, Message};
 use gossip_core::moment::WallTime;
 use gossip_core::resources::Resources;
 use gossip_core::slot::{Epoch, Generation, GroupName, SlotId};
-use gossip_core::spec::{
-    GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, STOP_GRACE_MS, TaskSpec, Unknown,
-};
+use gossip_core::spec::{GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, TaskSpec, Unknown};
 
 use super::Found;
 use crate::allocation::{Allocation, Phase};
@@ -28,14 +26,9 @@ use wires::{Cluster, Count};
 pub(crate) const DRIVER: NodeId = NodeId::new([1; 32]);
 
 pub(crate) fn spec(cpu_milli: u64) -> JobSpec {
-    let task = TaskSpec {
-        name: "main".into(),
-        run: Program::Process { argv: vec!["true".into()], directory: None },
-        env: BTreeMap::new(),
-        resources: Resources { cpu_milli, memory_bytes: 1 << 20 },
-        stop_grace_ms: STOP_GRACE_MS,
-        unknown: Unknown::new(),
-    };
+    let run = Program::process(vec!["true".into()], None);
+    let resources = Resources { cpu_milli, memory_bytes: 1 << 20 };
+    let task = TaskSpec { resources, ..TaskSpec::of(run) };
     let name = GroupName::main();
     let group = GroupSpec { name, count: 3, tasks: vec![task], unknown: Unknown::new() };
     JobSpec {

@@ -89,6 +89,7 @@ impl Cluster {
             chain: Chain::found(&key, 0).1,
             version: String::new(),
             enforces_limits: false,
+            trusts_jobs: false,
         };
         let identity = Identity { node: key.id(), cluster: ClusterId::new([0; 32]), card };
         let mut out = Vec::new();

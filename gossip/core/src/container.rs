@@ -1,0 +1,424 @@
+//! What a job says of a container, and what of it only a trusting node runs.
+//!
+//! The words are Docker's. A field that is not said has Docker's default, or a
+//! stricter one: there is always a user namespace and never a new privilege,
+//! unless the job says so and the node allows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The most mounts, ports, devices or sysctls of one container: far more than anybody has,
+/// few enough to be set up in a moment.
+pub const PARTS_MAX: usize = 128;
+
+/// A task with files, ids, processes and (mostly) a network of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ContainerSpec {
+    /// Where its files come from.
+    pub root: RootSpec,
+    /// The program and its arguments; looked up in the container's `PATH`.
+    pub argv: Vec<String>,
+    /// The working directory in the container; `/` where none is given.
+    #[serde(default)]
+    pub directory: Option<String>,
+    /// `USER[:GROUP]`, by name or number; root of its own ids where none is given.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// What it calls itself.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Its network.
+    #[serde(default)]
+    pub network: NetworkSpec,
+    /// Ports of the node that lead into it.
+    #[serde(default)]
+    pub ports: Vec<PortSpec>,
+    /// Whether its root may not be changed.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What else it sees, in this order.
+    #[serde(default)]
+    pub mounts: Vec<MountSpec>,
+    /// Devices of the node.
+    #[serde(default)]
+    pub devices: Vec<DeviceSpec>,
+    /// Capabilities beyond the default set, within its own ids.
+    #[serde(default)]
+    pub cap_add: BTreeSet<String>,
+    /// Capabilities of the default set it does without.
+    #[serde(default)]
+    pub cap_drop: BTreeSet<String>,
+    /// Kernel parameters of its own namespaces.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// Whether a small first process reaps what its program leaves behind.
+    #[serde(default)]
+    pub init: bool,
+    /// Bytes of `/dev/shm`; 64 MiB where none are given.
+    #[serde(default)]
+    pub shm_bytes: Option<u64>,
+    /// What only a node that allows it grants.
+    #[serde(default)]
+    pub trust: BTreeSet<Trust>,
+}
+
+/// Where a container's files come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootSpec {
+    /// A directory, or a tar archive, of whichever node runs it. It is not changed.
+    Path(String),
+}
+
+/// Which network a container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkSpec {
+    /// One of its own on the node's bridge.
+    #[default]
+    Bridge,
+    /// The node's.
+    Host,
+    /// One of its own with nothing but loopback.
+    None,
+}
+
+/// A port of the node that leads into a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PortSpec {
+    /// At this address of the node; at all where none is given.
+    #[serde(default)]
+    pub host_ip: Option<IpAddr>,
+    /// The node's port.
+    pub host: u16,
+    /// The container's port.
+    pub container: u16,
+    /// UDP instead of TCP.
+    #[serde(default)]
+    pub udp: bool,
+}
+
+/// Something else a container sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountSpec {
+    /// A file or directory of the node.
+    Bind {
+        /// On the node.
+        source: String,
+        /// In the container.
+        target: String,
+        /// Whether it may not be changed.
+        #[serde(default)]
+        read_only: bool,
+    },
+    /// A directory that the node keeps under this name, for whichever task names it.
+    Volume {
+        /// Its name.
+        name: String,
+        /// In the container.
+        target: String,
+        /// Whether it may not be changed.
+        #[serde(default)]
+        read_only: bool,
+    },
+    /// Memory as files.
+    Tmpfs {
+        /// In the container.
+        target: String,
+        /// Most that fits; half of the node's memory where none is given.
+        #[serde(default)]
+        bytes: Option<u64>,
+        /// Permissions of its root; 1777 (octal) where none are given.
+        #[serde(default)]
+        mode: Option<u32>,
+    },
+}
+
+/// A device of the node that a container may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeviceSpec {
+    /// On the node.
+    pub source: String,
+    /// In the container; the same where none is given.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// Whether it may not be written.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What a container gets only from a node that trusts its jobs with itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trust {
+    /// The node's own user ids: root is root.
+    HostIds,
+    /// All system calls.
+    AllCalls,
+    /// All of `/proc` and `/sys`.
+    SystemPaths,
+}
+
+/// Why a container cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadContainer {
+    /// A path that does not begin at a root.
+    #[error("{field}: {path:?} is not an absolute path")]
+    Path {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        path: String,
+    },
+    /// A C string ends there.
+    #[error("{field}: a NUL byte")]
+    Nul {
+        /// Which field.
+        field: &'static str,
+    },
+    /// Nothing there.
+    #[error("{field}: empty")]
+    Empty {
+        /// Which field.
+        field: &'static str,
+    },
+    /// More than can be set up.
+    #[error("{field}: {count}, and at most {PARTS_MAX} are possible")]
+    Many {
+        /// Which field.
+        field: &'static str,
+        /// How many there are.
+        count: usize,
+    },
+    /// Zero leads nowhere.
+    #[error("ports: {host}:{container} has a port 0")]
+    Port {
+        /// The node's.
+        host: u16,
+        /// The container's.
+        container: u16,
+    },
+    /// Ports of the node lead through the bridge only.
+    #[error("ports: they need the network `bridge`")]
+    Unreachable,
+    /// A volume's name is a file name.
+    #[error(
+        "mounts: {name:?} is no name for a volume: 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot"
+    )]
+    Volume {
+        /// The name.
+        name: String,
+    },
+}
+
+/// Directories of a node that hold the node itself: whoever may write there is its root.
+const SYSTEM: [&str; 14] = [
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run", "/sbin",
+    "/sys", "/usr", "/var",
+];
+
+impl ContainerSpec {
+    /// A container with the defaults of everything.
+    pub fn new(root: RootSpec, argv: Vec<String>) -> Self {
+        Self {
+            root,
+            argv,
+            directory: None,
+            user: None,
+            hostname: None,
+            network: NetworkSpec::default(),
+            ports: Vec::new(),
+            read_only: false,
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            cap_add: BTreeSet::new(),
+            cap_drop: BTreeSet::new(),
+            sysctls: BTreeMap::new(),
+            init: false,
+            shm_bytes: None,
+            trust: BTreeSet::new(),
+        }
+    }
+
+    /// Checks what can be known anywhere; the node that runs it checks the rest.
+    pub(crate) fn check(&self) -> Result<(), BadContainer> {
+        let RootSpec::Path(root) = &self.root;
+        absolute("root", root)?;
+        for (field, text) in [("user", &self.user), ("hostname", &self.hostname)] {
+            text.as_ref().map_or(Ok(()), |text| plain(field, text))?;
+        }
+        self.directory.as_ref().map_or(Ok(()), |path| absolute("directory", path))?;
+        for (field, count) in [
+            ("ports", self.ports.len()),
+            ("mounts", self.mounts.len()),
+            ("devices", self.devices.len()),
+            ("sysctls", self.sysctls.len()),
+            ("cap-add", self.cap_add.len()),
+            ("cap-drop", self.cap_drop.len()),
+        ] {
+            if count > PARTS_MAX {
+                return Err(BadContainer::Many { field, count });
+            }
+        }
+        if let Some(port) = self.ports.iter().find(|port| port.host == 0 || port.container == 0) {
+            return Err(BadContainer::Port { host: port.host, container: port.container });
+        }
+        if !self.ports.is_empty() && self.network != NetworkSpec::Bridge {
+            return Err(BadContainer::Unreachable);
+        }
+        self.mounts.iter().try_for_each(MountSpec::check)?;
+        for device in &self.devices {
+            absolute("devices", &device.source)?;
+            device.target.as_ref().map_or(Ok(()), |path| absolute("devices", path))?;
+        }
+        let sysctls = self.sysctls.iter().flat_map(|(name, value)| [name, value]);
+        sysctls.into_iter().try_for_each(|text| plain("sysctls", text))?;
+        self.cap_add.iter().try_for_each(|name| plain("cap-add", name))?;
+        self.cap_drop.iter().try_for_each(|name| plain("cap-drop", name))
+    }
+
+    /// Why only a node that trusts its jobs with itself runs this; `None` if any does.
+    pub fn needs_trust(&self) -> Option<String> {
+        if let Some(trust) = self.trust.first() {
+            return Some(match trust {
+                Trust::HostIds => "it asks for the node's own user ids".to_owned(),
+                Trust::AllCalls => "it asks for all system calls".to_owned(),
+                Trust::SystemPaths => "it asks for all of /proc and /sys".to_owned(),
+            });
+        }
+        self.mounts.iter().find_map(|mount| match mount {
+            MountSpec::Bind { source, read_only: false, .. } if is_system(source) => {
+                Some(format!("it asks to write in {source}"))
+            }
+            _ => None,
+        })
+    }
+}
+
+impl MountSpec {
+    fn check(&self) -> Result<(), BadContainer> {
+        match self {
+            Self::Bind { source, target, .. } => {
+                absolute("mounts", source).and_then(|()| absolute("mounts", target))
+            }
+            Self::Volume { name, target, .. } => {
+                let sound = (1..=64).contains(&name.len())
+                    && !name.starts_with('.')
+                    && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+                if !sound {
+                    return Err(BadContainer::Volume { name: name.clone() });
+                }
+                absolute("mounts", target)
+            }
+            Self::Tmpfs { target, .. } => absolute("mounts", target),
+        }
+    }
+}
+
+fn plain(field: &'static str, text: &str) -> Result<(), BadContainer> {
+    if text.is_empty() {
+        return Err(BadContainer::Empty { field });
+    }
+    if text.contains('\0') { Err(BadContainer::Nul { field }) } else { Ok(()) }
+}
+
+fn absolute(field: &'static str, path: &str) -> Result<(), BadContainer> {
+    plain(field, path)?;
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    Err(BadContainer::Path { field, path: path.to_owned() })
+}
+
+/// Whether a path, as it is written, is the node's root or leads into its system. What is
+/// written with dots or doubled slashes counts as such: nobody needs it.
+fn is_system(path: &str) -> bool {
+    let mut parts = path.split('/').skip(1);
+    let odd = |part: &str| matches!(part, "" | "." | "..");
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.is_empty() || trimmed.split('/').skip(1).any(odd) {
+        return true;
+    }
+    let first = parts.next().unwrap_or_default();
+    SYSTEM.iter().any(|system| system.strip_prefix('/') == Some(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container() -> ContainerSpec {
+        ContainerSpec::new(RootSpec::Path("/srv/root".into()), vec!["true".into()])
+    }
+
+    fn bind(source: &str, read_only: bool) -> MountSpec {
+        MountSpec::Bind { source: source.into(), target: "/data".into(), read_only }
+    }
+
+    #[test]
+    fn a_flaw_is_named_by_its_field() {
+        type Spoil = fn(&mut ContainerSpec);
+        let cases: [(Spoil, &str); 9] = [
+            (|c| c.root = RootSpec::Path("x".into()), "root"),
+            (|c| c.directory = Some("x".into()), "directory"),
+            (|c| c.user = Some(String::new()), "user"),
+            (|c| c.hostname = Some("a\0".into()), "hostname"),
+            (|c| c.mounts = vec![bind("data", false)], "mounts"),
+            (
+                |c| c.ports = vec![PortSpec { host_ip: None, host: 0, container: 1, udp: false }],
+                "ports",
+            ),
+            (
+                |c| {
+                    c.network = NetworkSpec::Host;
+                    c.ports = vec![PortSpec { host_ip: None, host: 1, container: 1, udp: false }];
+                },
+                "ports",
+            ),
+            (
+                |c| {
+                    c.devices =
+                        vec![DeviceSpec { source: "x".into(), target: None, read_only: false }]
+                },
+                "devices",
+            ),
+            (|c| c.mounts = vec![bind("/x", false); PARTS_MAX + 1], "mounts"),
+        ];
+        assert_eq!(container().check(), Ok(()));
+        for (spoil, field) in cases {
+            let mut spoilt = container();
+            spoil(&mut spoilt);
+            let flaw = spoilt.check().expect_err(field).to_string();
+            assert!(flaw.starts_with(&format!("{field}:")), "{flaw}");
+        }
+    }
+
+    #[test]
+    fn who_could_write_the_node_itself_needs_trust() {
+        let mut container = container();
+        for (source, read_only, trusted) in [
+            ("/srv/data", false, false),
+            ("/data", false, false),
+            ("/etc", true, false),
+            ("/etc", false, true),
+            ("/etc/cron.d", false, true),
+            ("/", false, true),
+            ("//", false, true),
+            ("/srv/../etc", false, true),
+            ("/srv//x", false, true),
+            ("/variety", false, false),
+        ] {
+            container.mounts = vec![bind(source, read_only)];
+            assert_eq!(container.needs_trust().is_some(), trusted, "{source}");
+        }
+        container.mounts.clear();
+        container.trust.insert(Trust::HostIds);
+        assert!(container.needs_trust().is_some());
+    }
+}
