@@ -23,8 +23,8 @@ use crate::cli::Vm;
 const CACHE: &str = "target/vm";
 /// The exit code when there is no verdict, because the guest died.
 const NO_VERDICT: u8 = 3;
-/// Of a command that its time limit ended; as `timeout` has it.
-const TIMED_OUT: i32 = 124;
+/// Of a command that its time limit ended, gently or not; as `timeout` has it.
+const TIMED_OUT: [i32; 2] = [124, 137];
 /// While tests run, their number is said this often.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -56,7 +56,11 @@ pub(crate) fn run(args: &Vm) -> Result<Report, Complaint> {
     if !matches!(outcome.close, Close::Done) {
         return Err(no_verdict(&jobs, &outcome));
     }
-    Ok(if args.command.is_empty() { of_tests(&jobs, &outcome) } else { of_own(&jobs, &outcome) })
+    Ok(if args.command.is_empty() {
+        of_tests(&jobs, &outcome, guest.limit)
+    } else {
+        of_own(&jobs, &outcome, guest.limit)
+    })
 }
 
 /// Installs what is missing, if that is possible.
@@ -196,7 +200,7 @@ fn no_verdict(jobs: &[Job], outcome: &Outcome) -> Complaint {
 }
 
 /// The report on a command of the user's own.
-fn of_own(jobs: &[Job], outcome: &Outcome) -> Report {
+fn of_own(jobs: &[Job], outcome: &Outcome, limit: Duration) -> Report {
     let mut text = String::new();
     for (job, run) in jobs.iter().zip(&outcome.runs) {
         if jobs.len() > 1 {
@@ -204,7 +208,7 @@ fn of_own(jobs: &[Job], outcome: &Outcome) -> Report {
         }
         text.push_str(run.output.trim_end());
         if code(run) != 0 {
-            text.push_str(&format!("\nexit code {}", code(run)));
+            text.push_str(&format!("\n{}", verdict(run, limit)));
         }
         text.push('\n');
     }
@@ -214,7 +218,7 @@ fn of_own(jobs: &[Job], outcome: &Outcome) -> Report {
 }
 
 /// The report on tests: libtest's own words where something failed, its summaries, one total.
-fn of_tests(jobs: &[Job], outcome: &Outcome) -> Report {
+fn of_tests(jobs: &[Job], outcome: &Outcome, limit: Duration) -> Report {
     let mut text = String::new();
     let mut rows = Vec::new();
     let mut runs = Vec::new();
@@ -231,10 +235,9 @@ fn of_tests(jobs: &[Job], outcome: &Outcome) -> Report {
         for reason in &tally.skipped {
             let _ = writeln!(text, "SKIPPED: {reason} ({})", name(job));
         }
-        let summary = match (tally.summary.as_str(), code(run)) {
-            (_, TIMED_OUT) => "not in time".to_owned(),
-            ("", code) => format!("no verdict, exit code {code}"),
-            (summary, _) => summary.trim_start_matches("test result: ").to_owned(),
+        let summary = match tally.summary.as_str() {
+            "" => format!("no verdict, {}", verdict(run, limit)),
+            summary => summary.trim_start_matches("test result: ").to_owned(),
         };
         rows.push(vec![name(job), summary, leftovers(run)]);
         total.passed += tally.passed;
@@ -258,6 +261,16 @@ fn of_tests(jobs: &[Job], outcome: &Outcome) -> Report {
 
 fn code(run: &Ran) -> i32 {
     run.end.map_or(-1, |end| end.code)
+}
+
+/// The end of a command that went wrong.
+fn verdict(run: &Ran, limit: Duration) -> String {
+    match run.end {
+        Some(end) if TIMED_OUT.contains(&end.code) && end.took >= limit => {
+            format!("killed after {} s, its time limit", limit.as_secs())
+        }
+        _ => format!("exit code {}", code(run)),
+    }
 }
 
 fn leftovers(run: &Ran) -> String {

@@ -50,14 +50,6 @@ delegate() {
         [ ! -e "$1/$file" ] || chown "$user" "$1/$file"
     done
 }
-become() {
-    case $1 in
-    root) shift; exec "$@" ;;
-    esac
-    shift
-    export HOME=/home/nobody USER=nobody XDG_RUNTIME_DIR="/run/user/$user"
-    exec setpriv --reuid "$user" --regid "$user" --clear-groups "$@"
-}
 mounts() { wc -l </proc/self/mountinfo; }
 processes() { find "$1" -name cgroup.procs -exec cat {} + 2>/dev/null | wc -l; }
 hundredths() { read -r up _ </proc/uptime; echo "${up%.*}${up#*.}"; }
@@ -70,11 +62,7 @@ run() {
     mounts_before=$(mounts)
     began=$(hundredths)
     printf '\n%s start %s\n' "$mark" "$1" >&3
-    (
-        echo 0 >"$group/cgroup.procs"
-        ulimit -Sn 1024
-        become "$2" timeout -k 5 "$3" /bin/sh "/vm/$1.sh"
-    ) </dev/null >&3 2>&1 3>&-
+    timeout -k 5 "$3" /bin/sh /vm/enter.sh "$group" "$2" "/vm/$1.sh" </dev/null >&3 2>&1 3>&-
     code=$?
     took=$(($(hundredths) - began))
     # Who stays must have meant to: give the others a moment to be gone.

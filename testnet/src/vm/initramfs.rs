@@ -18,6 +18,7 @@ use super::{Guest, Job, VmError, io_error};
 
 const BOOT: &str = include_str!("boot.sh");
 const INIT: &str = include_str!("init.sh");
+const ENTER: &str = include_str!("enter.sh");
 /// Loaded before anything runs: a task in a namespace may not load them itself.
 /// What a kernel does not have is passed over.
 const MODULES: &str = "overlay fuse loop tun veth bridge dummy br_netfilter macvlan ipvlan vxlan \
@@ -37,7 +38,7 @@ pub(super) fn write(
     let failed = io_error(to);
     let file = File::create(to).map_err(&failed)?;
     let mut archive = Archive::new(BufWriter::new(file));
-    let fixed = || -> io::Result<()> {
+    let mut fixed = || -> io::Result<()> {
         for dir in ["/proc", "/sys", "/dev", "/files", "/vm"] {
             archive.directory(Path::new(dir))?;
         }
@@ -45,6 +46,7 @@ pub(super) fn write(
         archive.copy(&base.boot(), Path::new("/boot"))?;
         archive.bytes(Path::new("/init"), 0o755, BOOT.as_bytes())?;
         archive.bytes(Path::new("/vm/init.sh"), 0o755, INIT.as_bytes())?;
+        archive.bytes(Path::new("/vm/enter.sh"), 0o755, ENTER.as_bytes())?;
         archive.bytes(Path::new("/vm/modules"), 0o644, MODULES.as_bytes())?;
         archive.bytes(Path::new("/vm/nonce"), 0o644, nonce.as_bytes())?;
         archive.bytes(Path::new("/vm/plan.sh"), 0o644, plan(guest, jobs).as_bytes())?;
@@ -55,7 +57,6 @@ pub(super) fn write(
         }
         Ok(())
     };
-    let mut fixed = fixed;
     fixed().map_err(&failed)?;
     for path in guest.carry.iter().collect::<BTreeSet<_>>() {
         archive.copy(path, &place(path)).map_err(io_error(path))?;
