@@ -150,6 +150,8 @@ pub enum Event<'a> {
     },
     /// The kernel's words, and QEMU's.
     Console(&'a str),
+    /// Nothing was said for a while.
+    Quiet,
 }
 
 /// How a guest went out of existence.
@@ -186,8 +188,8 @@ pub struct Outcome {
 }
 
 /// The packages that must be installed before a guest can run.
-pub fn missing() -> Vec<&'static str> {
-    debian::missing()
+pub fn missing() -> Result<Vec<&'static str>, VmError> {
+    if cfg!(target_arch = "x86_64") { Ok(debian::missing()) } else { Err(VmError::Architecture) }
 }
 
 /// Installs what is missing; needs root.
@@ -204,10 +206,7 @@ pub fn run(
     jobs: &[Job],
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome, VmError> {
-    if !cfg!(target_arch = "x86_64") {
-        return Err(VmError::Architecture);
-    }
-    let packages = missing();
+    let packages = missing()?;
     if !packages.is_empty() {
         return Err(VmError::Missing { packages });
     }

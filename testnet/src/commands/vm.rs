@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Vm) -> Result<Report, Complaint> {
 
 /// Installs what is missing, if that is possible.
 fn equip() -> Result<(), Complaint> {
-    let packages = vm::missing();
+    let packages = vm::missing().map_err(complaint)?;
     if packages.is_empty() {
         return Ok(());
     }
@@ -118,13 +118,14 @@ fn own_command(
 struct Progress<'a> {
     jobs: &'a [Job],
     verbose: bool,
+    current: Option<usize>,
     verdicts: usize,
     told: Instant,
 }
 
 impl<'a> Progress<'a> {
     fn new(jobs: &'a [Job], verbose: bool) -> Self {
-        Self { jobs, verbose, verdicts: 0, told: Instant::now() }
+        Self { jobs, verbose, current: None, verdicts: 0, told: Instant::now() }
     }
 
     fn show(&mut self, event: &Event<'_>) {
@@ -132,7 +133,7 @@ impl<'a> Progress<'a> {
             Event::Step(what) => eprintln!("vm: {what}"),
             Event::Booted { kernel } => eprintln!("vm: kernel {kernel} is up"),
             Event::Started { number } => {
-                (self.verdicts, self.told) = (0, Instant::now());
+                (self.current, self.verdicts, self.told) = (Some(*number), 0, Instant::now());
                 eprintln!("vm: {}", self.name(*number));
             }
             Event::Ended { number, run } => {
@@ -146,15 +147,29 @@ impl<'a> Progress<'a> {
                     eprintln!("console: {line}");
                 }
             }
-            Event::Output { number, line } => {
+            Event::Output { line, .. } => {
                 self.verdicts += usize::from(suite::is_verdict(line));
                 if self.verbose {
                     eprintln!("{line}");
-                } else if self.told.elapsed() >= TICK {
-                    self.told = Instant::now();
-                    eprintln!("vm: {}: {} tests so far", self.name(*number), self.verdicts);
+                } else {
+                    self.tick();
                 }
             }
+            Event::Quiet => self.tick(),
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.told.elapsed() < TICK {
+            return;
+        }
+        self.told = Instant::now();
+        match self.current {
+            None => eprintln!("vm: still booting"),
+            Some(number) if self.verdicts > 0 => {
+                eprintln!("vm: {}: {} tests so far", self.name(number), self.verdicts);
+            }
+            Some(number) => eprintln!("vm: {}: still running", self.name(number)),
         }
     }
 

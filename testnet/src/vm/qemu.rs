@@ -27,6 +27,8 @@ const BOOTING: Duration = Duration::from_secs(180);
 const CLEANING: Duration = Duration::from_secs(40);
 /// From the last command to power off.
 const ENDING: Duration = Duration::from_secs(30);
+/// After so long without a word the caller is told that it goes on.
+const QUIET: Duration = Duration::from_secs(5);
 /// Lines waiting to be looked at; a full queue holds the guest back.
 const QUEUE: usize = 1024;
 /// The kernel's command line. `panic=-1` with `-no-reboot` ends QEMU at a panic.
@@ -142,10 +144,17 @@ fn listen(
     let mut phase = "booting";
     let mut deadline = Instant::now() + BOOTING;
     loop {
-        let line = match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Some(Close::Hung { phase });
+        }
+        let line = match lines.recv_timeout(left.min(QUIET)) {
             Ok(line) => line,
             Err(RecvTimeoutError::Disconnected) => return None,
-            Err(RecvTimeoutError::Timeout) => return Some(Close::Hung { phase }),
+            Err(RecvTimeoutError::Timeout) => {
+                watch(Event::Quiet);
+                continue;
+            }
         };
         match line {
             Line::Console(line) => {
