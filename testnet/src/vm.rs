@@ -225,7 +225,7 @@ pub fn run(
     let mut heard = report::Heard::new(&nonce, jobs.len());
     watch(Event::Step("booting"));
     let began = Instant::now();
-    let close = qemu::run(command, &mut heard, guest.limit, watch)?;
+    let close = qemu::run(command, &mut heard, qemu::Deadlines::of(guest.limit), watch)?;
     Ok(Outcome {
         took: began.elapsed(),
         close,

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Vm) -> Result<Report, Complaint> {
     let mut progress = Progress::new(&jobs, args.verbose);
     let outcome = vm::run(&guest, &jobs, &mut |event| progress.show(&event)).map_err(complaint)?;
     if !matches!(outcome.close, Close::Done) {
-        return Err(no_verdict(&jobs, &outcome));
+        return Err(no_verdict(&jobs, &outcome, guest.accelerator));
     }
     Ok(if args.command.is_empty() {
         of_tests(&jobs, &outcome, guest.limit)
@@ -188,7 +188,7 @@ fn name(job: &Job) -> String {
 }
 
 /// The guest died: which command it took along, and the last that was heard.
-fn no_verdict(jobs: &[Job], outcome: &Outcome) -> Complaint {
+fn no_verdict(jobs: &[Job], outcome: &Outcome, accelerator: Accelerator) -> Complaint {
     let (error, why) = match &outcome.close {
         Close::Done => ("the guest said it is done", String::new()),
         Close::Panicked { line } => ("the guest's kernel panicked", line.clone()),
@@ -209,6 +209,9 @@ fn no_verdict(jobs: &[Job], outcome: &Outcome) -> Complaint {
     };
     let hint = match &outcome.by_hand {
         Some(command) => format!("this starts it again: {command}"),
+        None if accelerator == Accelerator::Kvm => {
+            "it needs no KVM: leave --kvm out, unless other guests run well here".to_owned()
+        }
         None => "-v shows the whole console; --keep says how to start it by hand".to_owned(),
     };
     Complaint::new(error, why, hint).with_code(NO_VERDICT)

@@ -19,20 +19,37 @@ use super::report::{Heard, Seen};
 use super::tool::program;
 use super::{Accelerator, Close, Event, Guest, VmError};
 
-/// What the guest's processor is made with, and a program everybody finds it by.
+/// The machine the guest is in.
 const QEMU: &str = "qemu-system-x86_64";
 /// From power to the first command: 8 s on an idle machine without KVM.
 const BOOTING: Duration = Duration::from_secs(180);
 /// Beyond a command's own limit: killing it, and cleaning its cgroup.
 const CLEANING: Duration = Duration::from_secs(40);
-/// From the last command to power off.
-const ENDING: Duration = Duration::from_secs(30);
+/// From one command to the next, and from the last to power off.
+const ENDING: Duration = Duration::from_secs(60);
 /// After so long without a word the caller is told that it goes on.
 const QUIET: Duration = Duration::from_secs(5);
 /// Lines waiting to be looked at; a full queue holds the guest back.
 const QUEUE: usize = 1024;
 /// The kernel's command line. `panic=-1` with `-no-reboot` ends QEMU at a panic.
 const APPEND: &str = "console=ttyS0 panic=-1 loglevel=5 net.ifnames=0";
+
+/// How long each phase of a run may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    booting: Duration,
+    /// One command, with what it takes to end and clean it.
+    command: Duration,
+    /// From one command to the next, or to the end.
+    between: Duration,
+}
+
+impl Deadlines {
+    /// For commands with this limit.
+    pub(super) fn of(limit: Duration) -> Self {
+        Self { booting: BOOTING, command: limit + CLEANING, between: ENDING }
+    }
+}
 
 enum Line {
     Report(String),
@@ -84,7 +101,7 @@ pub(super) fn command(base: &Base, guest: &Guest, initramfs: &Path) -> Command {
 pub(super) fn run(
     mut command: Command,
     heard: &mut Heard,
-    limit: Duration,
+    deadlines: Deadlines,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Close, VmError> {
     let child = command
@@ -99,7 +116,7 @@ pub(super) fn run(
         machine.0.stdout.take().map(|port| read(port, into.clone(), Line::Report)),
         machine.0.stderr.take().map(|port| read(port, into, Line::Console)),
     ];
-    let close = listen(&lines, heard, limit, watch);
+    let close = listen(&lines, heard, deadlines, watch);
     if close.is_some() {
         drop(machine);
         drop(lines);
@@ -138,11 +155,11 @@ fn read(
 fn listen(
     lines: &Receiver<Line>,
     heard: &mut Heard,
-    limit: Duration,
+    deadlines: Deadlines,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Option<Close> {
     let mut phase = "booting";
-    let mut deadline = Instant::now() + BOOTING;
+    let mut deadline = Instant::now() + deadlines.booting;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -163,16 +180,16 @@ fn listen(
             }
             Line::Report(line) => match heard.report(&line) {
                 Seen::Booted => {
-                    (phase, deadline) = ("between commands", Instant::now() + CLEANING);
+                    (phase, deadline) = ("between commands", Instant::now() + deadlines.between);
                     watch(Event::Booted { kernel: &heard.kernel });
                 }
                 Seen::Started(number) => {
-                    (phase, deadline) = ("running a command", Instant::now() + limit + CLEANING);
+                    (phase, deadline) = ("running a command", Instant::now() + deadlines.command);
                     watch(Event::Started { number });
                 }
                 Seen::Output(number) => watch(Event::Output { number, line: line.trim_end() }),
                 Seen::Ended(number) => {
-                    (phase, deadline) = ("ending", Instant::now() + ENDING);
+                    (phase, deadline) = ("ending", Instant::now() + deadlines.between);
                     watch(Event::Ended { number, run: &heard.runs[number] });
                 }
                 Seen::Nothing => {}
@@ -198,12 +215,16 @@ fn closed(heard: &Heard, status: ExitStatus) -> Close {
 mod tests {
     use super::*;
 
-    fn run_script(text: &str, limit: Duration) -> (Heard, Close) {
+    fn run_script(text: &str, deadlines: Deadlines) -> (Heard, Close) {
         let mut heard = Heard::new("n", 1);
         let mut command = Command::new("/bin/sh");
         command.args(["-c", text]);
-        let close = run(command, &mut heard, limit, &mut |_| {}).expect("it ran");
+        let close = run(command, &mut heard, deadlines, &mut |_| {}).expect("it ran");
         (heard, close)
+    }
+
+    fn patient() -> Deadlines {
+        Deadlines::of(Duration::from_secs(1))
     }
 
     #[test]
@@ -211,11 +232,11 @@ mod tests {
         let (heard, close) = run_script(
             "echo vm-n: booted 1.0 6.1; echo vm-n: start 0; echo hi; echo; \
              echo vm-n: end 0 0 10 0 0; echo vm-n: done",
-            Duration::from_secs(1),
+            patient(),
         );
         assert!(matches!(close, Close::Done), "{close:?}");
         assert_eq!(heard.runs[0].output, "hi\n");
-        let (_, close) = run_script("echo no such machine >&2; exit 1", Duration::from_secs(1));
+        let (_, close) = run_script("echo no such machine >&2; exit 1", patient());
         assert!(
             matches!(&close, Close::Died { status, last }
                 if status.code() == Some(1) && last == "no such machine"),
@@ -225,8 +246,18 @@ mod tests {
 
     #[test]
     fn a_panic_wins_over_everything_else() {
-        let (_, close) =
-            run_script("echo Kernel panic: x >&2; echo vm-n: done", Duration::from_secs(1));
+        let (_, close) = run_script("echo Kernel panic: x >&2; echo vm-n: done", patient());
         assert!(matches!(close, Close::Panicked { .. }), "{close:?}");
+    }
+
+    #[test]
+    fn a_guest_that_hangs_is_killed_and_the_phase_is_told() {
+        let short = Duration::from_millis(50);
+        let (_, close) = run_script("exec sleep 1000", Deadlines { booting: short, ..patient() });
+        assert!(matches!(close, Close::Hung { phase: "booting" }), "{close:?}");
+        let script = "echo vm-n: start 0; echo word; exec sleep 1000";
+        let (heard, close) = run_script(script, Deadlines { command: short, ..patient() });
+        assert!(matches!(close, Close::Hung { phase: "running a command" }), "{close:?}");
+        assert_eq!(heard.runs[0].output, "word\n");
     }
 }
