@@ -214,7 +214,11 @@ pub fn run(
     sweep(&guest.cache);
     let nonce = nonce();
     let run_file = RunFile {
-        path: guest.cache.join(format!("run-{}.cpio", std::process::id())),
+        path: guest.cache.join(match guest.afterwards {
+            Afterwards::Remove => format!("run-{}.cpio", std::process::id()),
+            // Under a name that no sweep takes.
+            Afterwards::Keep => format!("kept-{}.cpio", std::process::id()),
+        }),
         afterwards: guest.afterwards,
     };
     watch(Event::Step("packing what the guest is to run"));

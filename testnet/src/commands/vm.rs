@@ -359,3 +359,51 @@ fn complaint(error: VmError) -> Complaint {
     };
     Complaint::caused(what, &error, hint)
 }
+
+#[cfg(test)]
+mod tests {
+    use testnet::vm::End;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(9);
+
+    fn report(output: &str, code: i32, seconds: u64) -> Report {
+        let end = End { code, took: Duration::from_secs(seconds), processes: 2, mounts: 1 };
+        let run = Ran { output: output.to_owned(), end: Some(end), started: true };
+        let outcome = Outcome {
+            runs: vec![run],
+            kernel: "6.1".to_owned(),
+            booted: None,
+            took: Duration::ZERO,
+            close: Close::Done,
+            alarms: vec!["WARNING: at x.c".to_owned()],
+            by_hand: None,
+        };
+        let (title, dir) = ("lib runtime".to_owned(), PathBuf::from("/"));
+        of_tests(&[Job { title, dir, argv: Vec::new(), who: Who::Root }], &outcome, LIMIT)
+    }
+
+    #[test]
+    fn a_failed_test_fails_the_run_and_is_told_in_its_own_words() {
+        let output = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nleft 1\n\n\
+                      test result: FAILED. 3 passed; 1 failed; 0 ignored; finished in 0.1s\n";
+        let report = report(output, 101, 1);
+        assert!(report.has_failed());
+        for word in ["left 1", "3 passed, 1 failed", "left 2 processes, +1 mounts", "WARNING"] {
+            assert!(report.text.contains(word), "{word}: {}", report.text);
+        }
+        assert_eq!(report.json["runs"][0]["tests"]["failures"][0], "a");
+    }
+
+    #[test]
+    fn a_run_without_a_verdict_or_without_tests_is_no_success() {
+        let late = report("test a ... ok\n", 137, 14);
+        assert!(late.has_failed() && late.text.contains("its time limit"), "{}", late.text);
+        let crashed = report("", 139, 0);
+        assert!(crashed.has_failed() && crashed.text.contains("exit code 139"));
+        let none = "test result: ok. 0 passed; 0 failed; 0 ignored; finished in 0.1s\n";
+        assert!(report(none, 0, 0).has_failed());
+        assert!(!report(&none.replace("0 passed", "1 passed"), 0, 0).has_failed());
+    }
+}
