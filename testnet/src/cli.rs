@@ -130,6 +130,16 @@ pub(crate) enum Command {
         testnet bench run-latency --rounds 20 --json\n\n\
         Exits with 1 when a must is missed, with 3 when a peer could not be measured.")]
     Bench(Bench),
+    /// Run the runtime's tests, or a command, in a virtual machine with cgroup v2
+    #[command(after_help = "Examples:\n  \
+        testnet vm                                the runtime's tests as root\n  \
+        testnet vm --user                         as an ordinary user, with and without a cgroup\n  \
+        testnet vm --filter crash -v              some of them, with all that is said\n  \
+        testnet vm -- cat /sys/fs/cgroup/cgroup.controllers\n  \
+        testnet vm --with ./starling -- ./starling --help\n\n\
+        Needs apt, and installs QEMU if root. The first run downloads some 60 MB into target/vm.\n\
+        Exit codes: 1 a test or the command failed, 3 the guest itself did.")]
+    Vm(Vm),
     /// Be the switch of a fabric
     #[command(hide = true)]
     Switch,
@@ -279,6 +289,43 @@ pub(crate) struct Sim {
     /// Run the first seed only, and write down everything that happens
     #[arg(long)]
     pub(crate) trace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Vm {
+    /// As an ordinary user, once with a delegated cgroup and once without
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Only tests whose name holds this
+    #[arg(long, value_name = "TEXT", conflicts_with = "command")]
+    pub(crate) filter: Option<String>,
+    /// A file or tree to bring along, at the same path
+    #[arg(long = "with", value_name = "PATH")]
+    pub(crate) carry: Vec<PathBuf>,
+    /// Main memory of the guest
+    #[arg(long, value_name = "MIB", default_value_t = 1536,
+        value_parser = clap::value_parser!(u32).range(256..=65536))]
+    pub(crate) memory: u32,
+    /// Processors of the guest
+    #[arg(long, value_name = "N", default_value_t = 2,
+        value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) cpus: u32,
+    /// How long each command (each test binary) may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 600,
+        value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub(crate) timeout: u64,
+    /// Use the processor instead of emulating one
+    #[arg(long)]
+    pub(crate) kvm: bool,
+    /// Keep the guest's initramfs, and say how to start it again
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Show both serial ports as they speak
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// What to run instead of the tests
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

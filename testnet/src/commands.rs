@@ -21,6 +21,7 @@ pub(crate) mod sim;
 pub(crate) mod switch;
 mod table;
 pub(crate) mod up;
+pub(crate) mod vm;
 
 use std::path::Path;
 

@@ -2,6 +2,7 @@
 //!
 //! Ring two is the [`sim`]ulator, which steps the pure cores in virtual time; ring
 //! three is real processes on a real network.
+//! What needs a kernel of its own runs in a [`vm`].
 //!
 //! The library part is what both the `testnet` command and tests use: the
 //! [`fabric`] (hosts in network namespaces, joined by a userspace switch whose
@@ -13,3 +14,4 @@ pub mod complaint;
 pub mod fabric;
 pub mod sim;
 pub mod sys;
+pub mod vm;

@@ -53,6 +53,7 @@ fn dispatch(cli: &Cli) -> Result<Report, Complaint> {
         Command::Restart(args) => c::restart::run(dir, args),
         Command::Exec(args) => c::exec::run(dir, args),
         Command::Sim(args) => c::sim::run(args),
+        Command::Vm(args) => c::vm::run(args),
         Command::Switch => c::switch::run(dir),
     }
 }
