@@ -21,6 +21,7 @@
 
 mod adopt;
 mod call;
+pub mod cgroup;
 mod control;
 mod keeper;
 mod launch;
