@@ -83,16 +83,20 @@ impl Slot {
         let until = Instant::now() + KILL_PATIENCE;
         let group = self.tracked()?;
         match group.try_write("cgroup.kill", "1") {
-            Ok(()) => return self.wait_empty(until),
+            Ok(()) => self.wait_empty(until),
             // v1, or v2 before Linux 5.14.
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(group.unwritten("cgroup.kill", "1", errno)),
+            Err(Errno::NOENT) => self.kill_one_by_one(until),
+            Err(errno) => Err(group.unwritten("cgroup.kill", "1", errno)),
         }
+    }
+
+    /// Kills where the kernel cannot kill a group.
+    pub(super) fn kill_one_by_one(&self, until: Instant) -> Result<bool, CgroupError> {
         if self.is_empty()? {
             return Ok(true);
         }
         let quiet = self.quieten();
-        let killed = self.hunt(group, until);
+        let killed = self.hunt(self.tracked()?, until);
         self.disquieten(quiet);
         killed
     }

@@ -46,7 +46,7 @@ pub struct Limits {
     pub memory_high: Option<u64>,
     /// Most swap, bytes. With `memory_max` and without this: none.
     pub swap: Option<u64>,
-    /// Most processes and threads together.
+    /// Most processes and threads together; dead ones count until they are reaped.
     pub pids_max: Option<u64>,
     /// Which processors, as the kernel lists them: `0-2,4`.
     pub cpuset_cpus: Option<String>,

@@ -19,6 +19,7 @@
 //! or removed, and no controller is switched on above it but those we need. What
 //! the machine cannot enforce is said, never passed over: [`Layout::enforces`].
 
+mod delegate;
 mod enforce;
 mod group;
 mod kill;
@@ -41,7 +42,7 @@ pub use enforce::{Enforced, Enforcement};
 pub use layout::{Controller, Layout, Legacy, Standing, Unified, Version};
 pub use limits::{Device, IoLimit, LimitFlaw, Limits};
 pub use rules::{Access, DeviceKind, DeviceRule};
-pub use slot::{Joining, Slot};
+pub use slot::{Joining, Measure, Slot};
 pub use tree::{Swept, Tree};
 pub use usage::Usage;
 
@@ -129,6 +130,12 @@ pub enum CgroupError {
     Limits {
         /// Where.
         source: LimitFlaw,
+    },
+    /// v1 groups are not safe to hand to a task.
+    #[error("{slot} has no v2 group; only those can be given to a task")]
+    NotDelegable {
+        /// Which slot.
+        slot: String,
     },
     /// More device rules than fit in a program.
     #[error("{given} device rules are given; up to 256 may be")]

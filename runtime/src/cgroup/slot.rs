@@ -21,10 +21,20 @@ use super::layout::{Controller, Version};
 use super::limits::Limits;
 use super::settings::{self, FREE, FREE_DEVICES, MEMORY, Setting};
 use super::tree::{Tree, Trunk};
-use super::usage::{Peak, Usage};
+use super::usage::{Gauges, Usage};
 
 /// Most v1 hierarchies that we can meet: one for each controller.
 const LEGACY_MAX: usize = 8;
+
+/// What a task is counted in. A v1 hierarchy costs whoever joins it some 10 us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// Processor time, memory and number of processes, whatever is limited.
+    #[default]
+    Everything,
+    /// Processor time (with v2), and what is limited anyway.
+    Limited,
+}
 
 /// The groups of one task at a time.
 #[derive(Debug)]
@@ -33,11 +43,12 @@ pub struct Slot {
     pub(super) name: String,
     /// By branch of the trunk.
     members: Vec<Option<Member>>,
+    measure: Measure,
     /// What was written; none when that is not known.
     now: Option<Vec<Setting>>,
     applied: Option<(Limits, Vec<&'static str>)>,
     pub(super) baseline: Usage,
-    pub(super) peak: Peak,
+    pub(super) gauges: Gauges,
     /// The program that decides on devices in v2.
     pub(super) program: Option<OwnedFd>,
     pub(super) restricted: bool,
@@ -125,10 +136,11 @@ impl Slot {
             trunk,
             name: name.to_owned(),
             members,
+            measure: Measure::default(),
             now: Some(Vec::new()),
             applied: None,
             baseline: Usage::default(),
-            peak: Peak::default(),
+            gauges: Gauges::default(),
             program: None,
             restricted: false,
         }
@@ -193,8 +205,8 @@ impl Slot {
                 self.take_back(setting)?;
             }
         }
-        self.choose_joined(&wanted);
         self.now = Some(wanted);
+        self.choose_joined();
         self.applied = Some((limits.clone(), missing.clone()));
         Ok(missing)
     }
@@ -267,7 +279,8 @@ impl Slot {
     }
 
     /// Joins what tracks, what measures, and what limits the present task.
-    fn choose_joined(&mut self, wanted: &[Setting]) {
+    fn choose_joined(&mut self) {
+        let wanted = self.now.as_deref().unwrap_or_default();
         let trunk = &self.trunk;
         let (tracker, devices) = (trunk.tracker(), trunk.branch_of(Controller::Devices));
         let measures = [Controller::Memory, Controller::Pids, Controller::Cpuacct];
@@ -277,10 +290,16 @@ impl Slot {
             };
             let has = |controller: &Controller| branch.controllers.contains(controller);
             member.joined = tracker == Some(at)
-                || measures.iter().any(has)
+                || (self.measure == Measure::Everything && measures.iter().any(has))
                 || wanted.iter().any(|setting| has(&setting.controller))
                 || (devices == Some(at) && self.restricted);
         }
+    }
+
+    /// Says what to count from the next task on; everything unless said otherwise.
+    pub fn measure(&mut self, measure: Measure) {
+        self.measure = measure;
+        self.choose_joined();
     }
 
     /// What a new process needs to join.
@@ -302,8 +321,8 @@ impl Slot {
     /// Moves a running process, with all its threads, into the slot.
     pub fn enter(&self, process: rustix::process::Pid) -> Result<(), CgroupError> {
         let text = process.as_raw_nonzero().to_string();
-        let joined = self.members.iter().flatten().filter(|member| member.joined);
-        joined.map(|member| member.group.write("cgroup.procs", &text)).collect()
+        let mut joined = self.members.iter().flatten().filter(|member| member.joined);
+        joined.try_for_each(|member| member.group.write("cgroup.procs", &text))
     }
 
     /// What `pids.max` holds.

@@ -65,9 +65,9 @@ pub struct Swept {
 
 impl Layout {
     /// Moves every process of a delegated v2 base to its leaf `agent`, so that the
-    /// base can pass its controllers on. Call it once, before [`Tree::open`], from
-    /// the process that was started there. Returns how many were moved; does nothing
-    /// where v2 is not delegated.
+    /// base can pass its controllers on: ours, and whoever else is there (a shell, in
+    /// the scope of a terminal). Call it once, before [`Tree::open`]. Returns how many
+    /// were moved; does nothing where v2 is not delegated.
     pub fn settle(&self) -> Result<usize, CgroupError> {
         let Some(Unified { standing: Standing::Delegated { base }, .. }) = &self.unified else {
             return Ok(0);
@@ -141,7 +141,8 @@ impl Tree {
     }
 
     /// Kills and removes every slot that is not to be kept. Blocks as long as
-    /// [`Slot::kill`] may, for each.
+    /// [`Slot::kill`] may, for each. The caller sees to it that no slot is made
+    /// between counting those to keep and this.
     pub fn sweep(&self, keep: &BTreeSet<String>) -> Result<Swept, CgroupError> {
         let mut swept = Swept::default();
         for name in self.slots()?.difference(keep) {

@@ -133,7 +133,8 @@ fn memory_beyond_the_limit_kills_and_the_kill_is_counted() {
         use std::os::unix::process::ExitStatusExt;
         assert_eq!(status.signal(), Some(9), "{status}");
         assert!(slot.wait_empty(Instant::now() + PATIENCE).expect("waited"));
-        assert_eq!(slot.oom_kills(), Some(1));
+        // Where all die together the kernel (6.1 was seen to) counts the first one twice.
+        assert!(slot.oom_kills() >= Some(1), "{:?}", slot.oom_kills());
         let usage = slot.usage();
         assert!(
             usage.memory_peak.is_none_or(|peak| peak > 8 << 20 && peak <= 16 << 20),
@@ -262,12 +263,18 @@ fn a_fork_bomb_of_daemons_is_killed_whole() {
         slot.limit(&Limits { pids_max: Some(200), ..Limits::default() }).expect("limited");
         let mut child = shell(&slot, BOMB);
         assert_eq!(line(&mut child), "on");
-        await_that("a crowd", || slot.usage().pids.is_none_or(|pids| pids > 100));
+        let group = slot.tracked().expect("a group");
+        await_that("a crowd", || group.processes().expect("read").len() > 60);
         let begun = Instant::now();
         assert!(slot.kill().expect("killed"));
         eprintln!("killed in {:?}", begun.elapsed());
         child.wait().expect("waited");
         assert!(slot.is_empty().expect("looked"));
+        // And where the kernel cannot kill a group.
+        let mut child = shell(&slot, BOMB);
+        await_that("a crowd", || group.processes().expect("read").len() > 60);
+        assert!(slot.kill_one_by_one(Instant::now() + PATIENCE).expect("killed"));
+        child.wait().expect("waited");
         assert!(slot.remove().expect("removed"));
         assert_eq!(ground.tree.slots().expect("read"), BTreeSet::new());
     }
@@ -291,6 +298,25 @@ fn groups_made_by_the_task_are_killed_and_removed_too() {
         child.wait().expect("waited");
         assert!(slot.remove().expect("removed"));
         assert!(!own.exists());
+    }
+}
+
+#[test]
+fn a_task_divides_its_group_when_that_was_given_to_it() {
+    for ground in Ground::each("delegate") {
+        let slot = ground.slot("a");
+        let user = rustix::process::geteuid().as_raw();
+        match slot.delegate(user, rustix::process::getegid().as_raw()) {
+            Err(CgroupError::NotDelegable { .. }) if slot.unified().is_none() => continue,
+            given => given.expect("given"),
+        }
+        let path = slot.tracked().expect("a group").path();
+        let deep = (0..6).fold(path.to_owned(), |path, _| path.join("y"));
+        assert!(std::fs::create_dir_all(&deep).is_err(), "the depth is bounded");
+        assert!(deep.parent().expect("a parent").exists());
+        let made = (0..64).map(|at| std::fs::create_dir(path.join(format!("g{at}"))));
+        assert_eq!(made.take_while(Result::is_ok).count(), 32 - 5, "the number is bounded");
+        assert!(slot.remove().expect("removed"));
     }
 }
 
@@ -348,6 +374,27 @@ fn an_adopted_slot_loses_the_limits_of_its_last_owner() {
 }
 
 #[test]
+fn a_task_joins_no_more_than_is_asked_of_it() {
+    for ground in Ground::each("measure") {
+        let mut slot = ground.slot("a");
+        // Its hierarchies, by the directory that all trees have.
+        let joined = |slot: &Slot| {
+            let count = line(&mut shell(slot, "grep -c starling-trial /proc/self/cgroup"));
+            assert!(slot.wait_empty(Instant::now() + PATIENCE).expect("waited"));
+            count.parse::<usize>().expect("a number")
+        };
+        let everything = joined(&slot);
+        assert!(slot.usage().cpu_ns > Some(0), "{:?}", slot.usage());
+        slot.measure(Measure::Limited);
+        assert_eq!(joined(&slot), 1);
+        assert_eq!(ground.enforced.memory.by == Some(Version::V1), everything > 1);
+        slot.limit(&Limits { memory_max: Some(64 << 20), ..Limits::default() }).expect("limited");
+        let more = ground.enforced.memory.by == Some(Version::V1);
+        assert_eq!(joined(&slot), 1 + usize::from(more));
+    }
+}
+
+#[test]
 fn only_devices_on_the_list_are_opened() {
     for ground in Ground::with("devices", |enforced| &enforced.devices) {
         let mut slot = ground.slot("a");
@@ -387,5 +434,39 @@ fn a_flawed_limit_is_refused_before_anything_is_written() {
         assert!(matches!(slot.limit(&flawed), Err(CgroupError::Limits { .. })));
         assert!(matches!(Slot::make(&ground.tree, "../a"), Err(CgroupError::Name { .. })));
         assert!(matches!(Slot::open(&ground.tree, ""), Err(CgroupError::Name { .. })));
+    }
+}
+
+#[test]
+fn a_disk_is_written_no_faster_than_allowed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let number = rustix::fs::stat(dir.path()).expect("read").st_dev;
+    let device = Device { major: rustix::fs::major(number), minor: rustix::fs::minor(number) };
+    let known = std::path::PathBuf::from(format!("/sys/dev/block/{device}"));
+    if !known.exists() || known.join("partition").exists() {
+        eprintln!("SKIPPED: {} is not on a whole disk", dir.path().display());
+        return;
+    }
+    for ground in Ground::with("io", |enforced| &enforced.io) {
+        let mut slot = ground.slot("a");
+        let write_bps = Some(4 << 20);
+        let limit = IoLimit {
+            device,
+            weight: None,
+            read_bps: None,
+            write_bps,
+            read_iops: None,
+            write_iops: None,
+        };
+        let limits = Limits { io: vec![limit], ..Limits::default() };
+        assert_eq!(slot.limit(&limits).expect("limited"), [""; 0]);
+        let file = dir.path().join("file");
+        let script = format!("dd if=/dev/zero of={} bs=1M count=4 oflag=direct", file.display());
+        let begun = Instant::now();
+        assert!(shell(&slot, &script).wait().expect("waited").success());
+        // The first slice of a second may come at once.
+        assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+        assert!(slot.usage().write_bytes >= Some(4 << 20), "{:?}", slot.usage());
+        slot.limit(&Limits::default()).expect("lifted");
     }
 }

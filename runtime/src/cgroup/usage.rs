@@ -6,6 +6,7 @@
 //! alone) and told only where it is certain.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
 use rustix::io::{retry_on_intr, write};
@@ -34,7 +35,7 @@ pub struct Usage {
     pub read_bytes: Option<u64>,
     /// Bytes written to block devices.
     pub write_bytes: Option<u64>,
-    /// Processes killed for want of memory.
+    /// Processes killed for want of memory; see [`Slot::oom_kills`].
     pub oom_kills: Option<u64>,
 }
 
@@ -63,9 +64,14 @@ impl Usage {
     }
 }
 
-/// How the highest memory is read: through a file of our own once it was reset.
+/// Files that stay open between tasks.
 #[derive(Debug, Default)]
-pub(super) struct Peak(Option<OwnedFd>);
+pub(super) struct Gauges {
+    /// The highest memory, once it was reset: v2 resets it for one open file.
+    peak: Option<OwnedFd>,
+    /// What counts kills for want of memory; looked at after every task.
+    kills: OnceLock<OwnedFd>,
+}
 
 impl Slot {
     /// What the present task has used.
@@ -74,7 +80,8 @@ impl Slot {
     }
 
     /// How many processes of the present task were killed for want of memory; none
-    /// where the kernel does not count them. One file is read.
+    /// where the kernel does not count them. One file is read. Where a group dies as one
+    /// the kernel may count its first victim twice, so only "none" and "some" are exact.
     pub fn oom_kills(&self) -> Option<u64> {
         let now = self.oom_kills_total()?;
         Some(now.saturating_sub(self.baseline.oom_kills.unwrap_or(0)))
@@ -105,13 +112,13 @@ impl Slot {
         match self.joined(Controller::Memory) {
             Some((Version::V1, group)) => group.try_write("memory.max_usage_in_bytes", "0").is_ok(),
             Some((Version::V2, group)) => {
-                if self.peak.0.is_none() {
-                    self.peak.0 = group.open_file("memory.peak", OFlags::RDWR).ok();
+                if self.gauges.peak.is_none() {
+                    self.gauges.peak = group.open_file("memory.peak", OFlags::RDWR).ok();
                 }
-                let Some(fd) = &self.peak.0 else { return false };
+                let Some(fd) = &self.gauges.peak else { return false };
                 let done = retry_on_intr(|| write(fd, b"reset")).is_ok();
                 if !done {
-                    self.peak.0 = None;
+                    self.gauges.peak = None;
                 }
                 done
             }
@@ -120,10 +127,16 @@ impl Slot {
     }
 
     fn oom_kills_total(&self) -> Option<u64> {
-        match self.joined(Controller::Memory)? {
-            (Version::V1, group) => group.entry("memory.oom_control", "oom_kill"),
-            (Version::V2, group) => group.entry("memory.events", "oom_kill"),
+        let (version, group) = self.joined(Controller::Memory)?;
+        let kills = &self.gauges.kills;
+        if kills.get().is_none() {
+            let file = match version {
+                Version::V1 => "memory.oom_control",
+                Version::V2 => "memory.events",
+            };
+            let _ = kills.set(group.open_file(file, OFlags::RDONLY).ok()?);
         }
+        read_small(kills.get()?.as_fd(), |text| entry(text, "oom_kill"))
     }
 
     fn total(&self) -> Usage {
@@ -136,7 +149,7 @@ impl Slot {
             }
             Some((Version::V2, group)) => {
                 usage.memory_bytes = group.number("memory.current");
-                usage.memory_peak = match &self.peak.0 {
+                usage.memory_peak = match &self.gauges.peak {
                     Some(fd) => read_small(fd.as_fd(), |text| text.trim_ascii().parse().ok()),
                     None => group.number("memory.peak"),
                 };
