@@ -21,6 +21,7 @@
 
 mod adopt;
 mod call;
+mod capability;
 mod control;
 mod keeper;
 mod launch;
@@ -36,6 +37,7 @@ mod watch;
 
 pub use adopt::OpenError;
 pub use call::KeeperError;
+pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use control::{Config, LaunchError, Opened, RemoveError, Runtime, StopError};
 pub use keeper::keeper_main;
 pub use launch::{
