@@ -14,6 +14,8 @@ pub(crate) mod capability;
 #[cfg(test)]
 pub(crate) mod forked;
 mod readable;
+#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
+pub(crate) mod seccomp;
 
 pub(crate) use readable::Readable;
 
