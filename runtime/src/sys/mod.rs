@@ -10,7 +10,15 @@
 )]
 
 pub(crate) mod cgroup;
+#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
+pub(crate) mod capability;
+#[cfg(test)]
+pub(crate) mod forked;
+#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
+pub(crate) mod landlock;
 mod readable;
+#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
+pub(crate) mod seccomp;
 
 pub(crate) use readable::Readable;
 
