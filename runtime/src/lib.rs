@@ -21,23 +21,28 @@
 
 mod adopt;
 mod call;
+mod capability;
 mod cgroup;
 mod container;
 mod control;
 mod keeper;
+mod landlock;
 mod launch;
 mod leftovers;
 mod log;
 mod order;
+mod plan;
 mod proc;
 mod record;
+mod sandbox;
+mod seccomp;
 mod supervisor;
 mod sys;
-mod task;
 mod watch;
 
 pub use adopt::OpenError;
 pub use call::KeeperError;
+pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::Limits;
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
@@ -50,4 +55,8 @@ pub use launch::{
     StartFault, Streams, TaskId, User,
 };
 pub use log::{LogError, LogReader, LogRecord, LogRequest, LogStream};
+pub use plan::{
+    Cover, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw, Problem,
+    Source, Special, Step, Tree, plan,
+};
 pub use record::RecordError;

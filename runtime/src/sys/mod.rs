@@ -9,7 +9,15 @@
     reason = "fork, exec and signal masks have no safe form; each block argues its case"
 )]
 
+pub(crate) mod capability;
+pub(crate) mod clone;
+#[cfg(test)]
+pub(crate) mod forked;
+pub(crate) mod landlock;
+pub(crate) mod loopback;
+pub(crate) mod mount;
 mod readable;
+pub(crate) mod seccomp;
 
 pub(crate) use readable::Readable;
 
