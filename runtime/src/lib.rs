@@ -22,6 +22,8 @@
 mod adopt;
 mod call;
 pub mod cgroup;
+mod capability;
+mod cgroup;
 mod container;
 mod capability;
 mod control;
@@ -32,17 +34,19 @@ mod launch;
 mod leftovers;
 mod log;
 mod order;
+mod plan;
 mod proc;
 mod record;
 #[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
+mod sandbox;
 mod seccomp;
 mod supervisor;
 mod sys;
-mod task;
 mod watch;
 
 pub use adopt::OpenError;
 pub use call::KeeperError;
+pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::Limits;
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
@@ -56,4 +60,8 @@ pub use launch::{
     StartFault, Streams, TaskId, User,
 };
 pub use log::{LogError, LogReader, LogRecord, LogRequest, LogStream};
+pub use plan::{
+    Cover, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw, Problem,
+    Source, Special, Step, Tree, plan,
+};
 pub use record::RecordError;

@@ -33,13 +33,14 @@ use rustix::thread::set_name;
 
 use crate::launch::{End, Launch, StartFault, TaskId};
 use crate::order::{self, Answer};
+use crate::plan::Facts;
 use crate::proc::ProcessMark;
 use crate::record::{
-    self, Claim, Existing, LAUNCH, LaunchRecord, SCRATCH, STATE, STOP, StateRecord, StopRecord,
+    self, Claim, Existing, LAUNCH, LaunchRecord, STATE, STOP, StateRecord, StopRecord,
     Survives,
 };
-use crate::sys::{self, Fork};
-use crate::task::{self, Ends, Plan, REPORT_BYTES};
+use crate::sandbox;
+use crate::sys;
 use pump::Pump;
 
 /// Signals the keeper and its supervisors take from a descriptor.
@@ -183,28 +184,25 @@ fn fork_task(dir: &OwnedFd, launch: &Launch) -> Result<(Pid, OwnedFd, Pump), Not
     sys::block_only(&TAKEN);
     let signals = sys::signal_fd(&TAKEN).map_err(failed)?;
 
-    let scratch = order::open_below(dir, SCRATCH).map_err(failed)?;
-    let plan = Plan::new(launch, scratch)
-        .ok_or_else(|| NotStarted::system("cannot prepare the task", "a zero byte", true))?;
     let (out, stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(errno)?;
     let (err, stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(errno)?;
-    let (reported, report) = pipe_with(PipeFlags::CLOEXEC).map_err(errno)?;
     let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(errno)?;
     let log = rustix::io::fcntl_dupfd_cloexec(dir, 3).map_err(errno)?;
     let pump = Pump::new(log, out, err).map_err(failed)?;
-    let ends = Ends { stdin, stdout, stderr, report };
-    let task = match sys::fork().map_err(failed)? {
-        Fork::Child => plan.become_task(&ends),
-        Fork::Parent(task) => task,
+    let order = sandbox::Order {
+        launch,
+        facts: &Facts::probe(),
+        id_base: launch.id_base().unwrap_or(0),
+        dir: dir.as_fd(),
+        volumes: None,
+        join: sandbox::Join::default(),
+        network_of: None,
+        ends: Some(sandbox::Ends { stdin, stdout, stderr }),
     };
-    drop(ends);
-    let mut text = [0; REPORT_BYTES];
-    if let Ok(REPORT_BYTES) = rustix::io::retry_on_intr(|| rustix::io::read(&reported, &mut text)) {
-        let _ = rustix::process::waitpid(Some(task), WaitOptions::empty());
-        let (fault, reason) = task::read_report(text, launch);
-        return Err(NotStarted { fault, reason, claimed: true });
-    }
+    let no_network = &mut |_| Err("networks are not there yet".to_owned());
+    let sandbox::Spawned { pid: task, .. } = sandbox::spawn(order, no_network)
+        .map_err(|sandbox::NotStarted { fault, reason }| NotStarted { fault, reason, claimed: true })?;
     Ok((task, signals, pump))
 }
 

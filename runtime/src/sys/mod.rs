@@ -18,6 +18,14 @@ pub(crate) mod forked;
 pub(crate) mod landlock;
 mod readable;
 #[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
+pub(crate) mod capability;
+pub(crate) mod clone;
+#[cfg(test)]
+pub(crate) mod forked;
+pub(crate) mod landlock;
+pub(crate) mod loopback;
+pub(crate) mod mount;
+mod readable;
 pub(crate) mod seccomp;
 
 pub(crate) use readable::Readable;

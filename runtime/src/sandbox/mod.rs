@@ -1,0 +1,117 @@
+//! Executes a [`Plan`] from top to bottom: turns a launch into a running program.
+//!
+//! ```text
+//! supervisor        open ─▶ clone ─▶ map ids ─▶ go ┐           ┌▶ started, or why not
+//! process                    └─▶ join, session ─▶ wait ─▶ mount ─▶ pivot ─▶ renounce ─▶ exec
+//! ```
+//!
+//! It runs in a supervisor, which has one thread and must stay small. A container is
+//! cloned with its own memory and reports through a socket that its exec closes. A
+//! plain process runs on its supervisor's memory until its exec, which is twice as
+//! fast, so what it needs is made before.
+//!
+//! Nothing is looked up by path on behalf of a container but its sources on the host,
+//! once, by the supervisor; all else goes through handles that cannot be left
+//! (`place`), so that nobody can exchange a path under us.
+//!
+//! Invariants: [`spawn`] either returns a process that has executed its program, or
+//! leaves none; no descriptor stays open in the supervisor but those it returns.
+
+mod chamber;
+mod clocks;
+mod outside;
+mod place;
+mod process;
+mod program;
+mod reaper;
+mod report;
+pub(crate) mod rlimit;
+mod root;
+mod special;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod user;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::process::Pid;
+
+use crate::launch::{Launch, Place, StartFault};
+use crate::plan::{self, Facts, PlanFlaw};
+
+/// The task's ends of its standard streams.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// Control groups that the process joins.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Join<'a> {
+    /// A directory of version 2, in which it is born.
+    pub(crate) into: Option<BorrowedFd<'a>>,
+    /// `cgroup.procs` of each hierarchy of version 1, open for writing.
+    pub(crate) procs: &'a [OwnedFd],
+}
+
+/// What to start, and with what.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    pub(crate) launch: &'a Launch,
+    pub(crate) facts: &'a Facts,
+    /// First id of the container's own range: see [`ids`](crate::ids).
+    pub(crate) id_base: u32,
+    /// The task's directory: `scratch/`, `root/` and `etc/` are below it.
+    pub(crate) dir: BorrowedFd<'a>,
+    /// Where the runtime keeps volumes; none if it keeps none.
+    pub(crate) volumes: Option<BorrowedFd<'a>>,
+    pub(crate) join: Join<'a>,
+    /// The network namespace of the other task, for [`Network::Of`](crate::Network::Of).
+    pub(crate) network_of: Option<BorrowedFd<'a>>,
+    /// Its standard streams; none if it has a terminal.
+    pub(crate) ends: Option<Ends>,
+}
+
+/// A process that executes its program.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: Pid,
+    /// The supervisor's end of its terminal, if it has one.
+    pub(crate) terminal: Option<OwnedFd>,
+}
+
+/// Why no program runs. Nothing of it is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotStarted {
+    pub(crate) fault: StartFault,
+    pub(crate) reason: String,
+}
+
+impl NotStarted {
+    fn system(reason: impl Into<String>) -> Self {
+        Self { fault: StartFault::System, reason: reason.into() }
+    }
+}
+
+impl From<PlanFlaw> for NotStarted {
+    fn from(flaw: PlanFlaw) -> Self {
+        Self::system(flaw.to_string())
+    }
+}
+
+/// Gives a container's network namespace addresses, before anything of it runs.
+pub(crate) type Connect<'a> = &'a mut dyn FnMut(OwnedFd) -> Result<(), String>;
+
+/// Starts what is ordered; returns once its program runs, or has failed to.
+///
+/// The caller has one thread.
+pub(crate) fn spawn(order: Order<'_>, connect: Connect<'_>) -> Result<Spawned, NotStarted> {
+    let plan = plan::plan(order.launch, order.facts, order.id_base)?;
+    match &order.launch.place {
+        Place::Process(_) => process::spawn(&plan, order),
+        Place::Container(_) => outside::spawn(&plan, order, connect),
+    }
+}
