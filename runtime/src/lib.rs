@@ -28,6 +28,7 @@ mod keeper;
 mod launch;
 mod leftovers;
 mod log;
+pub mod net;
 mod order;
 mod proc;
 mod record;
