@@ -33,6 +33,7 @@ mod landlock;
 mod launch;
 mod leftovers;
 mod log;
+pub mod net;
 mod order;
 mod plan;
 mod proc;
