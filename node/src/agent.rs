@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use handle::{Doors, Gone, How, wall_now};
 pub(crate) use naming::task_prefix;
+pub(crate) use request::preview;
 
 use crate::api::types::{Complaint, Failure};
 use crate::{api, remote};

@@ -10,6 +10,7 @@
 pub(crate) mod client;
 mod container;
 mod daemon;
+mod doctor;
 pub(crate) mod door;
 mod down;
 pub(crate) mod errors;
@@ -25,6 +26,7 @@ mod logs;
 mod node;
 mod output;
 mod paths;
+mod plan;
 mod ps;
 mod run;
 mod settings;
@@ -184,6 +186,17 @@ enum Command {
     #[command(after_help = "Examples:\n  starling agent\n  \
         STARLING_LOG=debug starling agent --data /srv/starling")]
     Agent(up::HostArgs),
+    /// Say what this host can and cannot enforce, each with its fix
+    #[command(after_help = "Examples:\n  starling doctor\n  \
+        starling doctor --json | jq -r '.findings[] | select(.state != \"ok\") | .fix'")]
+    Doctor,
+    /// Look into the container runtime of this host
+    #[command(after_help = "Examples:\n  starling runtime plan --exec -- echo hello\n  \
+        starling runtime plan --rootfs /srv/alpine -- sh")]
+    Runtime {
+        #[command(subcommand)]
+        command: plan::RuntimeCommand,
+    },
     /// Print this program's version
     #[command(after_help = "Examples:\n  starling version\n  starling version --json")]
     Version,
@@ -252,6 +265,11 @@ fn dispatch(cli: Cli, out: Output) -> Result<u8, Failed> {
                     .hint("run this command there, without --peer")
                     .into())
             }
+            Command::Doctor | Command::Runtime { .. } => {
+                Err(Complaint::new("local_only", "a host is examined by itself")
+                    .hint("run this command there, without --peer")
+                    .into())
+            }
             Command::Down(args) => {
                 block_on(down::run(args, &mut Client::new(Door::peer(&peer)), None, out))
             }
@@ -264,6 +282,10 @@ fn dispatch(cli: Cli, out: Output) -> Result<u8, Failed> {
         Command::Join(args) => up::join(args, &places, out),
         Command::Agent(args) => up::agent(args, &places),
         Command::AgentStart(args) => up::agent_start(args, &places),
+        Command::Doctor => doctor::run(&places, out),
+        Command::Runtime { command: plan::RuntimeCommand::Plan(args) } => {
+            block_on(plan::run(*args, out))
+        }
         Command::Down(args) => {
             let mut client = Client::new(Door::Unix(places.socket));
             block_on(down::run(args, &mut client, Some(&places.data), out))
@@ -297,6 +319,8 @@ async fn ask(command: Command, client: &mut Client, out: Output) -> Result<u8, F
         | Command::Agent(_)
         | Command::AgentStart(_)
         | Command::Login(_)
+        | Command::Doctor
+        | Command::Runtime { .. }
         | Command::Demo
         | Command::PiSlice
         | Command::Version => {

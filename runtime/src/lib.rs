@@ -22,11 +22,10 @@
 mod adopt;
 mod call;
 pub mod cgroup;
-mod capability;
-mod cgroup;
 mod container;
 mod capability;
 mod control;
+pub mod doctor;
 mod keeper;
 #[allow(dead_code, reason = "the fence of process tasks; the launcher is next")]
 mod landlock;
@@ -47,7 +46,6 @@ mod watch;
 
 pub use adopt::OpenError;
 pub use call::KeeperError;
-pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::Limits;
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,

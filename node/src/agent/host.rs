@@ -3,6 +3,8 @@
 use std::fs;
 use std::thread;
 
+use runtime::doctor::{self, Finding, Ground, State};
+
 /// Kept back for the host itself, as a part of its memory.
 const MEMORY_KEPT_PERCENT: u64 = 10;
 
@@ -26,12 +28,25 @@ pub(super) fn memory_bytes() -> u64 {
     total / 100 * (100 - MEMORY_KEPT_PERCENT)
 }
 
-/// What this host cannot do, each in a sentence.
+/// The limits that a job may ask for and this host may fail to enforce, by the doctor's names.
+const LIMITS: [&str; 4] = ["cpu limit", "memory limit", "pids limit", "tracking"];
+
+/// What this host cannot enforce of a job's limits, each in a sentence.
 pub(super) fn warnings() -> Vec<String> {
-    vec![
-        "limits are counted but not enforced: a task may use more CPU and memory than it asked for"
-            .to_owned(),
-    ]
+    unenforced().into_iter().map(|finding| finding.what).collect()
+}
+
+/// Whether CPU, memory and number of processes of each task are held to their limits.
+#[allow(dead_code, reason = "for the node's card, once the keeper makes the groups")]
+pub(super) fn enforces_limits() -> bool {
+    unenforced().iter().all(|finding| finding.name == "tracking")
+}
+
+fn unenforced() -> Vec<Finding> {
+    let layout = runtime::cgroup::Layout::probe().unwrap_or_default();
+    let mut found = doctor::limits(&layout, &Ground::probe());
+    found.retain(|finding| finding.state != State::Ok && LIMITS.contains(&finding.name));
+    found
 }
 
 /// A user of this host, as `USER[:GROUP]` by name or number; the user's own group where none

@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use gossip_core::container::{
     ContainerSpec, DeviceSpec, MountSpec, NetworkSpec, PortSpec, RootSpec, Trust,
 };
-use gossip_core::spec::{Program, Streams, TaskSpec};
+use gossip_core::id::{ContentHash, JobId};
+use gossip_core::slot::{Epoch, Generation, SlotId};
+use gossip_core::spec::{JobSpec, Program, Streams, TaskSpec};
 use runtime::{
     Access, Changes, Container, Device, Ids, Init, Limits, Mount, Network, Place, Process,
     Protocol, Publish, Rlimit, Root, SHM_BYTES, Seccomp, SystemPaths, TaskId, User,
 };
 use starling_core::effect::Launch;
+use starling_core::ledger::AllocationId;
 
 use super::{host, naming};
 
@@ -33,7 +36,10 @@ const TERMINAL: runtime::Streams = runtime::Streams::Terminal { rows: 24, column
 
 /// A request that this host cannot turn into a launch.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Flaw {
+pub(crate) enum Flaw {
+    /// It cannot be named in the runtime.
+    #[error("name: it cannot be named")]
+    Name,
     /// No such user here.
     #[error("user: there is no {0:?} on this node")]
     User(String),
@@ -45,6 +51,25 @@ pub(super) enum Flaw {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// The launch of a job's first task, as if this node had won its tender: for whoever wants
+/// to see it without running it. None for a job without groups.
+pub(crate) async fn preview(spec: &JobSpec, node: &str) -> Option<Result<runtime::Launch, Flaw>> {
+    let group = spec.groups.first()?;
+    let slot = SlotId { job: JobId::new([0; 16]), group: group.name.clone(), index: 1 };
+    let id = AllocationId { slot, epoch: Epoch { counter: 1, tender: 0 } };
+    let generation = Generation { counter: 1, spec: ContentHash::new([0; 32]) };
+    let Some(task) = naming::task_id(&id, 0) else { return Some(Err(Flaw::Name)) };
+    let launch = Launch {
+        id,
+        generation,
+        count: group.count,
+        job_name: spec.name.clone(),
+        restarts: 0,
+        task: group.task.clone(),
+    };
+    Some(of(&launch, node, task).await)
 }
 
 /// The launch of a task.
@@ -109,7 +134,7 @@ fn limits(task: &TaskSpec) -> Limits {
             .cpu_milli
             .map(|milli| u32::try_from(milli).unwrap_or(u32::MAX)),
         memory_max: task.limits.memory_bytes,
-        pids_max: Some(task.limits.pids.unwrap_or(PIDS_MAX)),
+        pids_max: Some(task.limits.pids.unwrap_or(PIDS_MAX).into()),
         ..Limits::default()
     }
 }

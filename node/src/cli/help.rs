@@ -11,7 +11,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Jobs", &["run", "ps", "jobs", "logs", "wait", "stop", "rm"]),
     ("Explanations", &["status", "why", "events"]),
     ("Cluster", &["invite", "login", "node"]),
-    ("This host", &["up", "join", "down", "agent", "demo", "version"]),
+    ("This host", &["up", "join", "down", "agent", "doctor", "runtime", "demo", "version"]),
 ];
 
 /// Gives the command its help.

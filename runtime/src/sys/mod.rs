@@ -12,13 +12,6 @@
 pub(crate) mod cgroup;
 #[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
 pub(crate) mod capability;
-#[cfg(test)]
-pub(crate) mod forked;
-#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
-pub(crate) mod landlock;
-mod readable;
-#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
-pub(crate) mod capability;
 pub(crate) mod clone;
 #[cfg(test)]
 pub(crate) mod forked;

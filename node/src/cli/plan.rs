@@ -1,0 +1,91 @@
+//! `runtime plan`: what the isolator would do on this host for a `run`, step by step.
+//!
+//! The words are `run`'s, and the launch is made by the same code as the
+//! agent's. Nothing is started, made or asked; no agent is needed.
+
+use clap::{Args, Subcommand};
+use runtime::{Facts, Plan, PlanFlaw, Problem, plan};
+use serde_json::json;
+
+use crate::agent::preview;
+use crate::api::types::Complaint;
+use crate::cli::errors::Failed;
+use crate::cli::job::{JobArgs, made_up};
+use crate::cli::output::{Format, Output};
+
+/// The first of a container's ids in a plan; an agent takes a range that is free then,
+/// of those from here on.
+const IDS_FROM: u32 = 524_288;
+
+/// What a plan calls this host.
+const NODE: &str = "this-host";
+
+/// What can be asked of this host's runtime.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum RuntimeCommand {
+    /// Print what would be done here for a `run`, without doing it
+    #[command(after_help = "Examples:\n  starling runtime plan --exec -- echo hello\n  \
+        starling runtime plan --rootfs /srv/alpine --read-only -p 8080:80 -- httpd -f\n  \
+        starling runtime plan --rootfs /srv/alpine --json -- sh | jq -r '.[].step'")]
+    Plan(Box<PlanArgs>),
+}
+
+/// The words of `run`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+/// `starling runtime plan`.
+pub(crate) async fn run(args: PlanArgs, out: Output) -> Result<u8, Failed> {
+    let spec = args.job.spec(&made_up(0), |name| std::env::var(name).ok())?;
+    let launch = match preview(&spec, NODE).await {
+        Some(Ok(launch)) => launch,
+        Some(Err(flaw)) => return Err(refused(&flaw, "starling run --help").into()),
+        None => return Err(refused("groups: there are none", "starling run --help").into()),
+    };
+    let plan = plan(&launch, &Facts::probe(), IDS_FROM).map_err(|flaw| complain(&flaw))?;
+    match out.format {
+        Format::Json => out.json(document(&plan).to_string().as_bytes())?,
+        Format::Human | Format::Quiet => {
+            plan.to_string().lines().try_for_each(|line| out.line(line))?;
+        }
+    }
+    Ok(0)
+}
+
+fn document(plan: &Plan) -> serde_json::Value {
+    let step = |(number, step): (usize, &runtime::Step)| {
+        let who = if step.is_supervisors() { "supervisor" } else { "task" };
+        json!({ "number": number, "who": who, "step": step.to_string() })
+    };
+    (1..).zip(plan.steps()).map(step).collect()
+}
+
+fn refused(why: impl ToString, hint: &str) -> Complaint {
+    Complaint::new("bad_spec", "this host cannot run that").because(why).hint(hint)
+}
+
+fn complain(flaw: &PlanFlaw) -> Complaint {
+    let hint = match flaw.problem {
+        Problem::Machine { .. } => "starling doctor   what this host can do, and what helps",
+        _ => "starling run --help   what the flags take",
+    };
+    refused(flaw, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flaw_names_its_field_and_where_to_look() {
+        let flaw = |problem| PlanFlaw { field: "container.ids".to_owned(), problem };
+        let machine = complain(&flaw(Problem::Machine { lacks: "too old" }));
+        assert_eq!(machine.why, ["container.ids: this machine cannot do that: too old"]);
+        assert!(machine.hint.expect("a hint").starts_with("starling doctor "));
+        let empty = complain(&flaw(Problem::Empty));
+        assert!(empty.hint.expect("a hint").starts_with("starling run --help "));
+    }
+}
