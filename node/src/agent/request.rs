@@ -54,22 +54,23 @@ pub(crate) enum Flaw {
 }
 
 /// The launch of a job's first task, as if this node had won its tender: for whoever wants
-/// to see it without running it. None for a job without groups.
+/// to see it without running it. None for a job without tasks.
 pub(crate) async fn preview(spec: &JobSpec, node: &str) -> Option<Result<runtime::Launch, Flaw>> {
     let group = spec.groups.first()?;
+    let task = group.tasks.first()?.clone();
     let slot = SlotId { job: JobId::new([0; 16]), group: group.name.clone(), index: 1 };
     let id = AllocationId { slot, epoch: Epoch { counter: 1, tender: 0 } };
     let generation = Generation { counter: 1, spec: ContentHash::new([0; 32]) };
-    let Some(task) = naming::task_id(&id, 0) else { return Some(Err(Flaw::Name)) };
+    let Some(name) = naming::task_id(&id, 0) else { return Some(Err(Flaw::Name)) };
     let launch = Launch {
         id,
         generation,
         count: group.count,
         job_name: spec.name.clone(),
         restarts: 0,
-        task: group.task.clone(),
+        task,
     };
-    Some(of(&launch, node, task).await)
+    Some(of(&launch, node, name).await)
 }
 
 /// The launch of a task.

@@ -116,7 +116,9 @@ fn ports(status: Option<&Status>, free: Port<'_>) -> Vec<Finding> {
             let error = free(protocol, port).err()?;
             let flag = if protocol == "udp" { "-lunp" } else { "-ltnp" };
             let what = match error.kind() {
-                ErrorKind::AddrInUse => format!("{protocol} port {port} is taken by another program"),
+                ErrorKind::AddrInUse => {
+                    format!("{protocol} port {port} is taken by another program")
+                }
                 _ => format!("{protocol} port {port} cannot be had: {error}"),
             };
             let fix = format!(
@@ -141,7 +143,8 @@ fn agent(status: Option<&Status>, places: &Places, said: &[Finding]) -> Vec<Find
         let what = format!("none answers at {}", places.socket_to_ask().display());
         return vec![Finding::ok(NAME, what)];
     };
-    let runs = format!("{} runs as process {}, version {}", status.name, status.pid, status.version);
+    let runs =
+        format!("{} runs as process {}, version {}", status.name, status.pid, status.version);
     let mut found = vec![Finding::ok(NAME, runs)];
     let news = status.warnings.iter().filter(|news| said.iter().all(|told| told.what != **news));
     found.extend(news.map(|news| {

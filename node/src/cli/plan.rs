@@ -43,7 +43,7 @@ pub(crate) async fn run(args: PlanArgs, out: Output) -> Result<u8, Failed> {
     let launch = match preview(&spec, NODE).await {
         Some(Ok(launch)) => launch,
         Some(Err(flaw)) => return Err(refused(&flaw, "starling run --help").into()),
-        None => return Err(refused("groups: there are none", "starling run --help").into()),
+        None => return Err(refused("groups: there is no task", "starling run --help").into()),
     };
     let plan = plan(&launch, &Facts::probe(), IDS_FROM).map_err(|flaw| complain(&flaw))?;
     match out.format {

@@ -39,11 +39,19 @@ fn kernel(host: &Host) -> Finding {
     }
     if !at_least(TASKS) {
         let what = format!("Linux {release} is too old for any task: 5.9 is the oldest that works");
-        return Finding::fail(NAME, what, newer(if host.ground.is_root() { MAPPED_LAYERS } else { CONTAINERS }));
+        return Finding::fail(
+            NAME,
+            what,
+            newer(if host.ground.is_root() { MAPPED_LAYERS } else { CONTAINERS }),
+        );
     }
     if !at_least(CONTAINERS) {
         let what = format!("Linux {release} runs plain processes only: containers need 5.12");
-        return Finding::fail(NAME, what, newer(if host.ground.is_root() { MAPPED_LAYERS } else { CONTAINERS }));
+        return Finding::fail(
+            NAME,
+            what,
+            newer(if host.ground.is_root() { MAPPED_LAYERS } else { CONTAINERS }),
+        );
     }
     if host.ground.is_root() && !at_least(MAPPED_LAYERS) {
         let what = format!(
@@ -126,7 +134,9 @@ fn apparmor_profile(ground: &Ground) -> String {
 
 fn overlay(host: &Host) -> Finding {
     const NAME: &str = "overlayfs";
-    let module = host.ground.as_root("modprobe overlay   and at each boot: echo overlay > /etc/modules-load.d/overlay.conf");
+    let module = host.ground.as_root(
+        "modprobe overlay   and at each boot: echo overlay > /etc/modules-load.d/overlay.conf",
+    );
     let newer = "boot Linux 5.19 or later   overlayfs in user namespaces came with 5.11";
     match (&host.trials.overlay_in_user_namespace, &host.trials.overlay) {
         (Trial::Works, _) => Finding::ok(NAME, "tried: mounts in a user namespace too"),
@@ -144,7 +154,8 @@ fn overlay(host: &Host) -> Finding {
             Finding::ok(NAME, format!("the kernel has it; in a user namespace not tried: {why}"))
         }
         (Trial::Fails { at, why }, _) => {
-            let what = format!("containers cannot run: to {at} in a user namespace gives \"{why}\"");
+            let what =
+                format!("containers cannot run: to {at} in a user namespace gives \"{why}\"");
             Finding::fail(NAME, what, newer)
         }
     }
@@ -187,14 +198,17 @@ fn landlock(host: &Host) -> Finding {
             Finding::ok(NAME, "missing, and not needed: tasks run as users of their own")
         }
         0 => {
-            let first = if host.modules.is_empty() { String::new() } else { format!(",{}", host.modules) };
+            let first =
+                if host.modules.is_empty() { String::new() } else { format!(",{}", host.modules) };
             Finding::warn(
                 NAME,
                 format!(
                     "missing: a plain process task runs as {} and can read the agent's own files",
                     host.ground.user
                 ),
-                format!("boot with lsm=landlock{first} on the kernel's command line   needs Linux 5.13"),
+                format!(
+                    "boot with lsm=landlock{first} on the kernel's command line   needs Linux 5.13"
+                ),
             )
         }
         abi => Finding::ok(NAME, format!("version {abi}")),
@@ -216,9 +230,8 @@ fn ids(host: &Host) -> Option<Finding> {
     if ground.is_root() {
         return None;
     }
-    let most = |ranges: &[crate::plan::IdRange]| {
-        ranges.iter().map(|range| range.count).max().unwrap_or(0)
-    };
+    let most =
+        |ranges: &[crate::plan::IdRange]| ranges.iter().map(|range| range.count).max().unwrap_or(0);
     let count = most(&facts.subuids).min(most(&facts.subgids));
     if facts.id_helpers && count + 1 >= IDS_WANTED {
         return Some(Finding::ok(NAME, format!("{count} ids for containers of {}", ground.user)));

@@ -133,8 +133,9 @@ impl Lack {
             _ if ground.inside.is_some() && self != Self::NoController => {
                 privileged_container(ground)
             }
-            Self::NoGroups => ground
-                .as_root_in_shell("mkdir -p /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup"),
+            Self::NoGroups => ground.as_root_in_shell(
+                "mkdir -p /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup",
+            ),
             Self::NotDelegated if ground.user_manager => {
                 "systemd-run --user --scope -p Delegate=yes starling up".to_owned()
             }
@@ -156,7 +157,9 @@ pub(super) fn privileged_container(ground: &Ground) -> String {
         Some("podman") => "podman",
         _ => "docker",
     };
-    format!("{engine} run --privileged -v starling:/var/lib/starling IMAGE   on the host of this container")
+    format!(
+        "{engine} run --privileged -v starling:/var/lib/starling IMAGE   on the host of this container"
+    )
 }
 
 fn delegate(ground: &Ground) -> String {

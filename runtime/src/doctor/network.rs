@@ -12,7 +12,9 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         let what = format!("containers get --network host or none only: {reason}");
         let fix = match &ground.inside {
             Some(_) => super::limits::privileged_container(ground),
-            None if !ground.is_root() => "sudo starling up   an agent of root has a bridge".to_owned(),
+            None if !ground.is_root() => {
+                "sudo starling up   an agent of root has a bridge".to_owned()
+            }
             None => "modprobe -a nf_tables nft_nat nft_masq bridge veth".to_owned(),
         };
         return vec![Finding::warn(BRIDGE, what, fix)];

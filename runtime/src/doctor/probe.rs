@@ -177,9 +177,8 @@ fn counted(process: &str, layout: &Layout) -> Vec<(u64, String)> {
     };
     let v1 = layout.legacy.iter().find(|v1| v1.controllers.contains(&Controller::Pids));
     let place = match (v1, &layout.unified) {
-        (Some(v1), _) => {
-            own(&|names| names.split(',').any(|name| name == "pids")).map(|group| (&v1.mount, group))
-        }
+        (Some(v1), _) => own(&|names| names.split(',').any(|name| name == "pids"))
+            .map(|group| (&v1.mount, group)),
         (None, Some(v2)) => own(&str::is_empty).map(|group| (&v2.mount, group)),
         (None, None) => None,
     };
@@ -266,7 +265,12 @@ fn unit(process: &str, ground: &Ground) -> Option<Unit> {
 
 fn unit_dirs(ground: &Ground) -> Vec<PathBuf> {
     let dirs: &[&str] = if ground.is_root() {
-        &["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"]
+        &[
+            "/etc/systemd/system",
+            "/run/systemd/system",
+            "/usr/lib/systemd/system",
+            "/lib/systemd/system",
+        ]
     } else {
         &["/etc/systemd/user", "/run/systemd/user", "/usr/lib/systemd/user"]
     };
@@ -287,7 +291,9 @@ fn unit_files(name: &str, dirs: &[PathBuf]) -> Vec<String> {
             }
         }
     }
-    main.into_iter().flat_map(|main| std::iter::once(main).chain(extra.clone().into_values())).collect()
+    main.into_iter()
+        .flat_map(|main| std::iter::once(main).chain(extra.clone().into_values()))
+        .collect()
 }
 
 fn engines(ground: &Ground) -> Vec<(String, PathBuf)> {

@@ -23,11 +23,16 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
             Finding::ok(NAME, format!("up to {}", number(soft)))
         } else if hard >= OPEN_FILES_MIN {
             let what = format!("up to {soft}, enough for a few dozen tasks");
-            Finding::warn(NAME, what, format!("ulimit -n {}   before starling up", hard.min(65_536)))
+            Finding::warn(
+                NAME,
+                what,
+                format!("ulimit -n {}   before starling up", hard.min(65_536)),
+            )
         } else {
             let what = format!("up to {hard}, enough for a few dozen tasks");
             let line = format!("{}  -  nofile  65536", ground.user);
-            let fix = ground.as_root_in_shell(&format!("echo '{line}' >> /etc/security/limits.conf"));
+            let fix =
+                ground.as_root_in_shell(&format!("echo '{line}' >> /etc/security/limits.conf"));
             Finding::warn(NAME, what, format!("{fix}   then log in again"))
         });
     }
@@ -45,12 +50,18 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         ("inotify", "fs.inotify.max_user_watches", host.room.inotify_watches, WATCHES_MIN),
     ] {
         if let Some(value) = value.filter(|value| *value < least) {
-            let what = format!("{key} is {value}: following many logs at once falls back to polling");
+            let what =
+                format!("{key} is {value}: following many logs at once falls back to polling");
             let wanted = least * 4;
-            found.push(Finding::warn(name, what, ground.as_root(&format!("sysctl -w {key}={wanted}"))));
+            found.push(Finding::warn(
+                name,
+                what,
+                ground.as_root(&format!("sysctl -w {key}={wanted}")),
+            ));
         }
     }
-    if let (Some(instances), Some(watches)) = (host.room.inotify_instances, host.room.inotify_watches)
+    if let (Some(instances), Some(watches)) =
+        (host.room.inotify_instances, host.room.inotify_watches)
         && instances >= INSTANCES_MIN
         && watches >= WATCHES_MIN
     {
@@ -72,7 +83,8 @@ fn more_processes(from: &str, host: &Host) -> String {
         "kernel.threads-max" => ground.as_root("sysctl -w kernel.threads-max=65536"),
         "ulimit -u" => {
             let line = format!("{}  -  nproc  65536", ground.user);
-            let fix = ground.as_root_in_shell(&format!("echo '{line}' >> /etc/security/limits.conf"));
+            let fix =
+                ground.as_root_in_shell(&format!("echo '{line}' >> /etc/security/limits.conf"));
             format!("{fix}   then log in again")
         }
         // The file of a group, which says the same to everybody.

@@ -21,9 +21,10 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
 fn of_unit(unit: &Unit, host: &Host) -> Finding {
     const NAME: &str = "systemd unit";
     let process = unit.kill_mode.as_deref() == Some("process");
-    let delegates = unit.delegate.as_deref().is_some_and(|value| {
-        !matches!(value, "" | "no" | "false" | "off" | "0")
-    });
+    let delegates = unit
+        .delegate
+        .as_deref()
+        .is_some_and(|value| !matches!(value, "" | "no" | "false" | "off" | "0"));
     let lacks = match (process, delegates) {
         (true, true) => {
             let what = format!("{} has KillMode=process and Delegate=", unit.name);
@@ -52,7 +53,10 @@ fn of_unit(unit: &Unit, host: &Host) -> Finding {
 fn lingering(host: &Host) -> Finding {
     const NAME: &str = "lingering";
     if host.lingers {
-        return Finding::ok(NAME, format!("what {} runs outlives the last logout", host.ground.user));
+        return Finding::ok(
+            NAME,
+            format!("what {} runs outlives the last logout", host.ground.user),
+        );
     }
     let what = format!("agent and tasks end when {} logs out for the last time", host.ground.user);
     Finding::warn(NAME, what, "loginctl enable-linger")

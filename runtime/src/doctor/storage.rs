@@ -55,12 +55,14 @@ fn kind(storage: &Storage, host: &Host) -> Finding {
         None => "starling up --data DIR   in a directory on a disk of this machine".to_owned(),
     };
     if !storage.executes {
-        let what = format!("{kind} at {mount} is mounted noexec: no program of a container can start");
+        let what =
+            format!("{kind} at {mount} is mounted noexec: no program of a container can start");
         let fix = host.ground.as_root(&format!("mount -o remount,exec {mount}"));
         return Finding::fail(NAME, what, fix);
     }
     if VOLATILE.contains(&kind) {
-        let what = format!("{kind} at {mount}: this member and its tasks are forgotten at shutdown");
+        let what =
+            format!("{kind} at {mount}: this member and its tasks are forgotten at shutdown");
         return Finding::warn(NAME, what, elsewhere);
     }
     if REMOTE.contains(&kind) {

@@ -98,12 +98,7 @@ fn desktop() -> Host {
         ..host.facts
     };
     host.layout = Layout { unified: v2(refused, &[]), legacy: Vec::new(), root: false };
-    host.ground = Ground {
-        uid: 1000,
-        user: "ann".to_owned(),
-        user_manager: true,
-        ..host.ground
-    };
+    host.ground = Ground { uid: 1000, user: "ann".to_owned(), user_manager: true, ..host.ground };
     host.trials.overlay = Trial::Untried("only an agent of root mounts so");
     host.trials.mapped_mount = Trial::Untried("only an agent of root mounts so");
     host.bridging.refused = Some("the agent has no CAP_NET_ADMIN".to_owned());

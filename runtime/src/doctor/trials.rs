@@ -71,9 +71,7 @@ impl Trials {
             return Self::none("this process has several threads");
         }
         let (user_namespace, overlay_in_user_namespace) = match attempt(in_user_namespace) {
-            Trial::Fails { at, why } if at == OVERLAY => {
-                (Trial::Works, Trial::Fails { at, why })
-            }
+            Trial::Fails { at, why } if at == OVERLAY => (Trial::Works, Trial::Fails { at, why }),
             Trial::Works => (Trial::Works, Trial::Works),
             other => (other, Trial::Untried("user namespaces come first")),
         };
@@ -138,7 +136,8 @@ fn as_root() -> Outcome {
         rustix::fs::mkdir(place(name), mode).map_err(|errno| (MEMORY, errno))?;
     }
     // As a container's root is mounted.
-    let options = c"userxattr,volatile,lowerdir=/proc/layer,upperdir=/proc/upper,workdir=/proc/work";
+    let options =
+        c"userxattr,volatile,lowerdir=/proc/layer,upperdir=/proc/upper,workdir=/proc/work";
     mount("overlay", place("merged"), "overlay", quiet, options).map_err(|errno| (OVERLAY, errno))
 }
 
