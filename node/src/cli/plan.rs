@@ -69,6 +69,9 @@ fn refused(why: impl ToString, hint: &str) -> Complaint {
 
 fn complain(flaw: &PlanFlaw) -> Complaint {
     let hint = match flaw.problem {
+        Problem::Machine { .. } if flaw.field == "container.network" => {
+            "--network none, or --network host   which need no root"
+        }
         Problem::Machine { .. } => "starling doctor   what this host can do, and what helps",
         _ => "starling run --help   what the flags take",
     };
