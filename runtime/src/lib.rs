@@ -25,6 +25,7 @@ mod capability;
 mod cgroup;
 mod container;
 mod control;
+mod ids;
 mod keeper;
 mod landlock;
 mod launch;
@@ -38,6 +39,7 @@ mod sandbox;
 mod seccomp;
 mod supervisor;
 mod sys;
+mod volume;
 mod watch;
 
 pub use adopt::OpenError;

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-
 use super::namespaces::Namespaces;
 use crate::capability::CapabilitySet;
 use crate::container::{Access, Changes, Clocks};
@@ -362,7 +361,9 @@ impl fmt::Display for Step {
                 write!(f, "mount {} at {}", special.kind(), special.target())
             }
             Self::Device(name) => write!(f, "bind the host's /dev/{name}"),
-            Self::DeviceLinks => f.write_str("link fd, stdin, stdout, stderr, core and ptmx in /dev"),
+            Self::DeviceLinks => {
+                f.write_str("link fd, stdin, stdout, stderr, core and ptmx in /dev")
+            }
             Self::Tmpfs { target, bytes, mode } => {
                 write!(f, "mount tmpfs at {} ({bytes} bytes, mode {mode:o})", target.display())
             }

@@ -184,21 +184,15 @@ impl Outside<'_> {
     fn open_volume(&self, name: &str) -> Result<OwnedFd, Failure> {
         let none = || Failure::because("this runtime keeps no volumes");
         let volumes = self.order.volumes.ok_or_else(none)?;
-        match rustix::fs::mkdirat(volumes, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
+        make_directory(volumes, name, 0o755)?;
         Ok(below(volumes, name, OFlags::PATH | OFlags::DIRECTORY)?)
     }
 
-    fn show_owners(
-        &self,
-        tree: usize,
-        owners: Owners,
-        child: &Child<'_>,
-    ) -> Result<(), Failure> {
+    fn show_owners(&self, tree: usize, owners: Owners, child: &Child<'_>) -> Result<(), Failure> {
         let Some(mount) = self.trees.get(tree).and_then(Option::as_ref) else { return Ok(()) };
-        let Some(opened) = self.plan.trees().nth(tree) else { return Err(Failure::because("there is no such tree")) };
+        let Some(opened) = self.plan.trees().nth(tree) else {
+            return Err(Failure::because("there is no such tree"));
+        };
         let attributes = attributes(opened);
         let users = child.users.as_ref().map(AsFd::as_fd);
         let reach = reach(&opened.source);
@@ -262,7 +256,9 @@ impl Outside<'_> {
         }
         for (name, lines) in [("uid_map", &map.uids), ("gid_map", &map.gids)] {
             let lines = lines.iter();
-            let text: String = lines.map(|[inside, outside, count]| format!("{inside} {outside} {count}\n")).collect();
+            let text: String = lines
+                .map(|[inside, outside, count]| format!("{inside} {outside} {count}\n"))
+                .collect();
             write(name, &text)?;
         }
         Ok(())
@@ -345,10 +341,14 @@ fn prepare_changes(dir: BorrowedFd<'_>, owner: User) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether the directory is new.
+/// Whether the directory is new. Then it has these permissions, whatever the mask is.
 fn make_directory(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<bool, Errno> {
-    match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode)) {
-        Ok(()) => Ok(true),
+    let mode = Mode::from_raw_mode(mode);
+    match rustix::fs::mkdirat(dir, name, mode) {
+        Ok(()) => {
+            rustix::fs::chmodat(dir, name, mode, AtFlags::empty())?;
+            Ok(true)
+        }
         Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(error),
     }

@@ -94,7 +94,12 @@ fn prepare(
         Step::Streams => Act::Streams,
         Step::Scratch => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            Act::Scratch(rustix::fs::openat(order.dir, crate::record::SCRATCH, flags, Mode::empty())?)
+            Act::Scratch(rustix::fs::openat(
+                order.dir,
+                crate::record::SCRATCH,
+                flags,
+                Mode::empty(),
+            )?)
         }
         Step::Directory(path) => {
             let path = path.to_str().and_then(|path| std::ffi::CString::new(path).ok());
@@ -108,7 +113,8 @@ fn prepare(
         Step::NoNewPrivileges => Act::NoNewPrivileges,
         Step::Hide(paths) => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let scratch = rustix::fs::openat(order.dir, crate::record::SCRATCH, flags, Mode::empty())?;
+            let scratch =
+                rustix::fs::openat(order.dir, crate::record::SCRATCH, flags, Mode::empty())?;
             let paths: Vec<_> = paths.iter().map(std::path::PathBuf::as_path).collect();
             let fence = Fence::around(&paths)
                 .and_then(|fence| fence.admit(scratch.as_fd()).map(|()| fence))

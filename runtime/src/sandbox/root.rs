@@ -1,14 +1,18 @@
 //! A container's root: overlayfs over its layers, mounted in its own namespaces.
 //!
 //! Nothing needs a path of the host. The tree that takes the changes is attached on
-//! top of `/`, which is the only place that always exists; layers are named through
-//! `/proc/self/fd`. All of it goes when the old root is left.
+//! top of `/`, which is the only place that always exists, and the layers in it, one
+//! on the other; they are named through `/proc/self/fd`. All of it goes when the old
+//! root is left, which is why [`leave`] has two things to unmount.
 
 use std::fmt::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MountFlags, MoveMountFlags, mount as mount_at, move_mount};
+use rustix::mount::{
+    MountFlags, MoveMountFlags, UnmountFlags, mount as mount_at, move_mount, unmount,
+};
+use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::report::Failure;
 use super::special::{self, descriptor};
@@ -38,7 +42,8 @@ pub(super) fn mount(
     // The highest comes first here, and the lowest in a launch.
     for (at, layer) in layers.iter().rev().enumerate() {
         let layer = layer.as_ref().ok_or_else(|| Failure::because("a layer is missing"))?;
-        put_on_top(layer)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(layer, c"", upper, c"merged", flags)?;
         let separator = if at == 0 { "" } else { ":" };
         let _ = write!(options, "{separator}{}", descriptor(layer.as_fd()));
     }
@@ -66,7 +71,20 @@ fn in_memory(changes: Changes) -> Result<OwnedFd, Failure> {
     Ok(memory)
 }
 
-/// Attaches a detached mount where its kernel accepts it as a layer: in this namespace.
+/// Makes the root behind a handle this process's, and leaves nothing of the old one.
+pub(super) fn leave(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    fchdir(root)?;
+    // The old root comes to lie on the new one, at the same place, so that no
+    // directory is needed for it.
+    pivot_root(c".", c".").map_err(Failure::at("pivot_root"))?;
+    // On top is what `put_on_top` put on the old root, below that the old root.
+    for what in ["the tree of changes", "the old root"] {
+        unmount(c".", UnmountFlags::DETACH).map_err(Failure::at(what))?;
+    }
+    Ok(chdir(c"/")?)
+}
+
+/// Attaches a detached mount in this namespace, where a kernel accepts it as a layer.
 fn put_on_top(tree: &OwnedFd) -> Result<(), Failure> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     Ok(move_mount(tree, c"", CWD, c"/", flags)?)

@@ -46,7 +46,8 @@ fn executable(path: &Path, bytes: &[u8]) {
 }
 
 fn ends() -> Ends {
-    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").expect("null"));
+    let null =
+        || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").expect("null"));
     Ends { stdin: null(), stdout: null(), stderr: null() }
 }
 

@@ -36,11 +36,11 @@ use crate::order::{self, Answer};
 use crate::plan::Facts;
 use crate::proc::ProcessMark;
 use crate::record::{
-    self, Claim, Existing, LAUNCH, LaunchRecord, STATE, STOP, StateRecord, StopRecord,
-    Survives,
+    self, Claim, Existing, LAUNCH, LaunchRecord, STATE, STOP, StateRecord, StopRecord, Survives,
 };
 use crate::sandbox;
 use crate::sys;
+use crate::volume;
 use pump::Pump;
 
 /// Signals the keeper and its supervisors take from a descriptor.
@@ -190,19 +190,25 @@ fn fork_task(dir: &OwnedFd, launch: &Launch) -> Result<(Pid, OwnedFd, Pump), Not
         .map_err(errno)?;
     let log = rustix::io::fcntl_dupfd_cloexec(dir, 3).map_err(errno)?;
     let pump = Pump::new(log, out, err).map_err(failed)?;
+    let volumes = order::open_below(dir, "..")
+        .and_then(|tasks| order::open_below(&tasks, ".."))
+        .and_then(|runtime| volume::directory(&runtime))
+        .map_err(failed)?;
     let order = sandbox::Order {
         launch,
         facts: &Facts::probe(),
         id_base: launch.id_base().unwrap_or(0),
         dir: dir.as_fd(),
-        volumes: None,
+        volumes: Some(volumes.as_fd()),
         join: sandbox::Join::default(),
         network_of: None,
         ends: Some(sandbox::Ends { stdin, stdout, stderr }),
     };
     let no_network = &mut |_| Err("networks are not there yet".to_owned());
-    let sandbox::Spawned { pid: task, .. } = sandbox::spawn(order, no_network)
-        .map_err(|sandbox::NotStarted { fault, reason }| NotStarted { fault, reason, claimed: true })?;
+    let sandbox::Spawned { pid: task, .. } =
+        sandbox::spawn(order, no_network).map_err(|sandbox::NotStarted { fault, reason }| {
+            NotStarted { fault, reason, claimed: true }
+        })?;
     Ok((task, signals, pump))
 }
 
