@@ -201,6 +201,9 @@ impl Planner<'_> {
             self.supervisor.push(Step::PrepareChanges { owner });
             self.open(Source::Changes, Access::Write, Owners::Disk)
         });
+        if !self.own_network() {
+            self.then(Step::KeepHostSys);
+        }
         self.then(Step::Root { layers: count, upper, changes });
     }
 

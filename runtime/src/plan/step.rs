@@ -187,6 +187,8 @@ pub enum Step {
         /// Whether it may be changed.
         access: Access,
     },
+    /// Takes a copy of the host's `/sys`, which the root's making covers.
+    KeepHostSys,
     /// Mounts the root.
     Root {
         /// How many trees are its layers: the first ones.
@@ -349,6 +351,7 @@ impl fmt::Display for Step {
             Self::Hostname(name) => write!(f, "set the hostname {name}"),
             Self::Loopback => f.write_str("bring the loopback device up"),
             Self::Reopen { tree, .. } => write!(f, "open tree {tree} in its own mount namespace"),
+            Self::KeepHostSys => f.write_str("copy the mounts of the host's /sys"),
             Self::Root { layers, changes, .. } => {
                 write!(f, "mount overlay at / ({layers} layers, changes ")?;
                 match changes {

@@ -95,6 +95,7 @@ impl<'a> Chamber<'a> {
                 Ok(mount_change(c"/", flags)?)
             }
             Step::Reopen { tree, .. } => self.reopen(*tree),
+            Step::KeepHostSys => self.system.keep_host_sys(),
             Step::Root { layers, upper, changes } => {
                 let layers = self.trees.get(..*layers).unwrap_or_default();
                 let upper = upper.and_then(|upper| self.trees.get(upper)).and_then(Option::as_ref);

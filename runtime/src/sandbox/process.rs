@@ -61,7 +61,9 @@ pub(super) fn spawn(plan: &Plan, order: Order<'_>) -> Result<Spawned, NotStarted
     // Written by the child on this memory, unless it executed its program.
     let failure = std::hint::black_box(result);
     match spawned {
-        Ok(pid) if failure == (0, Errno::NOSYS) => Ok(Spawned { pid, terminal: ours }),
+        Ok(pid) if failure == (0, Errno::NOSYS) => {
+            Ok(Spawned { pid, terminal: ours, mounts: None })
+        }
         Ok(pid) => {
             let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
             let (at, error) = failure;
@@ -196,7 +198,7 @@ impl Child<'_> {
         };
         drop(report);
         match report::receive(&reported).map_err(|error| system(error.into()))? {
-            Outcome::Runs(_) => Ok(Spawned { pid, terminal: ours }),
+            Outcome::Runs(_) => Ok(Spawned { pid, terminal: ours, mounts: None }),
             Outcome::Failed(at, failure) => {
                 let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
                 Err(report::in_words(plan, at, &failure))

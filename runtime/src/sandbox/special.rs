@@ -67,6 +67,7 @@ pub(super) struct System {
     sys: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     terminals: Option<OwnedFd>,
+    host_sys: Option<OwnedFd>,
 }
 
 /// How a descriptor is called in the supervisor's `/proc`.
@@ -89,6 +90,12 @@ pub(super) fn make(
 }
 
 impl System {
+    /// Takes a copy of the host's `/sys` before it is covered.
+    pub(super) fn keep_host_sys(&mut self) -> Result<(), Failure> {
+        self.host_sys = Some(host_sys()?);
+        Ok(())
+    }
+
     pub(super) fn mount(
         &mut self,
         special: Special,
@@ -107,7 +114,8 @@ impl System {
                 self.sys = Some(mount);
             }
             Special::HostSys => {
-                let mount = host_sys()?;
+                let kept = self.host_sys.take();
+                let mount = kept.ok_or_else(|| Failure::because("it was not kept"))?;
                 attach(mount.as_fd(), directory(root, "sys")?.as_fd())?;
                 self.sys = Some(mount);
             }
