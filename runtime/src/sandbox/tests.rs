@@ -148,7 +148,7 @@ fn a_terminal_is_the_containers_own() {
     let Place::Container(container) = &mut launch.place else { panic!("a container") };
     container.root = Root::Directory("/".into());
     container.user = "1:1".into();
-    launch.argv = ["/bin/sh", "-c", "tty; stty size; stat -c %u $(tty); ps -o tty= $$; ls /dev/pts; test -c /dev/console && echo console"]
+    launch.argv = ["/bin/sh", "-c", "tty; stty size; stat -c %u $(tty); ps -o tty= $$; echo /dev/pts/*; test -c /dev/console && echo console"]
         .map(str::to_owned)
         .to_vec();
     alone(|| {
@@ -163,7 +163,7 @@ fn a_terminal_is_the_containers_own() {
         }
         waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
         let said = String::from_utf8(said).expect("text");
-        assert_eq!(said.replace("\r\n", "|"), "/dev/pts/0|24 80|1|pts/0|0|ptmx|console|");
+        assert_eq!(said.replace("\r\n", "|"), "/dev/pts/0|24 80|1|pts/0|/dev/pts/0 /dev/pts/ptmx|console|");
     });
 }
 
