@@ -28,7 +28,7 @@ use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, Ta
 use crate::log::{LogError, LogReader, LogRequest};
 use crate::order::{self, Command, Recipient, TASKS};
 use crate::record::{self, RecordError};
-use crate::watch::{self, Shared, blocking};
+use crate::watch::{self, Asked, Shared, blocking};
 
 /// Events that may wait for the agent; then watchers wait too, and lose nothing.
 const EVENTS: usize = 1024;
@@ -197,7 +197,8 @@ impl Runtime {
                 return Err(LaunchError::ShutDown);
             };
             while work.try_join_next().is_some() {}
-            work.spawn(watch::launch(Arc::clone(shared), launch, asker));
+            let asked = Asked::ask(shared, launch).inspect_err(|_| shared.release(&id))?;
+            work.spawn(watch::launch(Arc::clone(shared), asked, asker));
         }
         answer.await.unwrap_or(Err(LaunchError::ShutDown))
     }

@@ -100,6 +100,7 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
     let dir = order::open_directory(dir)?;
     let tasks = order::open_below(&dir, TASKS)?;
     let Some(lock) = lock(&dir)? else { return Ok(None) };
+    sys::default_dispositions();
     sys::block_only(&TAKEN);
     let signals = sys::signal_fd(&TAKEN)?;
     unlink_socket(&dir)?;

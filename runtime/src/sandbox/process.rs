@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::{chdir, fchdir, setsid, umask};
+use rustix::process::{Signal, chdir, fchdir, setsid, umask};
 use rustix::thread::{
     Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
@@ -126,7 +126,9 @@ impl Plan {
 fn prepare(ends: &Ends, has_terminal: bool) -> Result<(), Errno> {
     // Its own session, hence its own group, which it cannot leave.
     setsid()?;
-    sys::default_dispositions();
+    // All others have it already.
+    sys::heed(Signal::XFSZ);
+    sys::heed(Signal::PIPE);
     umask(Mode::WGRP | Mode::WOTH);
     rustix::stdio::dup2_stdin(&ends.stdin)?;
     rustix::stdio::dup2_stdout(&ends.stdout)?;

@@ -31,6 +31,7 @@ const NETWORK_PATIENCE: Duration = Duration::from_secs(20);
 /// A program that runs, and what we hold of it.
 struct Begun {
     task: Pid,
+    mark: std::io::Result<ProcessMark>,
     ours: Ours,
     oom_kills: u64,
 }
@@ -153,14 +154,19 @@ impl Supervisor {
             ends,
         };
         let mut network = |namespace| self.network(agent, &launch.id, namespace);
-        let spawned = sandbox::spawn(sandbox_order, &mut network);
+        let mut terminal = None;
+        let spawned = ProcessMark::of_new(|| {
+            let spawned = sandbox::spawn(sandbox_order, &mut network)?;
+            terminal = spawned.terminal;
+            Ok(spawned.pid)
+        });
         self.group = group;
-        let spawned = spawned?;
-        let ours = match spawned.terminal {
+        let (task, mark) = spawned?;
+        let ours = match terminal {
             Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
             None => ours,
         };
-        Ok(Begun { task: spawned.pid, ours, oom_kills })
+        Ok(Begun { task, mark, ours, oom_kills })
     }
 
     fn run(
@@ -172,9 +178,9 @@ impl Supervisor {
         launch: Launch,
         begun: Begun,
     ) -> End {
-        let Begun { task, ours, oom_kills } = begun;
+        let Begun { task, mark, ours, oom_kills } = begun;
         let mut pump = Pump::new(LogWriter::new(dir, launch.log), ours.outputs);
-        let recorded = ProcessMark::of(task).and_then(|mark| record::add_task(state, mark));
+        let recorded = mark.and_then(|mark| record::add_task(state, mark));
         if let Err(error) = recorded {
             // A task that a restarted agent could not find must not run.
             self.is_bad |= !tree::kill_children(&mut self.signals, &mut pump, &self.group);
