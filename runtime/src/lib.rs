@@ -22,7 +22,7 @@
 mod adopt;
 mod attach;
 mod call;
-mod cgroup;
+pub mod cgroup;
 mod container;
 mod control;
 mod frame;
@@ -36,12 +36,13 @@ mod record;
 mod sandbox;
 mod supervisor;
 mod sys;
+mod usage;
 mod watch;
 
 pub use adopt::OpenError;
 pub use attach::{Attached, ControlError};
 pub use call::KeeperError;
-pub use cgroup::Limits;
+pub use cgroup::{Limits, Usage};
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
     Root, SHM_BYTES, Seccomp, SystemPaths,

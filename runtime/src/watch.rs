@@ -20,7 +20,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
-use crate::adopt::{self, Standing};
+use crate::adopt::{self, Host, Standing};
 use crate::call::{Caller, Line};
 use crate::control::LaunchError;
 use crate::frame;
@@ -42,7 +42,7 @@ const TRIES: usize = 5;
 pub(crate) struct Shared {
     pub(crate) tasks: OwnedFd,
     pub(crate) tasks_path: PathBuf,
-    pub(crate) boot: String,
+    pub(crate) host: Host,
     pub(crate) caller: Caller,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) busy: Mutex<BTreeSet<TaskId>>,
@@ -94,7 +94,7 @@ async fn end_after(shared: &Arc<Shared>, id: &TaskId, supervisor: OwnedFd) -> En
     let (work, name) = (Arc::clone(shared), id.clone());
     let examined = blocking(move || {
         let dir = order::open_below(&work.tasks, name.as_str())?;
-        adopt::examine_end(dir.as_fd(), &work.boot)
+        adopt::examine_end(dir.as_fd(), &work.host)
     });
     match examined.await {
         Ok(Ok(end)) => end,
@@ -284,7 +284,7 @@ async fn give_up(
     nonce: &str,
 ) -> Result<Option<End>, LaunchError> {
     let (work, name, nonce) = (Arc::clone(shared), id.clone(), nonce.to_owned());
-    blocking(move || adopt::give_up(&work.tasks, &name, &nonce, &work.boot))
+    blocking(move || adopt::give_up(&work.tasks, &name, &nonce, &work.host.boot))
         .await
         .map_err(|source| LaunchError::Io { id: id.clone(), source })?
         .map_err(|source| LaunchError::Record { id: id.clone(), source })
@@ -327,7 +327,7 @@ async fn examine(shared: &Arc<Shared>, id: &TaskId) -> Result<Standing, RecordEr
     let (work, name) = (Arc::clone(shared), id.clone());
     blocking(move || {
         let dir = order::open_below(&work.tasks, name.as_str())?;
-        adopt::examine(dir.as_fd(), &work.boot)
+        adopt::examine(dir.as_fd(), &work.host)
     })
     .await?
 }

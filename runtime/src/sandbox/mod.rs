@@ -10,6 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::cgroup::Joining;
 use crate::launch::{Launch, Place, StartFault};
 use crate::order::{self};
 use crate::record::SCRATCH;
@@ -43,8 +44,8 @@ pub(crate) struct Order<'a> {
     pub(crate) facts: &'a Facts,
     /// The task's directory.
     pub(crate) dir: BorrowedFd<'a>,
-    /// The files of its control groups: writing `0` joins.
-    pub(crate) join: Vec<BorrowedFd<'a>>,
+    /// By which it joins its control groups, if it has any.
+    pub(crate) join: Option<Joining<'a>>,
     pub(crate) ends: Ends,
 }
 
@@ -83,7 +84,7 @@ pub(crate) fn spawn(
     let scratch = order::open_below(dir, SCRATCH).map_err(|error| failed(&error))?;
     let plan = Plan::new(launch, scratch).ok_or_else(|| failed(&"a zero byte"))?;
     let mut failure = None;
-    let pid = sys::vfork(&mut || failure = Some(plan.become_task(&ends, &join)));
+    let pid = sys::vfork(&mut || failure = Some(plan.become_task(&ends, join.as_ref())));
     let pid = pid.map_err(|error| failed(&error))?;
     match failure {
         None => Ok(Spawned { pid, terminal: None }),

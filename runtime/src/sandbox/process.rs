@@ -6,7 +6,7 @@
 //! Invariant: [`Plan::become_task`] allocates nothing and locks nothing.
 
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::Mode;
@@ -17,6 +17,7 @@ use rustix::thread::{
 };
 
 use super::Ends;
+use crate::cgroup::Joining;
 use crate::launch::{Launch, StartFault, Streams, User};
 use crate::sys::{self, CStrings};
 
@@ -73,11 +74,11 @@ impl Plan {
     }
 
     /// Turns this fresh process into the task; returns how far it came if that fails.
-    pub(super) fn become_task(&self, ends: &Ends, join: &[BorrowedFd<'_>]) -> (Step, Errno) {
-        for group in join {
-            if let Err(error) = rustix::io::write(group, b"0") {
-                return (Step::Prepare, error);
-            }
+    pub(super) fn become_task(&self, ends: &Ends, join: Option<&Joining<'_>>) -> (Step, Errno) {
+        if let Some(join) = join
+            && let Err(error) = join.join_all()
+        {
+            return (Step::Prepare, error);
         }
         self.enter(ends)
     }
