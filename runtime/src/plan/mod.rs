@@ -78,8 +78,8 @@ pub fn plan(launch: &Launch, facts: &Facts, id_base: u32) -> Result<Plan, PlanFl
 
 fn of_process(launch: &Launch, process: &Process, facts: &Facts) -> Result<Vec<Step>, PlanFlaw> {
     let mut steps = vec![Step::Clone(Namespaces::NONE), Step::JoinGroups, Step::Session];
-    if let Some(step) = terminal(launch) {
-        steps.push(step);
+    if terminal(launch).is_some() {
+        steps.push(Step::TakeTerminal);
     }
     steps.push(Step::Streams);
     if launch.directory.is_none() {

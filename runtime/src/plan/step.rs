@@ -252,6 +252,8 @@ pub enum Step {
         /// Columns.
         columns: u16,
     },
+    /// Makes the terminal that it was given the one of its session.
+    TakeTerminal,
     /// Makes the standard streams its own, and all other descriptors end at exec.
     Streams,
     /// Goes into its scratch directory.
@@ -382,6 +384,7 @@ impl fmt::Display for Step {
             Self::FreezeRoot => f.write_str("make the root read-only"),
             Self::Pivot => f.write_str("pivot into the root"),
             Self::Terminal { rows, columns } => write!(f, "open a terminal of {rows}x{columns}"),
+            Self::TakeTerminal => f.write_str("take its terminal"),
             Self::Streams => f.write_str("take its standard streams"),
             Self::Scratch => f.write_str("enter scratch"),
             Self::Directory(path) => write!(f, "enter {}", path.display()),

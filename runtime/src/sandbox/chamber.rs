@@ -82,7 +82,7 @@ impl<'a> Chamber<'a> {
 
     fn perform(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
-            Step::JoinGroups => self.join_groups(),
+            Step::JoinGroups => Ok(self.order.join(self.birth)?),
             Step::OwnGroupView => Ok(clone::unshare(UnshareFlags::NEWCGROUP)?),
             Step::Session => begin_session(),
             Step::OwnClocks => clocks::begin(),
@@ -158,20 +158,6 @@ impl<'a> Chamber<'a> {
             Step::Execute(_) => self.execute().map(|never| match never {}),
             _ => Err(Failure::because("this is not the process's to do")),
         }
-    }
-
-    fn join_groups(&self) -> Result<(), Failure> {
-        if let Some(group) = self.order.join.into
-            && self.birth == Birth::Outside
-        {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let procs = rustix::fs::openat(group, c"cgroup.procs", flags, Mode::empty())?;
-            rustix::io::write(&procs, b"0")?;
-        }
-        for procs in self.order.join.procs {
-            rustix::io::write(procs, b"0")?;
-        }
-        Ok(())
     }
 
     fn wait(&self) -> Result<(), Failure> {
@@ -252,14 +238,14 @@ impl<'a> Chamber<'a> {
     }
 
     fn streams(&self) -> Result<(), Failure> {
-        match (&self.terminal, &self.order.ends) {
-            (Some(terminal), _) => terminal.become_streams()?,
-            (None, Some(ends)) => {
+        match &self.terminal {
+            Some(terminal) => terminal.become_streams()?,
+            None => {
+                let ends = &self.order.ends;
                 rustix::stdio::dup2_stdin(&ends.stdin)?;
                 rustix::stdio::dup2_stdout(&ends.stdout)?;
                 rustix::stdio::dup2_stderr(&ends.stderr)?;
             }
-            (None, None) => return Err(Failure::because("it was given no standard streams")),
         }
         Ok(sys::close_all_on_exec()?)
     }

@@ -53,9 +53,7 @@ pub(super) fn spawn(
     order: Order<'_>,
     connect: Connect<'_>,
 ) -> Result<Spawned, NotStarted> {
-    let system = |what: &str, error: Errno| {
-        NotStarted::system(format!("{what}: {}", std::io::Error::from(error)))
-    };
+    let system = |what: &str, error: Errno| NotStarted::system(what, error);
     let failed = |at: usize, failure: Failure| report::in_words(plan, at, &failure);
     let (socket, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -69,10 +67,10 @@ pub(super) fn spawn(
         match steps.next() {
             Some((at, Step::Clone(namespaces))) => break (at, *namespaces),
             Some((at, step)) => outside.before(step).map_err(|failure| failed(at, failure))?,
-            None => return Err(NotStarted::system("the plan makes no process")),
+            None => return Err(NotStarted::system("cannot start", "the plan makes no process")),
         }
     };
-    let forked = clone::fork_into(namespaces.bits(), order.join.into);
+    let forked = clone::fork_into(namespaces.bits(), order.birthplace());
     let left = outside.leave_network();
     let (side, birth) = forked.map_err(|error| failed(at, error.into()))?;
     let pid = match side {

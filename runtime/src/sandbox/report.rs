@@ -60,7 +60,7 @@ impl From<std::io::Error> for Failure {
 pub(super) fn in_words(plan: &Plan, at: usize, failure: &Failure) -> NotStarted {
     let number = at + 1;
     let Some(step) = plan.steps().get(at) else {
-        return NotStarted::system(format!("step {number} failed: {}", failure.detail));
+        return NotStarted::system(&format!("step {number} failed"), &failure.detail);
     };
     let Failure { errno, detail } = failure;
     let error = std::io::Error::from_raw_os_error(*errno);

@@ -60,7 +60,7 @@ fn bare_root(dir: &Path) -> Root {
 }
 
 fn container(dir: &Path) -> Launch {
-    let container = Container::new(bare_root(dir));
+    let container = Container { id_base: Some(ID_BASE), ..Container::new(bare_root(dir)) };
     let place = Place::Container(Box::new(container));
     Launch { place, ..Launch::new("t".parse().expect("an id"), ["/bin/true"]) }
 }
@@ -69,12 +69,11 @@ fn order<'a>(launch: &'a Launch, facts: &'a Facts, dir: &'a File) -> Order<'a> {
     Order {
         launch,
         facts,
-        id_base: ID_BASE,
         dir: dir.as_fd(),
         volumes: None,
-        join: Join::default(),
+        join: None,
         network_of: None,
-        ends: Some(ends()),
+        ends: ends(),
     }
 }
 
@@ -152,7 +151,7 @@ fn a_terminal_is_the_containers_own() {
         .map(str::to_owned)
         .to_vec();
     alone(|| {
-        let order = Order { ends: None, ..order(&launch, &facts, &handle) };
+        let order = order(&launch, &facts, &handle);
         let spawned = spawn(order, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e:?}"));
         let terminal = spawned.terminal.expect("a terminal");
         let mut said = Vec::new();
@@ -163,31 +162,10 @@ fn a_terminal_is_the_containers_own() {
         }
         waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
         let said = String::from_utf8(said).expect("text");
-        assert_eq!(said.replace("\r\n", "|"), "/dev/pts/0|24 80|1|pts/0|/dev/pts/0 /dev/pts/ptmx|console|");
-    });
-}
-
-#[test]
-fn a_plain_process_gets_its_streams_its_user_and_its_terminal() {
-    let facts = Facts::probe();
-    let dir = tempfile::tempdir().expect("a directory");
-    fs::create_dir(dir.path().join("scratch")).expect("made");
-    let handle = File::open(dir.path()).expect("a handle");
-    let script = "tty; stty size; ls /proc/self/fd | tr '\n' ' '";
-    let mut launch = Launch::new("p".parse().expect("an id"), ["/bin/sh", "-c", script]);
-    launch.env.insert("PATH".into(), "/usr/bin:/bin".into());
-    launch.streams = crate::launch::Streams::Terminal { rows: 7, columns: 9 };
-    alone(|| {
-        let order = Order { ends: None, ..order(&launch, &facts, &handle) };
-        let spawned = spawn(order, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e:?}"));
-        let terminal = spawned.terminal.expect("a terminal");
-        let (mut said, mut chunk) = (Vec::new(), [0; 256]);
-        while let Ok(length @ 1..) = rustix::io::read(&terminal, &mut chunk) {
-            said.extend(&chunk[..length]);
-        }
-        waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
-        let said = String::from_utf8(said).expect("text");
-        assert!(said.starts_with("/dev/pts/") && said.ends_with("\r\n7 9\r\n0 1 2 3 "), "{said:?}");
+        assert_eq!(
+            said.replace("\r\n", "|"),
+            "/dev/pts/0|24 80|1|pts/0|/dev/pts/0 /dev/pts/ptmx|console|"
+        );
     });
 }
 

@@ -10,6 +10,7 @@
 )]
 
 pub(crate) mod capability;
+pub(crate) mod cgroup;
 pub(crate) mod clone;
 #[cfg(test)]
 pub(crate) mod forked;
@@ -17,9 +18,13 @@ pub(crate) mod landlock;
 pub(crate) mod loopback;
 pub(crate) mod mount;
 mod readable;
+mod seats;
 pub(crate) mod seccomp;
+mod vfork;
 
 pub(crate) use readable::Readable;
+pub(crate) use seats::{Seat, Seats};
+pub(crate) use vfork::vfork;
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::io;
@@ -135,6 +140,11 @@ pub(crate) fn default_dispositions() {
     for signal in 1..=LAST_SIGNAL {
         dispose(signal, libc::SIG_DFL);
     }
+}
+
+/// Gives a signal its default disposition.
+pub(crate) fn heed(signal: Signal) {
+    dispose(signal.as_raw(), libc::SIG_DFL);
 }
 
 /// Ignores a signal.
