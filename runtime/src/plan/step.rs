@@ -162,6 +162,8 @@ pub enum Step {
     Go,
 
     // What the process does.
+    /// Enters the namespaces of a running container, with a limit as high as is asked.
+    Enter(Namespaces),
     /// Waits until it may.
     Await,
     /// Joins the control groups it was not born in.
@@ -343,6 +345,10 @@ impl fmt::Display for Step {
             }
             Self::Connect => f.write_str("connect its network"),
             Self::Go => f.write_str("let it go on"),
+            Self::Enter(namespaces) => {
+                f.write_str("enter the container's namespaces:")?;
+                namespaces.names().try_for_each(|name| write!(f, " {name}"))
+            }
             Self::Await => f.write_str("wait for the supervisor"),
             Self::JoinGroups => f.write_str("join its control groups"),
             Self::OwnGroupView => f.write_str("see its control group as the root"),

@@ -15,7 +15,10 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{fchdir, getcwd, getpid, setpgid, setsid, umask};
-use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
 
 use super::outside::{attributes, clone_tree, reach};
 use super::place::{self, Kind};
@@ -25,7 +28,7 @@ use super::special::System;
 use super::terminal::Terminal;
 use super::user::Found;
 use super::{Order, clocks, reaper, rlimit, root, special};
-use crate::plan::{Plan, Step};
+use crate::plan::{Namespaces, Plan, Step};
 use crate::sys::clone::{self, Birth};
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
@@ -41,6 +44,8 @@ pub(super) struct Chamber<'a> {
     terminal: Option<Terminal>,
     user: Option<Found>,
     env: BTreeMap<String, String>,
+    /// A process of the container that is entered.
+    resident: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Chamber<'a> {
@@ -62,7 +67,19 @@ impl<'a> Chamber<'a> {
             terminal: None,
             user: None,
             env: order.launch.env.clone(),
+            resident: None,
         }
+    }
+
+    /// The same for a container that is there: a process in it, by its pidfd.
+    pub(super) fn of(
+        plan: &'a Plan,
+        order: &'a Order<'a>,
+        socket: OwnedFd,
+        resident: BorrowedFd<'a>,
+    ) -> Self {
+        let fresh = Self::new(plan, order, Vec::new(), socket, Birth::Outside);
+        Self { resident: Some(resident), ..fresh }
     }
 
     /// Does the steps of the process. Returns never.
@@ -88,6 +105,7 @@ impl<'a> Chamber<'a> {
             Step::OwnClocks => clocks::begin(),
             Step::Hostname(name) => Ok(rustix::system::sethostname(name.as_bytes())?),
             Step::Loopback => Ok(sys::loopback::up()?),
+            Step::Enter(namespaces) => self.go_in(*namespaces),
             Step::Await => self.wait(),
             Step::BeRoot => be_root(),
             Step::LeavePropagation => {
@@ -114,7 +132,7 @@ impl<'a> Chamber<'a> {
             Step::Sysctl { name, value } => self.system.sysctl(name, value),
             Step::Cover { how, paths } => self.system.cover(*how, paths),
             Step::Terminal { rows, columns } => {
-                let (terminal, ours) = self.system.terminal(*rows, *columns)?;
+                let (terminal, ours) = self.system.terminal((*rows, *columns))?;
                 report::send_terminal(self.socket.as_fd(), ours.as_fd())?;
                 terminal.control()?;
                 self.terminal = Some(terminal);
@@ -158,6 +176,28 @@ impl<'a> Chamber<'a> {
             Step::Execute(_) => self.execute().map(|never| match never {}),
             _ => Err(Failure::because("this is not the process's to do")),
         }
+    }
+
+    /// Enters a container: this process leaves, and a child of its parent goes on, since
+    /// only a new process can be in another pid namespace.
+    fn go_in(&mut self, namespaces: Namespaces) -> Result<(), Failure> {
+        // From here on it may be seen from inside; what it holds of the host's must
+        // not be.
+        sys::clone::hide_memory()?;
+        for limit in &self.order.launch.rlimits {
+            rlimit::raise(getpid(), limit)?;
+        }
+        let resident = self.resident.ok_or(Errno::SRCH)?;
+        let types = ThreadNameSpaceType::from_bits_retain(namespaces.bits());
+        move_into_thread_name_spaces(resident, types)?;
+        if let Fork::Parent(inside) = clone::fork_sibling()? {
+            // Without its number nobody could wait for it; it cannot go on then.
+            report::send_process(self.socket.as_fd(), inside)?;
+            sys::exit_now(0)
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.root = Some(rustix::fs::open(c"/", flags, Mode::empty())?);
+        self.system.find_terminals(root_of(&self.root)?)
     }
 
     fn wait(&self) -> Result<(), Failure> {
@@ -214,7 +254,11 @@ impl<'a> Chamber<'a> {
     /// Enters a directory of the container, made if it is missing, and checks where
     /// that led: a working directory outside is a way out.
     fn enter(&self, path: &Path) -> Result<(), Failure> {
-        let place = place::make(root_of(&self.root)?, path, Kind::Directory)?;
+        let root = root_of(&self.root)?;
+        let place = match self.resident {
+            None => place::make(root, path, Kind::Directory)?,
+            Some(_) => place::open(root, path, OFlags::PATH | OFlags::DIRECTORY)?,
+        };
         fchdir(&place)?;
         match getcwd(Vec::new())?.as_bytes() {
             [b'/', ..] => Ok(()),

@@ -19,6 +19,7 @@
 
 mod chamber;
 mod clocks;
+mod entry;
 mod outside;
 mod place;
 mod process;
@@ -34,6 +35,9 @@ mod tests;
 mod user;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+
+#[allow(unused_imports, reason = "for `exec`, which is next")]
+pub(crate) use entry::enter;
 
 use rustix::io::Errno;
 use rustix::process::Pid;

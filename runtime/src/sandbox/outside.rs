@@ -17,7 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::chamber::Chamber;
 use super::place::is_procfs;
 use super::program::Program;
-use super::report::{self, Failure, Outcome};
+use super::report::{self, Failure, Heard, Outcome};
 use super::{Connect, NotStarted, Order, Spawned, rlimit};
 use crate::container::Access;
 use crate::launch::User;
@@ -92,8 +92,8 @@ pub(super) fn spawn(
     let Child { mounts, .. } = child;
     let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
     match outcome {
-        Ok(Outcome::Runs(terminal)) => return Ok(Spawned { pid, terminal, mounts }),
-        Ok(Outcome::Failed(at, failure)) => {
+        Ok(Heard { outcome: Outcome::Runs, terminal, .. }) => Ok(Spawned { pid, terminal, mounts }),
+        Ok(Heard { outcome: Outcome::Failed(at, failure), .. }) => {
             end(pid);
             Err(failed(at, failure))
         }
@@ -103,7 +103,7 @@ pub(super) fn spawn(
                 .and_then(|()| report::receive(&socket));
             end(pid);
             match said {
-                Ok(Outcome::Failed(at, first)) => Err(failed(at, first)),
+                Ok(Heard { outcome: Outcome::Failed(at, first), .. }) => Err(failed(at, first)),
                 _ => Err(failed(at, failure)),
             }
         }
@@ -111,7 +111,7 @@ pub(super) fn spawn(
 }
 
 /// Leaves nothing of a process that will not run its program.
-fn end(pid: Pid) {
+pub(super) fn end(pid: Pid) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
 }
