@@ -14,7 +14,7 @@ use std::path::Path;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{fchdir, getcwd, getpid, setpgid, setsid, umask};
+use rustix::process::{Signal, fchdir, getcwd, getpid, setpgid, setsid, umask};
 use rustix::thread::{
     ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
@@ -274,6 +274,8 @@ impl<'a> Chamber<'a> {
             Fork::Child => {
                 setpgid(None, None)?;
                 if let Some(terminal) = &self.terminal {
+                    // Asking from the background stops whoever does not block this.
+                    sys::block_only(&[Signal::TTOU]);
                     terminal.put_in_front(getpid())?;
                 }
                 Ok(())

@@ -264,11 +264,19 @@ async fn a_container_with_the_hosts_ids_keeps_every_other_wall() {
 }
 
 #[tokio::test]
-#[ignore = "the supervisor does not keep terminals yet"]
 async fn a_terminal_is_its_own() {
+    if !root_user() {
+        return;
+    }
     let mut stage = Stage::set().await;
     let image = Image::of(&stage);
-    let launch = image.script("t", "true", |_| {});
+    let script = "readlink /proc/self/fd/0; stat -c %t:%T /dev/console; test -t 1 && echo tty; \
+        echo typed > /dev/tty; stat -c %u /dev/pts/0";
+    let launch = image.script("t", script, |container| {
+        container.user = "app".into();
+        container.init = Init::Reaper;
+    });
     let launch = runtime::Launch { streams: Streams::Terminal { rows: 24, columns: 80 }, ..launch };
-    told(&mut stage, launch).await;
+    let text = told(&mut stage, launch).await;
+    assert_eq!(text.replace('\r', ""), "/dev/pts/0\n88:0\ntty\ntyped\n1000\n");
 }
