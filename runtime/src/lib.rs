@@ -27,6 +27,7 @@ pub mod cgroup;
 mod container;
 mod control;
 mod frame;
+#[allow(dead_code, reason = "the agent picks ranges when it launches containers")]
 mod ids;
 mod keeper;
 mod landlock;

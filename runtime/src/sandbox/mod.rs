@@ -19,6 +19,7 @@
 
 mod chamber;
 mod clocks;
+#[allow(dead_code, reason = "for `exec`, which is next")]
 mod entry;
 mod outside;
 mod place;

@@ -170,6 +170,78 @@ fn a_terminal_is_the_containers_own() {
 }
 
 #[test]
+fn an_ordinary_user_has_containers_too() {
+    let facts = Facts::probe();
+    if !may_have_containers(&facts) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut launch = container(dir.path());
+    let Place::Container(container) = &mut launch.place else { panic!("a container") };
+    container.user = "0:0".into();
+    std::os::unix::fs::chown(dir.path(), Some(4242), Some(4243)).expect("owned");
+    alone(|| {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(4242), rustix::fs::Gid::from_raw(4243));
+        rustix::thread::set_thread_groups(&[]).expect("no groups");
+        rustix::thread::set_thread_res_gid(gid, gid, gid).expect("a group");
+        rustix::thread::set_thread_res_uid(uid, uid, uid).expect("a user");
+        // As after an exec: its `/proc` is its own.
+        sys::clone::show_memory().expect("shown");
+        let handle = File::open(dir.path()).expect("a handle");
+        let facts = Facts::probe();
+        if !facts.user_namespaces {
+            eprintln!("SKIPPED: ordinary users may not make user namespaces here");
+            return;
+        }
+        assert_eq!(run(order(&launch, &facts, &handle)), 0);
+        let upper = dir.path().join("root/upper");
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(upper).expect("there")), 4242);
+    });
+}
+
+#[test]
+fn a_network_is_connected_before_the_program_and_can_be_shared() {
+    let facts = Facts::probe();
+    if !may_have_containers(&facts) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let handle = File::open(dir.path()).expect("a handle");
+    let with = |network| {
+        let mut launch = container(dir.path());
+        let Place::Container(container) = &mut launch.place else { panic!("a container") };
+        container.network = network;
+        launch
+    };
+    let (bridged, of) = (
+        with(Network::Bridge { publish: Vec::new() }),
+        with(Network::Of("other".parse().expect("an id"))),
+    );
+    alone(|| {
+        let own = || fs::read_link("/proc/self/ns/net").expect("a link");
+        let host = own();
+        let mut network = None;
+        let mut keep = |namespace| {
+            network = Some(namespace);
+            Ok(())
+        };
+        let spawned = spawn(order(&bridged, &facts, &handle), &mut keep).expect("started");
+        waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
+        let network = network.expect("asked for");
+        let joined = Order { network_of: Some(network.as_fd()), ..order(&of, &facts, &handle) };
+        assert_eq!(run(joined), 0);
+        assert_eq!(own(), host);
+        let mut refuse = |_| Err("no address is left".to_owned());
+        let refused = spawn(order(&bridged, &facts, &handle), &mut refuse).expect_err("refused");
+        assert!(
+            refused.reason.starts_with("cannot connect its network: no address is left"),
+            "{refused:?}"
+        );
+        assert!(waitpid(None, WaitOptions::NOHANG).is_err(), "a child is left");
+    });
+}
+
+#[test]
 fn a_further_program_has_what_the_first_has_and_not_more() {
     let facts = Facts::probe();
     if !may_have_containers(&facts) {

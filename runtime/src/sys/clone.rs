@@ -241,10 +241,20 @@ pub(crate) fn own_keyring() -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether others of the same user, or with a capability of the container's own,
-/// may look into this process.
+/// Keeps all but the host's root from looking into this process, until it executes
+/// another program.
 pub(crate) fn hide_memory() -> io::Result<()> {
+    set_dumpable(0)
+}
+
+/// Undoes it. For tests: a change of user hides too.
+#[cfg(test)]
+pub(crate) fn show_memory() -> io::Result<()> {
+    set_dumpable(1)
+}
+
+fn set_dumpable(value: libc::c_ulong) -> io::Result<()> {
     // SAFETY: passes numbers only.
-    let done = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    let done = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, value, 0, 0, 0) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
