@@ -65,8 +65,11 @@ pub(super) fn steps(
     let own_ids = container.ids == Ids::Own;
     if own_ids && facts.privileged() && id_base.checked_add(IDS).is_none_or(|_| id_base < FIRST_ID)
     {
-        let problem =
-            Problem::Range { value: id_base.into(), least: FIRST_ID.into(), most: u64::from(u32::MAX - IDS) };
+        let problem = Problem::Range {
+            value: id_base.into(),
+            least: FIRST_ID.into(),
+            most: u64::from(u32::MAX - IDS),
+        };
         return Err(PlanFlaw::new("container.ids", problem));
     }
     let mut planner =
@@ -85,6 +88,42 @@ pub(super) fn steps(
     Ok(supervisor)
 }
 
+/// The steps of a further program in a running container: the last ones of the first,
+/// after a way in.
+pub(super) fn entry(
+    launch: &Launch,
+    container: &Container,
+    facts: &Facts,
+) -> Result<Vec<Step>, PlanFlaw> {
+    let caps = check::capabilities(container)?;
+    let mut planner =
+        Planner { launch, container, facts, trees: 0, supervisor: Vec::new(), process: Vec::new() };
+    let mut inside = Namespaces::CONTAINER.and(Namespaces::CGROUP);
+    if planner.own_ids() {
+        inside = inside.and(Namespaces::USER);
+    }
+    if container.network != Network::Host {
+        inside = inside.and(Namespaces::NET);
+    }
+    if container.clocks == Clocks::Own {
+        inside = inside.and(Namespaces::TIME);
+    }
+    planner.then(Step::JoinGroups);
+    planner.then(Step::Enter(inside));
+    planner.then(Step::Session);
+    if planner.own_ids() {
+        planner.then(Step::BeRoot);
+    }
+    if let Some(step) = terminal(launch) {
+        planner.then(step);
+    }
+    planner.then(Step::FindUser(container.user.clone()));
+    planner.then(Step::Directory(launch.directory.clone().unwrap_or_else(|| "/".into())));
+    planner.then(Step::Streams);
+    planner.renounce(caps);
+    Ok([vec![Step::Clone(Namespaces::NONE)], planner.process].concat())
+}
+
 /// Whether this machine can have such a container at all.
 fn possible(container: &Container, facts: &Facts) -> Result<(), PlanFlaw> {
     let flaw = |field: &str, lacks| Err(PlanFlaw::new(field, Problem::Machine { lacks }));
@@ -92,7 +131,10 @@ fn possible(container: &Container, facts: &Facts) -> Result<(), PlanFlaw> {
         return flaw("container.root", "its kernel has no overlayfs");
     }
     if !facts.seccomp && container.seccomp == Seccomp::Default {
-        return flaw("container.seccomp", "its kernel filters no system calls; unconfined would run");
+        return flaw(
+            "container.seccomp",
+            "its kernel filters no system calls; unconfined would run",
+        );
     }
     for name in Namespaces::CONTAINER.names().chain(["cgroup"]) {
         if !facts.namespaces.iter().any(|known| known == name) {
@@ -107,10 +149,16 @@ fn possible(container: &Container, facts: &Facts) -> Result<(), PlanFlaw> {
             return flaw("container.ids", "only a runtime of root gives out the host's ids");
         }
         Ids::Own if !facts.user_namespaces => {
-            return flaw("container.ids", "user namespaces are off: see sysctl user.max_user_namespaces");
+            return flaw(
+                "container.ids",
+                "user namespaces are off: see sysctl user.max_user_namespaces",
+            );
         }
         Ids::Own if facts.uid == 0 && !facts.mapped_layers() => {
-            return flaw("container.ids", "mapped layers need CAP_SYS_ADMIN and Linux 5.19; ids of the host would run");
+            return flaw(
+                "container.ids",
+                "mapped layers need CAP_SYS_ADMIN and Linux 5.19; ids of the host would run",
+            );
         }
         Ids::Own if !facts.kernel.at_least(5, 11) => {
             return flaw("container.ids", "overlayfs for ordinary users came with Linux 5.11");
@@ -189,6 +237,9 @@ impl Planner<'_> {
             self.supervisor.push(Step::PrepareChanges { owner });
             self.open(Source::Changes, Access::Write, Owners::Disk)
         });
+        if !self.own_network() {
+            self.then(Step::KeepHostSys);
+        }
         self.then(Step::Root { layers: count, upper, changes });
     }
 
@@ -223,9 +274,9 @@ impl Planner<'_> {
 
     fn targets(&self) -> impl Iterator<Item = &std::path::Path> {
         self.container.mounts.iter().map(|mount| match mount {
-            Mount::Bind { target, .. } | Mount::Volume { target, .. } | Mount::Tmpfs { target, .. } => {
-                target.as_path()
-            }
+            Mount::Bind { target, .. }
+            | Mount::Volume { target, .. }
+            | Mount::Tmpfs { target, .. } => target.as_path(),
         })
     }
 

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-
 use super::namespaces::Namespaces;
 use crate::capability::CapabilitySet;
 use crate::container::{Access, Changes, Clocks};
@@ -163,6 +162,8 @@ pub enum Step {
     Go,
 
     // What the process does.
+    /// Enters the namespaces of a running container, with a limit as high as is asked.
+    Enter(Namespaces),
     /// Waits until it may.
     Await,
     /// Joins the control groups it was not born in.
@@ -188,6 +189,8 @@ pub enum Step {
         /// Whether it may be changed.
         access: Access,
     },
+    /// Takes a copy of the host's `/sys`, which the root's making covers.
+    KeepHostSys,
     /// Mounts the root.
     Root {
         /// How many trees are its layers: the first ones.
@@ -251,6 +254,8 @@ pub enum Step {
         /// Columns.
         columns: u16,
     },
+    /// Makes the terminal that it was given the one of its session.
+    TakeTerminal,
     /// Makes the standard streams its own, and all other descriptors end at exec.
     Streams,
     /// Goes into its scratch directory.
@@ -340,6 +345,10 @@ impl fmt::Display for Step {
             }
             Self::Connect => f.write_str("connect its network"),
             Self::Go => f.write_str("let it go on"),
+            Self::Enter(namespaces) => {
+                f.write_str("enter the container's namespaces:")?;
+                namespaces.names().try_for_each(|name| write!(f, " {name}"))
+            }
             Self::Await => f.write_str("wait for the supervisor"),
             Self::JoinGroups => f.write_str("join its control groups"),
             Self::OwnGroupView => f.write_str("see its control group as the root"),
@@ -350,6 +359,7 @@ impl fmt::Display for Step {
             Self::Hostname(name) => write!(f, "set the hostname {name}"),
             Self::Loopback => f.write_str("bring the loopback device up"),
             Self::Reopen { tree, .. } => write!(f, "open tree {tree} in its own mount namespace"),
+            Self::KeepHostSys => f.write_str("copy the mounts of the host's /sys"),
             Self::Root { layers, changes, .. } => {
                 write!(f, "mount overlay at / ({layers} layers, changes ")?;
                 match changes {
@@ -362,7 +372,9 @@ impl fmt::Display for Step {
                 write!(f, "mount {} at {}", special.kind(), special.target())
             }
             Self::Device(name) => write!(f, "bind the host's /dev/{name}"),
-            Self::DeviceLinks => f.write_str("link fd, stdin, stdout, stderr, core and ptmx in /dev"),
+            Self::DeviceLinks => {
+                f.write_str("link fd, stdin, stdout, stderr, core and ptmx in /dev")
+            }
             Self::Tmpfs { target, bytes, mode } => {
                 write!(f, "mount tmpfs at {} ({bytes} bytes, mode {mode:o})", target.display())
             }
@@ -378,6 +390,7 @@ impl fmt::Display for Step {
             Self::FreezeRoot => f.write_str("make the root read-only"),
             Self::Pivot => f.write_str("pivot into the root"),
             Self::Terminal { rows, columns } => write!(f, "open a terminal of {rows}x{columns}"),
+            Self::TakeTerminal => f.write_str("take its terminal"),
             Self::Streams => f.write_str("take its standard streams"),
             Self::Scratch => f.write_str("enter scratch"),
             Self::Directory(path) => write!(f, "enter {}", path.display()),

@@ -14,8 +14,11 @@ use std::path::Path;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{chdir, fchdir, getcwd, getpid, pivot_root, setpgid, setsid, umask};
-use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::process::{Signal, fchdir, getcwd, getpid, setpgid, setsid, umask};
+use rustix::thread::{
+    ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
 
 use super::outside::{attributes, clone_tree, reach};
 use super::place::{self, Kind};
@@ -25,7 +28,7 @@ use super::special::System;
 use super::terminal::Terminal;
 use super::user::Found;
 use super::{Order, clocks, reaper, rlimit, root, special};
-use crate::plan::{Plan, Step};
+use crate::plan::{Namespaces, Plan, Step};
 use crate::sys::clone::{self, Birth};
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
@@ -41,6 +44,8 @@ pub(super) struct Chamber<'a> {
     terminal: Option<Terminal>,
     user: Option<Found>,
     env: BTreeMap<String, String>,
+    /// A process of the container that is entered.
+    resident: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Chamber<'a> {
@@ -62,7 +67,19 @@ impl<'a> Chamber<'a> {
             terminal: None,
             user: None,
             env: order.launch.env.clone(),
+            resident: None,
         }
+    }
+
+    /// The same for a container that is there: a process in it, by its pidfd.
+    pub(super) fn of(
+        plan: &'a Plan,
+        order: &'a Order<'a>,
+        socket: OwnedFd,
+        resident: BorrowedFd<'a>,
+    ) -> Self {
+        let fresh = Self::new(plan, order, Vec::new(), socket, Birth::Outside);
+        Self { resident: Some(resident), ..fresh }
     }
 
     /// Does the steps of the process. Returns never.
@@ -82,12 +99,13 @@ impl<'a> Chamber<'a> {
 
     fn perform(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
-            Step::JoinGroups => self.join_groups(),
+            Step::JoinGroups => Ok(self.order.join(self.birth)?),
             Step::OwnGroupView => Ok(clone::unshare(UnshareFlags::NEWCGROUP)?),
             Step::Session => begin_session(),
             Step::OwnClocks => clocks::begin(),
             Step::Hostname(name) => Ok(rustix::system::sethostname(name.as_bytes())?),
             Step::Loopback => Ok(sys::loopback::up()?),
+            Step::Enter(namespaces) => self.go_in(*namespaces),
             Step::Await => self.wait(),
             Step::BeRoot => be_root(),
             Step::LeavePropagation => {
@@ -95,6 +113,7 @@ impl<'a> Chamber<'a> {
                 Ok(mount_change(c"/", flags)?)
             }
             Step::Reopen { tree, .. } => self.reopen(*tree),
+            Step::KeepHostSys => self.system.keep_host_sys(),
             Step::Root { layers, upper, changes } => {
                 let layers = self.trees.get(..*layers).unwrap_or_default();
                 let upper = upper.and_then(|upper| self.trees.get(upper)).and_then(Option::as_ref);
@@ -113,13 +132,17 @@ impl<'a> Chamber<'a> {
             Step::Sysctl { name, value } => self.system.sysctl(name, value),
             Step::Cover { how, paths } => self.system.cover(*how, paths),
             Step::Terminal { rows, columns } => {
-                let (terminal, ours) = self.system.terminal(*rows, *columns)?;
+                let (terminal, ours) = self.system.terminal((*rows, *columns))?;
                 report::send_terminal(self.socket.as_fd(), ours.as_fd())?;
                 terminal.control()?;
                 self.terminal = Some(terminal);
                 Ok(())
             }
-            Step::Pivot => pivot(root_of(&self.root)?),
+            Step::Pivot => {
+                root::leave(root_of(&self.root)?)?;
+                umask(Mode::WGRP | Mode::WOTH);
+                Ok(())
+            }
             Step::FindUser(user) => {
                 let found = Found::look_up(user, root_of(&self.root)?)?;
                 self.env.entry("HOME".to_owned()).or_insert_with(|| found.home.clone());
@@ -155,18 +178,26 @@ impl<'a> Chamber<'a> {
         }
     }
 
-    fn join_groups(&self) -> Result<(), Failure> {
-        if let Some(group) = self.order.join.into
-            && self.birth == Birth::Outside
-        {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let procs = rustix::fs::openat(group, c"cgroup.procs", flags, Mode::empty())?;
-            rustix::io::write(&procs, b"0")?;
+    /// Enters a container: this process leaves, and a child of its parent goes on, since
+    /// only a new process can be in another pid namespace.
+    fn go_in(&mut self, namespaces: Namespaces) -> Result<(), Failure> {
+        // From here on it may be seen from inside; what it holds of the host's must
+        // not be.
+        sys::clone::hide_memory()?;
+        for limit in &self.order.launch.rlimits {
+            rlimit::raise(getpid(), limit)?;
         }
-        for procs in self.order.join.procs {
-            rustix::io::write(procs, b"0")?;
+        let resident = self.resident.ok_or(Errno::SRCH)?;
+        let types = ThreadNameSpaceType::from_bits_retain(namespaces.bits());
+        move_into_thread_name_spaces(resident, types)?;
+        if let Fork::Parent(inside) = clone::fork_sibling()? {
+            // Without its number nobody could wait for it; it cannot go on then.
+            report::send_process(self.socket.as_fd(), inside)?;
+            sys::exit_now(0)
         }
-        Ok(())
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.root = Some(rustix::fs::open(c"/", flags, Mode::empty())?);
+        self.system.find_terminals(root_of(&self.root)?)
     }
 
     fn wait(&self) -> Result<(), Failure> {
@@ -223,7 +254,11 @@ impl<'a> Chamber<'a> {
     /// Enters a directory of the container, made if it is missing, and checks where
     /// that led: a working directory outside is a way out.
     fn enter(&self, path: &Path) -> Result<(), Failure> {
-        let place = place::make(root_of(&self.root)?, path, Kind::Directory)?;
+        let root = root_of(&self.root)?;
+        let place = match self.resident {
+            None => place::make(root, path, Kind::Directory)?,
+            Some(_) => place::open(root, path, OFlags::PATH | OFlags::DIRECTORY)?,
+        };
         fchdir(&place)?;
         match getcwd(Vec::new())?.as_bytes() {
             [b'/', ..] => Ok(()),
@@ -239,6 +274,8 @@ impl<'a> Chamber<'a> {
             Fork::Child => {
                 setpgid(None, None)?;
                 if let Some(terminal) = &self.terminal {
+                    // Asking from the background stops whoever does not block this.
+                    sys::block_only(&[Signal::TTOU]);
                     terminal.put_in_front(getpid())?;
                 }
                 Ok(())
@@ -247,14 +284,14 @@ impl<'a> Chamber<'a> {
     }
 
     fn streams(&self) -> Result<(), Failure> {
-        match (&self.terminal, &self.order.ends) {
-            (Some(terminal), _) => terminal.become_streams()?,
-            (None, Some(ends)) => {
+        match &self.terminal {
+            Some(terminal) => terminal.become_streams()?,
+            None => {
+                let ends = &self.order.ends;
                 rustix::stdio::dup2_stdin(&ends.stdin)?;
                 rustix::stdio::dup2_stdout(&ends.stdout)?;
                 rustix::stdio::dup2_stderr(&ends.stderr)?;
             }
-            (None, None) => return Err(Failure::because("it was given no standard streams")),
         }
         Ok(sys::close_all_on_exec()?)
     }
@@ -291,18 +328,6 @@ fn be_root() -> Result<(), Failure> {
     set_thread_res_uid(uid, uid, uid)?;
     // Some hosts forbid keyrings; then system calls on them are filtered all the same.
     let _ = clone::own_keyring();
-    Ok(())
-}
-
-fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    fchdir(root)?;
-    // The new root comes to lie under the old one, at the same place, so that no
-    // directory is needed for the old one.
-    pivot_root(c".", c".").map_err(Failure::at("pivot_root"))?;
-    rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH)
-        .map_err(Failure::at("the old root"))?;
-    chdir(c"/")?;
-    umask(Mode::WGRP | Mode::WOTH);
     Ok(())
 }
 

@@ -11,13 +11,13 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, umask, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::chamber::Chamber;
 use super::place::is_procfs;
 use super::program::Program;
-use super::report::{self, Failure, Outcome};
+use super::report::{self, Failure, Heard, Outcome};
 use super::{Connect, NotStarted, Order, Spawned, rlimit};
 use crate::container::Access;
 use crate::launch::User;
@@ -45,6 +45,7 @@ struct Child<'a> {
     pid: Pid,
     socket: &'a OwnedFd,
     users: Option<OwnedFd>,
+    mounts: Option<OwnedFd>,
 }
 
 pub(super) fn spawn(
@@ -52,9 +53,7 @@ pub(super) fn spawn(
     order: Order<'_>,
     connect: Connect<'_>,
 ) -> Result<Spawned, NotStarted> {
-    let system = |what: &str, error: Errno| {
-        NotStarted::system(format!("{what}: {}", std::io::Error::from(error)))
-    };
+    let system = |what: &str, error: Errno| NotStarted::system(what, error);
     let failed = |at: usize, failure: Failure| report::in_words(plan, at, &failure);
     let (socket, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -68,10 +67,10 @@ pub(super) fn spawn(
         match steps.next() {
             Some((at, Step::Clone(namespaces))) => break (at, *namespaces),
             Some((at, step)) => outside.before(step).map_err(|failure| failed(at, failure))?,
-            None => return Err(NotStarted::system("the plan makes no process")),
+            None => return Err(NotStarted::system("cannot start", "the plan makes no process")),
         }
     };
-    let forked = clone::fork_into(namespaces.bits(), order.join.into);
+    let forked = clone::fork_into(namespaces.bits(), order.birthplace());
     let left = outside.leave_network();
     let (side, birth) = forked.map_err(|error| failed(at, error.into()))?;
     let pid = match side {
@@ -83,18 +82,18 @@ pub(super) fn spawn(
         }
     };
     drop(theirs);
-    let mut child = Child { pid, socket: &socket, users: None };
+    let mut child = Child { pid, socket: &socket, users: None, mounts: None };
     let mut done = left.map_err(|failure| (at, failure));
     for (at, step) in steps.take_while(|(_, step)| step.is_supervisors()) {
         done = done.and_then(|()| {
             outside.after(step, &mut child, connect).map_err(|failure| (at, failure))
         });
     }
-    drop(child);
+    let Child { mounts, .. } = child;
     let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
     match outcome {
-        Ok(Outcome::Runs(terminal)) => return Ok(Spawned { pid, terminal }),
-        Ok(Outcome::Failed(at, failure)) => {
+        Ok(Heard { outcome: Outcome::Runs, terminal, .. }) => Ok(Spawned { pid, terminal, mounts }),
+        Ok(Heard { outcome: Outcome::Failed(at, failure), .. }) => {
             end(pid);
             Err(failed(at, failure))
         }
@@ -104,7 +103,7 @@ pub(super) fn spawn(
                 .and_then(|()| report::receive(&socket));
             end(pid);
             match said {
-                Ok(Outcome::Failed(at, first)) => Err(failed(at, first)),
+                Ok(Heard { outcome: Outcome::Failed(at, first), .. }) => Err(failed(at, first)),
                 _ => Err(failed(at, failure)),
             }
         }
@@ -112,7 +111,7 @@ pub(super) fn spawn(
 }
 
 /// Leaves nothing of a process that will not run its program.
-fn end(pid: Pid) {
+pub(super) fn end(pid: Pid) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
 }
@@ -150,6 +149,7 @@ impl Outside<'_> {
                 connect(network).map_err(Failure::because)
             }
             Step::Go => {
+                child.mounts = Some(self.of_process(child.pid, "ns/mnt", OFlags::RDONLY)?);
                 rustix::net::send(child.socket, &[0], SendFlags::NOSIGNAL)?;
                 Ok(())
             }
@@ -184,21 +184,15 @@ impl Outside<'_> {
     fn open_volume(&self, name: &str) -> Result<OwnedFd, Failure> {
         let none = || Failure::because("this runtime keeps no volumes");
         let volumes = self.order.volumes.ok_or_else(none)?;
-        match rustix::fs::mkdirat(volumes, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
+        make_directory(volumes, name, 0o755)?;
         Ok(below(volumes, name, OFlags::PATH | OFlags::DIRECTORY)?)
     }
 
-    fn show_owners(
-        &self,
-        tree: usize,
-        owners: Owners,
-        child: &Child<'_>,
-    ) -> Result<(), Failure> {
+    fn show_owners(&self, tree: usize, owners: Owners, child: &Child<'_>) -> Result<(), Failure> {
         let Some(mount) = self.trees.get(tree).and_then(Option::as_ref) else { return Ok(()) };
-        let Some(opened) = self.plan.trees().nth(tree) else { return Err(Failure::because("there is no such tree")) };
+        let Some(opened) = self.plan.trees().nth(tree) else {
+            return Err(Failure::because("there is no such tree"));
+        };
         let attributes = attributes(opened);
         let users = child.users.as_ref().map(AsFd::as_fd);
         let reach = reach(&opened.source);
@@ -262,7 +256,9 @@ impl Outside<'_> {
         }
         for (name, lines) in [("uid_map", &map.uids), ("gid_map", &map.gids)] {
             let lines = lines.iter();
-            let text: String = lines.map(|[inside, outside, count]| format!("{inside} {outside} {count}\n")).collect();
+            let text: String = lines
+                .map(|[inside, outside, count]| format!("{inside} {outside} {count}\n"))
+                .collect();
             write(name, &text)?;
         }
         Ok(())
@@ -324,15 +320,14 @@ pub(super) fn attributes(tree: &Tree) -> MountAttributes {
 
 /// Makes `root/` of a task's directory with what overlayfs wants in it.
 fn prepare_changes(dir: BorrowedFd<'_>, owner: User) -> Result<(), Failure> {
-    let fresh = make_directory(dir, CHANGES, 0o700)?;
+    let fresh = make_directory(dir, CHANGES, 0o711)?;
     let root = below(dir, CHANGES, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("merged", 0o700)] {
+    for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
         make_directory(root.as_fd(), name, mode)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(&root, name, Some(uid), Some(gid), flags)?;
     }
-    rustix::fs::fchown(&root, Some(uid), Some(gid))?;
     if !fresh {
         // A volatile mount leaves its mark, and the next one would refuse it.
         for (name, flags) in [
@@ -345,9 +340,12 @@ fn prepare_changes(dir: BorrowedFd<'_>, owner: User) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether the directory is new.
+/// Whether the directory is new. Then it has these permissions, whatever the mask is.
 fn make_directory(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<bool, Errno> {
-    match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode)) {
+    let mask = umask(Mode::empty());
+    let made = rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode));
+    umask(mask);
+    match made {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(error),

@@ -11,12 +11,12 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, major, minor};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
 };
 
 use super::outside::clone_tree;
-use super::place::{attach, is_procfs, kind, open_plain, Kind};
+use super::place::{self, Kind, attach, is_procfs, kind, open_plain};
 use super::report::Failure;
 use super::terminal::{self, Terminal};
 use crate::plan::{Cover, Special};
@@ -67,6 +67,7 @@ pub(super) struct System {
     sys: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     terminals: Option<OwnedFd>,
+    host_sys: Option<OwnedFd>,
 }
 
 /// How a descriptor is called in the supervisor's `/proc`.
@@ -89,6 +90,12 @@ pub(super) fn make(
 }
 
 impl System {
+    /// Takes a copy of the host's `/sys` before it is covered.
+    pub(super) fn keep_host_sys(&mut self) -> Result<(), Failure> {
+        self.host_sys = Some(host_sys()?);
+        Ok(())
+    }
+
     pub(super) fn mount(
         &mut self,
         special: Special,
@@ -107,7 +114,8 @@ impl System {
                 self.sys = Some(mount);
             }
             Special::HostSys => {
-                let mount = host_sys()?;
+                let kept = self.host_sys.take();
+                let mount = kept.ok_or_else(|| Failure::because("it was not kept"))?;
                 attach(mount.as_fd(), directory(root, "sys")?.as_fd())?;
                 self.sys = Some(mount);
             }
@@ -119,7 +127,8 @@ impl System {
                 self.dev = Some(mount);
             }
             Special::Terminals => {
-                let mut options = vec![("ptmxmode", "0666".to_owned()), ("mode", "0620".to_owned())];
+                let mut options =
+                    vec![("ptmxmode", "0666".to_owned()), ("mode", "0620".to_owned())];
                 if tty == TtyGroup::Known {
                     options.push(("gid", TTY_GROUP.to_string()));
                 }
@@ -192,8 +201,9 @@ impl System {
                 (Cover::ReadOnly, _) => {
                     let same = clone_tree(place.as_fd(), Reach::All)?;
                     let read_only = MountAttributes::READ_ONLY;
-                    set_attributes(same.as_fd(), read_only, None, Reach::All)
-                        .map_err(|error| Failure::at(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+                    set_attributes(same.as_fd(), read_only, None, Reach::All).map_err(|error| {
+                        Failure::at(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+                    })?;
                     same
                 }
                 (Cover::Hidden, Kind::File) => clone_tree(null.as_fd(), Reach::This)?,
@@ -222,17 +232,30 @@ impl System {
         open_plain(base.as_ref().ok_or(Errno::NOENT)?.as_fd(), rest, OFlags::PATH)
     }
 
-    /// A terminal of the container's own, and `/dev/console` for it.
-    pub(super) fn terminal(&self, rows: u16, columns: u16) -> Result<(Terminal, OwnedFd), Failure> {
+    /// A terminal of the container's own. The first one is `/dev/console` too.
+    pub(super) fn terminal(&self, size: (u16, u16)) -> Result<(Terminal, OwnedFd), Failure> {
         let terminals = self.terminals.as_ref();
-        let terminals = terminals.ok_or_else(|| Failure::because("there is no /dev/pts yet"))?;
-        let (terminal, ours) = terminal::open(terminals.as_fd(), rows, columns)?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let dev = dev(&self.dev)?;
-        let place = rustix::fs::openat(dev, c"console", flags, Mode::from_raw_mode(0o600))?;
-        let console = clone_tree(terminal.as_fd(), Reach::This)?;
-        attach(console.as_fd(), place.as_fd())?;
+        let terminals = terminals.ok_or_else(|| Failure::because("there is no /dev/pts"))?;
+        let (terminal, ours) = terminal::open(terminals.as_fd(), size)?;
+        if let Some(dev) = &self.dev {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(0o600);
+            let place = rustix::fs::openat(dev, c"console", flags, mode)?;
+            let console = clone_tree(terminal.as_fd(), Reach::This)?;
+            attach(console.as_fd(), place.as_fd())?;
+        }
         Ok((terminal, ours))
+    }
+
+    /// The terminals of a container that is there, if they are what they should be.
+    pub(super) fn find_terminals(&mut self, root: BorrowedFd<'_>) -> Result<(), Failure> {
+        /// `DEVPTS_SUPER_MAGIC` of `linux/magic.h`.
+        const DEVPTS: u64 = 0x1cd1;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let terminals = place::open(root, Path::new("/dev/pts"), flags);
+        let is = |fd: &OwnedFd| rustix::fs::fstatfs(fd).is_ok_and(|s| s.f_type as u64 == DEVPTS);
+        self.terminals = terminals.ok().filter(is);
+        Ok(())
     }
 
     fn proc(&self) -> Result<BorrowedFd<'_>, Failure> {
@@ -277,5 +300,12 @@ fn host_device(name: &str) -> Result<OwnedFd, Failure> {
     let number = NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
     let is = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && Some((major(stat.st_rdev), minor(stat.st_rdev))) == number;
-    if is { Ok(node) } else { Err(Failure::because(format!("the host's {} is another device", Path::new("/dev").join(name).display()))) }
+    if is {
+        Ok(node)
+    } else {
+        Err(Failure::because(format!(
+            "the host's {} is another device",
+            Path::new("/dev").join(name).display()
+        )))
+    }
 }

@@ -60,8 +60,7 @@ pub(crate) fn fork_into(
     // SAFETY: the structure is as long as said and lives for the call. Without
     // CLONE_VM the child has its own copy of memory and stack, and as the caller
     // has one thread, finds every lock in it free.
-    let mut pid =
-        unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     let mut birth = if cgroup.is_some() { Birth::InGroup } else { Birth::Outside };
     if pid < 0 {
         match io::Error::last_os_error().raw_os_error() {
@@ -80,6 +79,20 @@ pub(crate) fn fork_into(
     }
     let side = i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(Fork::Child, Fork::Parent);
     Ok((side, birth))
+}
+
+/// Forks a process that has one thread into a child of its own parent, which will
+/// wait for it: so a process that entered other namespaces can leave at once.
+pub(crate) fn fork_sibling() -> io::Result<Fork> {
+    let flags = libc::CLONE_PARENT as u64;
+    // SAFETY: as a plain fork: no CLONE_VM, so the child has its own copy of memory and
+    // stack, and one thread to find every lock free. The signal at its end is that of
+    // the caller's own, as the kernel demands.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0u64, 0u64, 0u64, 0u64) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(Fork::Child, Fork::Parent))
 }
 
 /// Where a child begins.
@@ -228,10 +241,20 @@ pub(crate) fn own_keyring() -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether others of the same user, or with a capability of the container's own,
-/// may look into this process.
+/// Keeps all but the host's root from looking into this process, until it executes
+/// another program.
 pub(crate) fn hide_memory() -> io::Result<()> {
+    set_dumpable(0)
+}
+
+/// Undoes it. For tests: a change of user hides too.
+#[cfg(test)]
+pub(crate) fn show_memory() -> io::Result<()> {
+    set_dumpable(1)
+}
+
+fn set_dumpable(value: libc::c_ulong) -> io::Result<()> {
     // SAFETY: passes numbers only.
-    let done = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    let done = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, value, 0, 0, 0) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

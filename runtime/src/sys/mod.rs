@@ -12,6 +12,8 @@
 pub(crate) mod cgroup;
 #[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
 pub(crate) mod capability;
+pub(crate) mod capability;
+pub(crate) mod cgroup;
 pub(crate) mod clone;
 #[cfg(test)]
 pub(crate) mod forked;
@@ -19,9 +21,13 @@ pub(crate) mod landlock;
 pub(crate) mod loopback;
 pub(crate) mod mount;
 mod readable;
+mod seats;
 pub(crate) mod seccomp;
+mod vfork;
 
 pub(crate) use readable::Readable;
+pub(crate) use seats::{Seat, Seats};
+pub(crate) use vfork::vfork;
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::io;
@@ -137,6 +143,11 @@ pub(crate) fn default_dispositions() {
     for signal in 1..=LAST_SIGNAL {
         dispose(signal, libc::SIG_DFL);
     }
+}
+
+/// Gives a signal its default disposition.
+pub(crate) fn heed(signal: Signal) {
+    dispose(signal.as_raw(), libc::SIG_DFL);
 }
 
 /// Ignores a signal.
