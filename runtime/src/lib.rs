@@ -21,7 +21,7 @@
 
 mod adopt;
 mod call;
-mod cgroup;
+pub mod cgroup;
 mod container;
 mod control;
 mod keeper;

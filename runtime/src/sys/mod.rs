@@ -9,6 +9,7 @@
     reason = "fork, exec and signal masks have no safe form; each block argues its case"
 )]
 
+pub(crate) mod cgroup;
 mod readable;
 
 pub(crate) use readable::Readable;
