@@ -39,6 +39,7 @@ mod seccomp;
 mod supervisor;
 mod sys;
 mod task;
+pub mod unpack;
 mod watch;
 
 pub use adopt::OpenError;
