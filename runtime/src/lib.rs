@@ -22,14 +22,11 @@
 mod adopt;
 mod attach;
 mod call;
+mod capability;
 pub mod cgroup;
 mod container;
-mod capability;
 mod control;
 pub mod doctor;
-mod keeper;
-#[allow(dead_code, reason = "the fence of process tasks; the launcher is next")]
-mod control;
 mod frame;
 #[allow(dead_code, reason = "the agent picks ranges when it launches containers")]
 mod ids;
@@ -48,21 +45,19 @@ mod seccomp;
 mod supervisor;
 mod sys;
 mod usage;
+pub mod unpack;
 mod volume;
 mod watch;
 
 pub use adopt::OpenError;
 pub use attach::{Attached, ControlError};
 pub use call::KeeperError;
-pub use cgroup::Limits;
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::{Limits, Usage};
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
     Root, SHM_BYTES, Seccomp, SystemPaths,
 };
-pub use capability::{Capability, CapabilitySet, UnknownCapability};
-pub use control::{Config, LaunchError, Opened, RemoveError, Runtime, StopError};
 pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
 pub use keeper::keeper_main;
 pub use launch::{

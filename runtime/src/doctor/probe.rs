@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use super::service::read_unit;
 use super::{Bridging, Ground, Host, Room, Storage, Switches, Trials, Unit};
 use crate::cgroup::{Controller, Layout};
-use crate::net::Network;
+use crate::net::Bridge;
 use crate::plan::Facts;
 
 /// The agent's unit where nobody says which it is.
@@ -129,7 +129,7 @@ fn bridging() -> Bridging {
         let name = link.file_name().into_string().ok()?;
         name.strip_prefix("star-").map(str::to_owned)
     });
-    match Network::facts(tag.as_deref().unwrap_or("0")) {
+    match Bridge::facts(tag.as_deref().unwrap_or("0")) {
         Ok(facts) => Bridging {
             refused: facts.bridge().err().map(|no| no.reason),
             forwards: facts.forwards(),

@@ -13,8 +13,10 @@ use netlink_packet_netfilter::nftables::{
     MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
 };
 
+use crate::container::Protocol;
+
 use super::addresses::Subnet;
-use super::publish::Protocol;
+use super::publish::number;
 
 /// Where `payload` starts to count: the IPv4 header, the header behind it.
 const NETWORK_HEADER: u32 = 1;
@@ -102,7 +104,7 @@ impl Rule {
 
     pub(super) fn for_port(self, protocol: Protocol, port: u16) -> Self {
         self.load_meta(MetaKey::L4Proto)
-            .compare(Must::Be, vec![protocol.number()])
+            .compare(Must::Be, vec![number(protocol)])
             .load(TRANSPORT_HEADER, DESTINATION_PORT, 2)
             .compare(Must::Be, port.to_be_bytes().to_vec())
     }

@@ -11,7 +11,7 @@
 //!
 //! Three modes. *host*: the task keeps the host's network; nothing to do here.
 //! *none*: a namespace with only its loopback, started by the task's own child
-//! ([`raise_loopback`]). *bridge*: [`Network`], run by the agent, which is handed the
+//! ([`raise_loopback`]). *bridge*: [`Bridge`], run by the agent, which is handed the
 //! namespace once the container's first process has it.
 //!
 //! Links and rules are spoken over netlink with the codecs of the rust-netlink
@@ -32,13 +32,13 @@
 //! network of the host itself is never configured.
 
 mod addresses;
+mod bridge;
 mod executor;
 mod expression;
 mod facts;
 mod files;
 mod flows;
 mod loopback;
-mod network;
 mod nft;
 mod plan;
 mod publish;
@@ -46,12 +46,12 @@ mod route;
 mod wire;
 
 pub use addresses::{BadSubnet, Mac, Subnet};
+pub use bridge::{Attached, Bridge, BridgeConfig, BridgeError, Closed};
 pub use executor::StepError;
 pub use facts::{NetworkFacts, NoBridge};
 pub use files::{RESOLV_CONF, UPSTREAM_RESOLV_CONF, hosts, resolv_conf};
 #[allow(unused_imports, reason = "called by the child that becomes a container")]
 pub(crate) use loopback::raise_loopback;
-pub use network::{Attached, Closed, Network, NetworkConfig, NetworkError};
 pub use plan::{BadTag, PlanError};
-pub use publish::{Protocol, Publish, PublishError};
+pub use publish::PublishError;
 pub use wire::WireError;

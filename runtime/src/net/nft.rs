@@ -33,10 +33,11 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
 
+use crate::container::Protocol;
+
 use super::addresses::Subnet;
 use super::expression::{Must, Rule};
 use super::plan::Redirect;
-use super::publish::Protocol;
 use super::wire::{Heard, Wire, WireError};
 
 /// Batches are addressed to the nftables subsystem by its number.

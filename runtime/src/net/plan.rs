@@ -12,8 +12,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use crate::container::{Protocol, Publish};
+
 use super::addresses::{Mac, Subnet, choose};
-use super::publish::{Protocol, Publish, PublishError, limited_to};
+use super::publish::{PublishError, limited_to};
 use super::route::Host;
 
 /// Interface names have 15 bytes: `v`, tag, dash, a number of up to five hex digits.

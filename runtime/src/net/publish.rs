@@ -13,22 +13,13 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
-/// How a published port is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
-    /// Connections.
-    Tcp,
-    /// Datagrams.
-    Udp,
-}
+use crate::container::{Protocol, Publish};
 
-impl Protocol {
-    /// Its number in an IPv4 header.
-    pub(super) fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
+/// A protocol's number in an IPv4 header.
+pub(super) fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
     }
 }
 
@@ -39,20 +30,6 @@ impl fmt::Display for Protocol {
             Self::Udp => "udp",
         })
     }
-}
-
-/// A port of the host that leads to a port of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Publish {
-    /// The host's address at which it can be reached; none for all of them,
-    /// 127.0.0.1 for the host's own programs only. IPv4 only.
-    pub host_ip: Option<IpAddr>,
-    /// The host's port.
-    pub host_port: u16,
-    /// The container's port.
-    pub port: u16,
-    /// Connections or datagrams.
-    pub protocol: Protocol,
 }
 
 impl fmt::Display for Publish {
@@ -114,7 +91,7 @@ pub(super) fn limited_to(publish: &Publish) -> Result<Option<Ipv4Addr>, PublishE
     match publish.host_ip {
         None => Ok(None),
         Some(IpAddr::V4(address)) => Ok((!address.is_unspecified()).then_some(address)),
-        Some(IpAddr::V6(_)) => Err(PublishError::NotIpv4 { publish: *publish }),
+        Some(IpAddr::V6(_)) => Err(PublishError::NotIpv4 { publish: publish.clone() }),
     }
 }
 
@@ -126,7 +103,7 @@ pub(super) struct Reservation(#[expect(dead_code, reason = "held for what it doe
 pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
     let address = limited_to(publish)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
     if publish.host_port == 0 || publish.port == 0 {
-        return Err(PublishError::NoPort { publish: *publish });
+        return Err(PublishError::NoPort { publish: publish.clone() });
     }
     let kind = match publish.protocol {
         Protocol::Tcp => SocketType::STREAM,
@@ -151,9 +128,9 @@ pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
         Ok(socket)
     };
     take().map(Reservation).map_err(|errno| match errno {
-        Errno::ADDRINUSE => PublishError::Taken { publish: *publish },
-        Errno::ADDRNOTAVAIL => PublishError::NotOurs { publish: *publish },
-        other => PublishError::Bind { publish: *publish, source: other.into() },
+        Errno::ADDRINUSE => PublishError::Taken { publish: publish.clone() },
+        Errno::ADDRNOTAVAIL => PublishError::NotOurs { publish: publish.clone() },
+        other => PublishError::Bind { publish: publish.clone(), source: other.into() },
     })
 }
 
@@ -172,7 +149,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("done");
         let wanted = publish(Protocol::Tcp, listener.local_addr().expect("done").port());
         assert!(matches!(reserve(&wanted), Err(PublishError::Taken { .. })));
-        let everywhere = Publish { host_ip: None, ..wanted };
+        let everywhere = Publish { host_ip: None, ..wanted.clone() };
         assert!(matches!(reserve(&everywhere), Err(PublishError::Taken { .. })));
         drop(listener);
         let held = reserve(&wanted).expect("done");
@@ -196,10 +173,10 @@ mod tests {
     #[test]
     fn what_cannot_be_published_is_refused_with_a_sentence() {
         let fine = publish(Protocol::Tcp, 1);
-        let six = Publish { host_ip: Some(Ipv6Addr::LOCALHOST.into()), ..fine };
+        let six = Publish { host_ip: Some(Ipv6Addr::LOCALHOST.into()), ..fine.clone() };
         let said = reserve(&six).expect_err("refused").to_string();
         assert!(said.starts_with("cannot publish [::1]:1/tcp: containers"), "{said}");
-        let nothing = Publish { host_port: 0, ..fine };
+        let nothing = Publish { host_port: 0, ..fine.clone() };
         assert!(matches!(reserve(&nothing), Err(PublishError::NoPort { .. })));
         let foreign = Publish { host_ip: Some("192.0.2.1".parse().expect("it parses")), ..fine };
         assert!(matches!(reserve(&foreign), Err(PublishError::NotOurs { .. })));

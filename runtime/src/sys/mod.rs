@@ -9,9 +9,6 @@
     reason = "fork, exec and signal masks have no safe form; each block argues its case"
 )]
 
-pub(crate) mod cgroup;
-#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
-pub(crate) mod capability;
 pub(crate) mod capability;
 pub(crate) mod cgroup;
 pub(crate) mod clone;

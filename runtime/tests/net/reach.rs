@@ -1,11 +1,13 @@
 //! Who reaches whom, and who must not.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
-use runtime::net::Publish;
+use runtime::Publish;
 
 use crate::stage::{
-    HOST, NEIGHBOUR, Netns, echoes, ip, neighbour, network, on_a_host, talk, tcp, udp, unreachable,
+    HOST, NEIGHBOUR, Netns, caller, echoes, ip, neighbour, network, on_a_host, talk, tcp, udp,
+    unreachable,
 };
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -93,17 +95,20 @@ fn reached_from_everywhere() {
 fn datagrams_find_the_container_that_has_the_port_now() {
     on_a_host(|| {
         let (host, outside, network) = (Netns::current(), neighbour(), network("a"));
-        let ask = |netns: &Netns| netns.within(|| UdpSocket::bind((ANY, 0)).expect("done"));
-        let (near, far) = (ask(&host), ask(&outside));
+        let (near, far) =
+            (caller(&host, (Ipv4Addr::LOCALHOST, 5300)), caller(&outside, (HOST, 5300)));
         // Conversations with nobody, which the kernel keeps in mind.
-        near.send_to(b"anyone?", (Ipv4Addr::LOCALHOST, 5300)).expect("done");
-        far.send_to(b"anyone?", (HOST, 5300)).expect("done");
+        for caller in [&near, &far] {
+            caller.send(b"anyone?").expect("sent");
+            let refused = caller.recv(&mut [0; 1]).expect_err("nobody");
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        }
         for round in ["first", "second"] {
             let task = Netns::new();
             network.attach(round, task.fd(), &[udp(5300, 53)]).expect("done");
             let server = task.within(|| UdpSocket::bind((ANY, 53)).expect("done"));
-            assert!(echoes(&server, &far, (HOST, 5300)), "{round}, from outside");
-            assert!(echoes(&server, &near, (Ipv4Addr::LOCALHOST, 5300)), "{round}, from the host");
+            assert!(echoes(&server, &far), "{round}, from outside");
+            assert!(echoes(&server, &near), "{round}, from the host");
             network.detach(round).expect("done");
         }
     });

@@ -1,8 +1,8 @@
-//! The network of this host's containers: who is on it, and coming and going.
+//! The bridge of this host's containers: who is on it, and coming and going.
 //!
 //! The kernel's own lists are the record: a cable's alias and a rule's comment name
-//! the task. What is held in memory is read from them at [`Network::open`], so a
-//! crash at any instant leaves nothing that the next open or [`Network::sweep`] does
+//! the task. What is held in memory is read from them at [`Bridge::open`], so a
+//! crash at any instant leaves nothing that the next open or [`Bridge::sweep`] does
 //! not find. Nothing here is on disk.
 //!
 //! All calls block, for a millisecond or a few: an async caller wraps them in
@@ -18,21 +18,23 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::container::{Protocol, Publish};
+
 use super::addresses::{Mac, Subnet};
 use super::executor::{Hands, StepError, alias_task, unplug};
 use super::facts::{NetworkFacts, NoBridge};
 use super::nft::{self, Published};
 use super::plan::{self, BadTag, Names, PlanError, Step};
-use super::publish::{Protocol, Publish, PublishError, Reservation, reserve};
+use super::publish::{PublishError, Reservation, reserve};
 use super::route::{self, Host};
 use super::wire::WireError;
 
 /// How many ports the kernel gives a bridge; one more is refused.
 const BRIDGE_PORTS: usize = 1023;
 
-/// What a network is opened with.
+/// What a bridge is opened with.
 #[derive(Clone, Debug)]
-pub struct NetworkConfig {
+pub struct BridgeConfig {
     /// Tells this agent's interfaces and rules from another's on the same host: 1 to
     /// 8 of a-z and 0-9.
     pub tag: String,
@@ -51,7 +53,7 @@ pub struct Attached {
     pub gateway: Ipv4Addr,
 }
 
-/// What [`Network::close`] found.
+/// What [`Bridge::close`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// Nothing of ours is left.
@@ -63,9 +65,9 @@ pub enum Closed {
     },
 }
 
-/// Why a network could not be opened or changed.
+/// Why a bridge could not be opened or changed.
 #[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
+pub enum BridgeError {
     /// The tag cannot be part of names.
     #[error(transparent)]
     Tag(#[from] BadTag),
@@ -102,8 +104,8 @@ pub enum NetworkError {
         /// Which.
         task: String,
     },
-    /// [`Network::close`] came first.
-    #[error("the network of this agent is closed")]
+    /// [`Bridge::close`] came first.
+    #[error("the bridge of this agent is closed")]
     Closed,
 }
 
@@ -135,7 +137,7 @@ struct State {
 
 /// A bridge of ours, its packet rules, and the tasks on it.
 #[derive(Debug)]
-pub struct Network {
+pub struct Bridge {
     names: Names,
     subnet: Subnet,
     mtu: u32,
@@ -144,12 +146,12 @@ pub struct Network {
     left: Condvar,
 }
 
-impl Network {
+impl Bridge {
     /// What the host offers, without changing it.
     ///
     /// # Errors
     /// If the tag cannot be part of names.
-    pub fn facts(tag: &str) -> Result<NetworkFacts, NetworkError> {
+    pub fn facts(tag: &str) -> Result<NetworkFacts, BridgeError> {
         Ok(NetworkFacts::look(&Names::new(tag)?.bridge))
     }
 
@@ -158,8 +160,8 @@ impl Network {
     ///
     /// # Errors
     /// If the host has no bridges, the subnet does not fit, or a step fails; the steps
-    /// before it remain, and another open or [`Network::close`] deals with them.
-    pub fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
+    /// before it remain, and another open or [`Bridge::close`] deals with them.
+    pub fn open(config: &BridgeConfig) -> Result<Self, BridgeError> {
         let names = Names::new(&config.tag)?;
         let facts = NetworkFacts::look(&names.bridge);
         facts.bridge()?;
@@ -186,8 +188,8 @@ impl Network {
         self.subnet
     }
 
-    /// The name of the bridge.
-    pub fn bridge(&self) -> &str {
+    /// The name of its interface, which the tag makes.
+    pub fn name(&self) -> &str {
         &self.names.bridge
     }
 
@@ -196,12 +198,12 @@ impl Network {
         self.state().held.iter().map(|(task, held)| (task.clone(), held.address)).collect()
     }
 
-    /// What [`Network::attach`] would do, for a person to read.
+    /// What [`Bridge::attach`] would do, for a person to read.
     ///
     /// # Errors
     /// If no address is free or a port cannot be published by its nature; whether a
     /// port is taken is not asked.
-    pub fn explain(&self, task: &str, publish: &[Publish]) -> Result<Vec<String>, NetworkError> {
+    pub fn explain(&self, task: &str, publish: &[Publish]) -> Result<Vec<String>, BridgeError> {
         let (_, address) = self.vacant(&self.state())?;
         let steps = plan::attach(&self.names, (self.subnet, self.mtu), task, address, publish)?;
         Ok(steps.iter().map(Step::to_string).collect())
@@ -217,16 +219,16 @@ impl Network {
         task: &str,
         netns: BorrowedFd<'_>,
         publish: &[Publish],
-    ) -> Result<Attached, NetworkError> {
+    ) -> Result<Attached, BridgeError> {
         let mut state = self.state();
         if state.closed {
-            return Err(NetworkError::Closed);
+            return Err(BridgeError::Closed);
         }
         if state.held.contains_key(task) {
-            return Err(NetworkError::Attached { task: task.to_owned() });
+            return Err(BridgeError::Attached { task: task.to_owned() });
         }
         if state.held.len() >= BRIDGE_PORTS {
-            return Err(NetworkError::Crowded { bridge: self.names.bridge.clone() });
+            return Err(BridgeError::Crowded { bridge: self.names.bridge.clone() });
         }
         let ports = publish.iter().map(reserve).collect::<Result<Vec<_>, _>>()?;
         let (number, address) = self.vacant(&state)?;
@@ -249,7 +251,7 @@ impl Network {
     ///
     /// # Errors
     /// If a step fails: the address stays taken, and another try may do better.
-    pub fn detach(&self, task: &str) -> Result<(), NetworkError> {
+    pub fn detach(&self, task: &str) -> Result<(), BridgeError> {
         let mut state = self.state();
         // Whoever is at it does what we would do.
         while state.held.get(task).is_some_and(|held| held.leaving) {
@@ -277,7 +279,7 @@ impl Network {
     ///
     /// # Errors
     /// If the kernel cannot be read or a step fails; another try may do better.
-    pub fn sweep(&self, living: &BTreeSet<String>) -> Result<Vec<String>, NetworkError> {
+    pub fn sweep(&self, living: &BTreeSet<String>) -> Result<Vec<String>, BridgeError> {
         let mut dead: Vec<String> = self.state().held.keys().cloned().collect();
         dead.retain(|task| !living.contains(task));
         for task in &dead {
@@ -292,7 +294,7 @@ impl Network {
     ///
     /// # Errors
     /// If a step fails.
-    pub fn close(&self) -> Result<Closed, NetworkError> {
+    pub fn close(&self) -> Result<Closed, BridgeError> {
         let mut state = self.state();
         if !state.held.is_empty() {
             return Ok(Closed::InUse { tasks: state.held.len() });
@@ -309,7 +311,7 @@ impl Network {
     ///
     /// # Errors
     /// If the tag is none or the host's network cannot be read.
-    pub fn remains(tag: &str) -> Result<Vec<String>, NetworkError> {
+    pub fn remains(tag: &str) -> Result<Vec<String>, BridgeError> {
         let names = Names::new(tag)?;
         let mut hands = Hands::open(&names.table, &names.bridge)?;
         let ours = |name: &str| name == names.bridge || names.cable_number(name).is_some();
@@ -325,9 +327,9 @@ impl Network {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn vacant(&self, state: &State) -> Result<(u32, Ipv4Addr), NetworkError> {
+    fn vacant(&self, state: &State) -> Result<(u32, Ipv4Addr), BridgeError> {
         let held = state.held.values().map(|held| held.address).collect();
-        self.subnet.free(state.last, &held).ok_or(NetworkError::Full { subnet: self.subnet })
+        self.subnet.free(state.last, &held).ok_or(BridgeError::Full { subnet: self.subnet })
     }
 
     /// Takes back a half-made attachment; what fails here waits for the next sweep.
@@ -342,7 +344,7 @@ impl Network {
 
 impl State {
     /// Learns from the kernel who is on the bridge, and takes their ports again.
-    fn take_over(&mut self, names: &Names, subnet: Subnet) -> Result<(), NetworkError> {
+    fn take_over(&mut self, names: &Names, subnet: Subnet) -> Result<(), BridgeError> {
         for link in route::links(&mut self.hands.links)? {
             let number = names
                 .cable_number(&link.name)
@@ -366,7 +368,7 @@ impl State {
 
     /// Removes cables and rules that belong to nobody: what a crash between two steps
     /// leaves, and rules whose cable went with its container.
-    fn clear(&mut self, names: &Names, subnet: Subnet) -> Result<(), NetworkError> {
+    fn clear(&mut self, names: &Names, subnet: Subnet) -> Result<(), BridgeError> {
         let held: BTreeSet<String> =
             self.held.values().map(|held| names.cable(subnet, held.address)).collect();
         for link in route::links(&mut self.hands.links)? {
