@@ -31,6 +31,7 @@ mod landlock;
 mod launch;
 mod leftovers;
 mod log;
+pub mod net;
 mod order;
 mod proc;
 mod record;

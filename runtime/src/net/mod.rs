@@ -1,0 +1,57 @@
+//! The network of containers on one host.
+//!
+//! ```text
+//! outside ── host's interface ──┬── star-TAG (bridge, 10.88.0.1/16)
+//!                  table        │      │            │
+//!               starling-TAG ───┘    vTAG-2       vTAG-3
+//!             (publish, masquerade)    │            │
+//!                                    eth0         eth0     in network namespaces
+//!                                  10.88.0.2    10.88.0.3  of the containers
+//! ```
+//!
+//! Three modes. *host*: the task keeps the host's network; nothing to do here.
+//! *none*: a namespace with only its loopback, started by the task's own child
+//! ([`raise_loopback`]). *bridge*: [`Bridge`], run by the agent, which is handed the
+//! namespace once the container's first process has it.
+//!
+//! Links and rules are spoken over netlink with the codecs of the rust-netlink
+//! project (MIT, the same that libp2p brings along), on blocking sockets: each
+//! answer is there when the call returns, so an async stack would add only tasks.
+//! Its nf_tables codec lacks four expressions, which `expression` writes out. Not
+//! taken: `nftables`, which runs the `nft` program that many hosts lack; `nftnl`,
+//! which links two C libraries; `rustables`, which is GPL; `netlink-bindings`, which
+//! is complete and generated, but one person's, and 20,000 lines for our thirty.
+//!
+//! IPv4 only. For IPv6 the host would have to become a router, and a Linux router
+//! no longer takes its own address from its neighbours: switching that on could cut
+//! off the host itself. Containers reach the world by IPv4 until a host's owner has
+//! said which IPv6 range is theirs.
+//!
+//! Invariants: nothing outside what carries the tag is changed, except the host's
+//! forwarding switch; nothing is left of a task that was detached or swept; the
+//! network of the host itself is never configured.
+
+mod addresses;
+mod bridge;
+mod executor;
+mod expression;
+mod facts;
+mod files;
+mod flows;
+mod loopback;
+mod nft;
+mod plan;
+mod publish;
+mod route;
+mod wire;
+
+pub use addresses::{BadSubnet, Mac, Subnet};
+pub use bridge::{Attached, Bridge, BridgeConfig, BridgeError, Closed};
+pub use executor::StepError;
+pub use facts::{NetworkFacts, NoBridge};
+pub use files::{RESOLV_CONF, UPSTREAM_RESOLV_CONF, hosts, resolv_conf};
+#[allow(unused_imports, reason = "called by the child that becomes a container")]
+pub(crate) use loopback::raise_loopback;
+pub use plan::{BadTag, PlanError};
+pub use publish::PublishError;
+pub use wire::WireError;

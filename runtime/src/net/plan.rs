@@ -1,0 +1,306 @@
+//! What will be done to the host, as a list that a person can read first.
+//!
+//! Pure: from what was asked and what the host has to steps in order. The executor
+//! does one after the other and adds nothing; the undoing of a task is planned in
+//! the same way, so both can be compared without touching a kernel.
+//!
+//! Everything of ours carries the tag in its name: bridge `star-TAG`, table
+//! `starling-TAG`, cables `vTAG-N`, where N is the container's number in the
+//! subnet. Agents with different tags on one host never touch each other's.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::container::{Protocol, Publish};
+
+use super::addresses::{Mac, Subnet, choose};
+use super::publish::{PublishError, limited_to};
+use super::route::Host;
+
+/// Interface names have 15 bytes: `v`, tag, dash, a number of up to five hex digits.
+const TAG_BYTES: usize = 8;
+/// What the interface is called inside a container.
+pub(super) const INSIDE: &str = "eth0";
+/// What Ethernet carries when nobody says otherwise.
+const MTU: u32 = 1500;
+/// Below this IPv4 itself does not work everywhere.
+const MTU_MIN: u32 = 576;
+
+/// The names of one agent's network on a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Names {
+    tag: String,
+    pub(super) bridge: String,
+    pub(super) table: String,
+}
+
+/// A tag that cannot be part of an interface's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is no network tag: 1 to {TAG_BYTES} of a-z and 0-9")]
+pub struct BadTag {
+    /// What was given.
+    pub given: String,
+}
+
+impl Names {
+    pub(super) fn new(tag: &str) -> Result<Self, BadTag> {
+        let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if !(1..=TAG_BYTES).contains(&tag.len()) || !tag.bytes().all(fine) {
+            return Err(BadTag { given: tag.to_owned() });
+        }
+        Ok(Self {
+            tag: tag.to_owned(),
+            bridge: format!("star-{tag}"),
+            table: format!("starling-{tag}"),
+        })
+    }
+
+    /// The host's end of the cable to a container.
+    pub(super) fn cable(&self, subnet: Subnet, address: Ipv4Addr) -> String {
+        format!("v{}-{:x}", self.tag, subnet.number(address))
+    }
+
+    /// The number of a cable of ours.
+    pub(super) fn cable_number(&self, name: &str) -> Option<u32> {
+        let hex = name.strip_prefix('v')?.strip_prefix(&self.tag)?.strip_prefix('-')?;
+        u32::from_str_radix(hex, 16).ok()
+    }
+}
+
+/// A published port as the rules know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Redirect {
+    pub(super) protocol: Protocol,
+    /// The host's address it is limited to.
+    pub(super) at: Option<Ipv4Addr>,
+    pub(super) host_port: u16,
+    pub(super) address: Ipv4Addr,
+    pub(super) port: u16,
+}
+
+/// One thing done to the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Forward,
+    Bridge { name: String, mtu: u32 },
+    Address { link: String, address: Ipv4Addr, subnet: Subnet },
+    Raise { link: String, mac: Mac },
+    Localnet { bridge: String },
+    Table { name: String, bridge: String, subnet: Subnet },
+    Cable { near: String, task: String, mac: Mac, mtu: u32 },
+    Inside { address: Ipv4Addr, subnet: Subnet },
+    Publish { task: String, redirect: Redirect },
+    ForgetPorts { ports: BTreeSet<u16> },
+    Withdraw { task: String },
+    Unplug { near: String },
+    ForgetAddress { address: Ipv4Addr },
+    RemoveTable { name: String },
+    RemoveBridge { name: String },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forward => f.write_str("switch on net.ipv4.ip_forward"),
+            Self::Bridge { name, mtu } => write!(f, "make bridge {name} mtu {mtu}"),
+            Self::Address { link, address, subnet } => {
+                write!(f, "give {link} {address}/{}", subnet.prefix())
+            }
+            Self::Raise { link, mac } => write!(f, "start {link} as {mac}"),
+            Self::Localnet { bridge } => {
+                write!(f, "switch on net.ipv4.conf.{bridge}.route_localnet")
+            }
+            Self::Table { name, subnet, .. } => {
+                write!(f, "make table {name}, which masquerades {subnet}")
+            }
+            Self::Cable { near, task, mac, .. } => {
+                write!(f, "lay cable {near} to {INSIDE} {mac} of {task}")
+            }
+            Self::Inside { address, subnet } => {
+                let (prefix, gateway) = (subnet.prefix(), subnet.gateway());
+                write!(f, "inside, give {INSIDE} {address}/{prefix} and a route by {gateway}")
+            }
+            Self::Publish {
+                redirect: Redirect { protocol, at, host_port, address, port }, ..
+            } => {
+                let at = at.map(|at| format!("{at}:")).unwrap_or_default();
+                write!(f, "send {protocol} {at}{host_port} to {address}:{port}")
+            }
+            Self::ForgetPorts { ports } => {
+                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                write!(f, "forget conversations with udp {}", ports.join(", "))
+            }
+            Self::Withdraw { task } => write!(f, "close the ports of {task}"),
+            Self::Unplug { near } => write!(f, "remove cable {near}"),
+            Self::ForgetAddress { address } => write!(f, "forget conversations with {address}"),
+            Self::RemoveTable { name } => write!(f, "remove table {name}"),
+            Self::RemoveBridge { name } => write!(f, "remove bridge {name}"),
+        }
+    }
+}
+
+/// Why no bridge can be planned.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// What was asked for is used by the host.
+    #[error(
+        "the subnet {subnet} for containers overlaps the host's route to {route}; choose \
+             another one"
+    )]
+    Collides {
+        /// What was asked for.
+        subnet: Subnet,
+        /// What the host has.
+        route: Subnet,
+    },
+    /// Every candidate is used by the host.
+    #[error("the host has routes to every subnet that containers could have; choose one for them")]
+    NoSubnet,
+    /// The bridge is there, with another subnet.
+    #[error(
+        "the bridge {bridge} has the subnet {present}, not {wanted}; end all tasks on it first"
+    )]
+    Differs {
+        /// Its name.
+        bridge: String,
+        /// What it has.
+        present: Subnet,
+        /// What was asked for.
+        wanted: Subnet,
+    },
+}
+
+/// The network of this host: what it will be, and the steps to it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Base {
+    pub(super) subnet: Subnet,
+    pub(super) mtu: u32,
+    pub(super) steps: Vec<Step>,
+}
+
+/// Plans the bridge and its table. What is there already is put right, and a bridge
+/// of ours keeps its subnet, which its containers know.
+pub(super) fn base(
+    names: &Names,
+    wanted: Option<Subnet>,
+    host: &Host,
+    forwards: bool,
+) -> Result<Base, PlanError> {
+    let bridge = host.link(&names.bridge);
+    let present = bridge.and_then(|bridge| {
+        let own = host.addresses.iter().find(|(index, ..)| *index == bridge.index);
+        own.map(|(_, address, prefix)| Subnet::around(*address, *prefix))
+    });
+    let subnet = match (present, wanted) {
+        (Some(present), Some(wanted)) if present != wanted => {
+            let bridge = names.bridge.clone();
+            return Err(PlanError::Differs { bridge, present, wanted });
+        }
+        (Some(present), _) => present,
+        (None, wanted) => vacant(wanted, host)?,
+    };
+    let mtu = mtu(host);
+    let name = names.bridge.clone();
+    let mut steps = Vec::new();
+    if !forwards {
+        steps.push(Step::Forward);
+    }
+    let gateway = subnet.gateway();
+    steps.extend([
+        Step::Bridge { name: name.clone(), mtu },
+        Step::Raise { link: name.clone(), mac: Mac::of(gateway) },
+        Step::Address { link: name.clone(), address: gateway, subnet },
+        Step::Localnet { bridge: name.clone() },
+        Step::Table { name: names.table.clone(), bridge: name, subnet },
+    ]);
+    Ok(Base { subnet, mtu, steps })
+}
+
+fn vacant(wanted: Option<Subnet>, host: &Host) -> Result<Subnet, PlanError> {
+    // The default route goes everywhere, and hides nothing.
+    let taken: Vec<Subnet> =
+        host.routes.iter().map(|route| route.to).filter(|to| to.prefix() > 0).collect();
+    let Some(subnet) = wanted else {
+        return choose(&taken).ok_or(PlanError::NoSubnet);
+    };
+    match taken.into_iter().find(|route| route.overlaps(subnet)) {
+        Some(route) => Err(PlanError::Collides { subnet, route }),
+        None => Ok(subnet),
+    }
+}
+
+/// Containers send no larger packets than the host's way out carries: routers on it
+/// that keep silent about larger ones are the hardest fault to find.
+fn mtu(host: &Host) -> u32 {
+    let outward = host.routes.iter().filter(|route| route.to.prefix() == 0);
+    let carried = outward.filter_map(|route| {
+        host.links.iter().find(|link| Some(link.index) == route.by).map(|link| link.mtu)
+    });
+    carried.min().map_or(MTU, |mtu| mtu.clamp(MTU_MIN, MTU))
+}
+
+/// Plans a task's way onto the bridge. The cable comes before the rules: a port that
+/// answers is a port that leads somewhere.
+pub(super) fn attach(
+    names: &Names,
+    base: (Subnet, u32),
+    task: &str,
+    address: Ipv4Addr,
+    publish: &[Publish],
+) -> Result<Vec<Step>, PublishError> {
+    let (subnet, mtu) = base;
+    let near = names.cable(subnet, address);
+    let mut steps = vec![
+        Step::Cable { near, task: task.to_owned(), mac: Mac::of(address), mtu },
+        Step::Inside { address, subnet },
+    ];
+    for one in publish {
+        let redirect = Redirect {
+            protocol: one.protocol,
+            at: limited_to(one)?,
+            host_port: one.host_port,
+            address,
+            port: one.port,
+        };
+        steps.push(Step::Publish { task: task.to_owned(), redirect });
+    }
+    let datagrams = publish.iter().filter(|one| one.protocol == Protocol::Udp);
+    let ports: BTreeSet<u16> = datagrams.map(|one| one.host_port).collect();
+    if !ports.is_empty() {
+        steps.push(Step::ForgetPorts { ports });
+    }
+    Ok(steps)
+}
+
+/// Plans a task's way off the bridge, whose ports spoke these protocols: no new visitors, then no cable, then nobody
+/// who still thinks it is there.
+pub(super) fn detach(
+    names: &Names,
+    subnet: Subnet,
+    task: &str,
+    address: Ipv4Addr,
+    spoken: &BTreeSet<Protocol>,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if !spoken.is_empty() {
+        steps.push(Step::Withdraw { task: task.to_owned() });
+    }
+    steps.push(Step::Unplug { near: names.cable(subnet, address) });
+    if spoken.contains(&Protocol::Udp) {
+        steps.push(Step::ForgetAddress { address });
+    }
+    steps
+}
+
+/// Plans the end of the network.
+pub(super) fn close(names: &Names) -> Vec<Step> {
+    vec![
+        Step::RemoveTable { name: names.table.clone() },
+        Step::RemoveBridge { name: names.bridge.clone() },
+    ]
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,184 @@
+//! Ports of the host that lead into containers, and the proof that they are free.
+//!
+//! Packet rules would quietly take a port from whatever listens there. So each
+//! published port is also bound by a socket of ours that never listens: the kernel
+//! then refuses us what another program has, and another program what we have. Two
+//! publications of one port meet the same refusal.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+
+use crate::container::{Protocol, Publish};
+
+/// A protocol's number in an IPv4 header.
+pub(super) fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host_ip {
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            Some(address) => write!(f, "{address}:")?,
+            None => {}
+        }
+        write!(f, "{}/{}", self.host_port, self.protocol)
+    }
+}
+
+/// Why a port cannot be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Somebody has it.
+    #[error(
+        "port {publish} of this host is already in use; publish another one, or stop what \
+             listens there (`ss -lnp` names it)"
+    )]
+    Taken {
+        /// What was wanted.
+        publish: Publish,
+    },
+    /// The address is not one of this host.
+    #[error("cannot publish {publish}: this host does not have that address")]
+    NotOurs {
+        /// What was wanted.
+        publish: Publish,
+    },
+    /// Containers have no IPv6.
+    #[error(
+        "cannot publish {publish}: containers on the bridge have IPv4 only; name an IPv4 \
+             address, or none for all of them"
+    )]
+    NotIpv4 {
+        /// What was wanted.
+        publish: Publish,
+    },
+    /// Port 0 means "any" to the kernel.
+    #[error("cannot publish {publish} to port {}: ports are 1 to 65535", publish.port)]
+    NoPort {
+        /// What was wanted.
+        publish: Publish,
+    },
+    /// The kernel refused for another reason.
+    #[error("cannot bind port {publish} of this host")]
+    Bind {
+        /// What was wanted.
+        publish: Publish,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// The IPv4 address a publication is limited to.
+pub(super) fn limited_to(publish: &Publish) -> Result<Option<Ipv4Addr>, PublishError> {
+    match publish.host_ip {
+        None => Ok(None),
+        Some(IpAddr::V4(address)) => Ok((!address.is_unspecified()).then_some(address)),
+        Some(IpAddr::V6(_)) => Err(PublishError::NotIpv4 { publish: publish.clone() }),
+    }
+}
+
+/// A bound port: nobody else gets it as long as this lives.
+#[derive(Debug)]
+pub(super) struct Reservation(#[expect(dead_code, reason = "held for what it does")] OwnedFd);
+
+/// Takes a port of the host in the calling thread's network namespace.
+pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
+    let address = limited_to(publish)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    if publish.host_port == 0 || publish.port == 0 {
+        return Err(PublishError::NoPort { publish: publish.clone() });
+    }
+    let kind = match publish.protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+    };
+    let take = || -> rustix::io::Result<OwnedFd> {
+        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+        match publish.protocol {
+            Protocol::Tcp => {
+                // Passes over connections in TIME_WAIT, not over listeners; and only
+                // while binding, so that nobody with the same option gets in later.
+                sockopt::set_socket_reuseaddr(&socket, true)?;
+                bind(&socket, &SocketAddrV4::new(address, publish.host_port))?;
+                sockopt::set_socket_reuseaddr(&socket, false)?;
+            }
+            Protocol::Udp => {
+                // A datagram that our rules miss shall not be kept for anybody.
+                let _ = sockopt::set_socket_recv_buffer_size(&socket, 0);
+                bind(&socket, &SocketAddrV4::new(address, publish.host_port))?;
+            }
+        }
+        Ok(socket)
+    };
+    take().map(Reservation).map_err(|errno| match errno {
+        Errno::ADDRINUSE => PublishError::Taken { publish: publish.clone() },
+        Errno::ADDRNOTAVAIL => PublishError::NotOurs { publish: publish.clone() },
+        other => PublishError::Bind { publish: publish.clone(), source: other.into() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, TcpListener, UdpSocket};
+
+    use super::*;
+
+    fn publish(protocol: Protocol, host_port: u16) -> Publish {
+        Publish { host_ip: Some(Ipv4Addr::LOCALHOST.into()), host_port, port: 80, protocol }
+    }
+
+    #[test]
+    fn a_port_somebody_listens_on_is_refused_until_he_leaves() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("done");
+        let wanted = publish(Protocol::Tcp, listener.local_addr().expect("done").port());
+        assert!(matches!(reserve(&wanted), Err(PublishError::Taken { .. })));
+        let everywhere = Publish { host_ip: None, ..wanted.clone() };
+        assert!(matches!(reserve(&everywhere), Err(PublishError::Taken { .. })));
+        drop(listener);
+        let held = reserve(&wanted).expect("done");
+        let port = wanted.host_port;
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_err(), "ours is nobody else's");
+        assert!(matches!(reserve(&wanted), Err(PublishError::Taken { .. })));
+        drop(held);
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    }
+
+    #[test]
+    fn datagram_ports_are_kept_apart_from_connection_ports() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("done");
+        let port = socket.local_addr().expect("done").port();
+        assert!(matches!(reserve(&publish(Protocol::Udp, port)), Err(PublishError::Taken { .. })));
+        drop(socket);
+        let _held = reserve(&publish(Protocol::Udp, port)).expect("done");
+        assert!(UdpSocket::bind(("127.0.0.1", port)).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_published_is_refused_with_a_sentence() {
+        let fine = publish(Protocol::Tcp, 1);
+        let six = Publish { host_ip: Some(Ipv6Addr::LOCALHOST.into()), ..fine.clone() };
+        let said = reserve(&six).expect_err("refused").to_string();
+        assert!(said.starts_with("cannot publish [::1]:1/tcp: containers"), "{said}");
+        let nothing = Publish { host_port: 0, ..fine.clone() };
+        assert!(matches!(reserve(&nothing), Err(PublishError::NoPort { .. })));
+        let foreign = Publish { host_ip: Some("192.0.2.1".parse().expect("it parses")), ..fine };
+        assert!(matches!(reserve(&foreign), Err(PublishError::NotOurs { .. })));
+    }
+}
