@@ -20,42 +20,53 @@
 //! what to run and says what became of it.
 
 mod adopt;
+mod attach;
 mod call;
 mod capability;
 pub mod cgroup;
 mod container;
 mod control;
+mod frame;
+#[allow(dead_code, reason = "the agent picks ranges when it launches containers")]
+mod ids;
 mod keeper;
-#[allow(dead_code, reason = "the fence of process tasks; the launcher is next")]
 mod landlock;
 mod launch;
 mod leftovers;
 mod log;
 pub mod net;
 mod order;
+mod plan;
 mod proc;
 mod record;
-#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
+mod sandbox;
 mod seccomp;
 mod supervisor;
 mod sys;
-mod task;
 pub mod unpack;
+mod usage;
+mod volume;
 mod watch;
 
 pub use adopt::OpenError;
+pub use attach::{Attached, ControlError};
 pub use call::KeeperError;
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
-pub use cgroup::Limits;
+pub use cgroup::{Limits, Usage};
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
     Root, SHM_BYTES, Seccomp, SystemPaths,
 };
-pub use control::{Config, LaunchError, Opened, RemoveError, Runtime, StopError};
+pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
 pub use keeper::keeper_main;
 pub use launch::{
     BadTaskId, End, Event, Found, FoundState, Launch, LaunchFlaw, Place, Process, Rlimit,
     StartFault, Streams, TaskId, User,
 };
-pub use log::{LogError, LogReader, LogRecord, LogRequest, LogStream};
+pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
+pub use order::Recipient;
+pub use plan::{
+    Cover, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw, Problem,
+    Source, Special, Step, Tree, plan,
+};
 pub use record::RecordError;

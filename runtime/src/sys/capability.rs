@@ -9,7 +9,7 @@
 use rustix::io::Errno;
 use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySets, Gid, Uid};
 
-use crate::capability::CapabilitySet;
+use crate::capability::{Capability, CapabilitySet};
 
 /// Numbers that a set of 64 bits can hold.
 const NUMBERS: u32 = u64::BITS;
@@ -62,7 +62,12 @@ pub(crate) fn become_user_with(
     bound(caps)?;
     thread::clear_ambient_capability_set()?;
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    thread::set_thread_groups(groups)?;
+    match thread::set_thread_groups(groups) {
+        // A namespace of one id, made without root, gave up setgroups for good. With
+        // the capability in hand that is the only reason for a refusal.
+        Err(Errno::PERM) if groups.is_empty() && own()?.contains(Capability::SETGID) => {}
+        set => set?,
+    }
     thread::set_thread_res_gid(group, group, group)?;
     thread::set_thread_res_uid(user, user, user)?;
     hold(if uid == 0 { caps } else { CapabilitySet::EMPTY })
@@ -98,7 +103,6 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::capability::Capability;
     use crate::sys::forked::{self, Outcome};
 
     /// Is root, with enough to play this: said where not.

@@ -9,18 +9,22 @@
     reason = "fork, exec and signal masks have no safe form; each block argues its case"
 )]
 
-#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
 pub(crate) mod capability;
 pub(crate) mod cgroup;
+pub(crate) mod clone;
 #[cfg(test)]
 pub(crate) mod forked;
-#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
 pub(crate) mod landlock;
+pub(crate) mod loopback;
+pub(crate) mod mount;
 mod readable;
-#[allow(dead_code, reason = "the first step towards containers; the launcher is next")]
+mod seats;
 pub(crate) mod seccomp;
+mod vfork;
 
 pub(crate) use readable::Readable;
+pub(crate) use seats::{Seat, Seats};
+pub(crate) use vfork::vfork;
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::io;
@@ -136,6 +140,11 @@ pub(crate) fn default_dispositions() {
     for signal in 1..=LAST_SIGNAL {
         dispose(signal, libc::SIG_DFL);
     }
+}
+
+/// Gives a signal its default disposition.
+pub(crate) fn heed(signal: Signal) {
+    dispose(signal.as_raw(), libc::SIG_DFL);
 }
 
 /// Ignores a signal.
