@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! state          lines that are only ever added; see `Line`
-//! control.sock   where its supervisor takes commands
+//! control.sock   where its supervisor takes commands, once somebody knocked
 //! log.N          its output              see `log`
 //! scratch/       where it starts         the task's own
 //! ```
