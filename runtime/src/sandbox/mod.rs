@@ -41,6 +41,7 @@ pub(crate) struct Ends {
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) launch: &'a Launch,
+    #[allow(dead_code, reason = "containers are planned by it")]
     pub(crate) facts: &'a Facts,
     /// The task's directory.
     pub(crate) dir: BorrowedFd<'a>,

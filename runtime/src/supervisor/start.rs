@@ -230,7 +230,7 @@ impl Supervisor {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let gone = "the agent is gone, and networks are its work";
         rustix::net::sendmsg(agent, &[IoSlice::new(&text)], &mut extra, flags)
-            .map_err(|_| gone.to_owned())?;
+            .map_err(|error| format!("{gone}: {error}"))?;
         match self.message(agent, NETWORK_PATIENCE) {
             Ok(Some(text)) => match frame::decode(&text) {
                 Ok(Reply::NetworkReady) => Ok(()),
