@@ -209,9 +209,19 @@ impl Runtime {
     /// Orders a task to stop: its stop signal now, SIGKILL to all of it after
     /// `grace`. The order holds even if the agent dies. A second one can only
     /// shorten the grace. A paused task goes on first.
+    ///
+    /// Where a supervisor cannot take commands, as on a full disk, it is told all the
+    /// same and gives the task ten seconds.
     pub async fn stop(&self, id: &TaskId, grace: Duration) -> Result<(), ControlError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        self.tell(id, Command::Stop { grace_ms }).await
+        match self.tell(id, Command::Stop { grace_ms }).await {
+            // A task must be stoppable when the disk is full, for it may be what fills it.
+            Err(ControlError::Io { source, .. }) => {
+                warn!(%id, error = %source, "a supervisor takes no commands; it is told to stop");
+                attach::terminate(&self.0.shared, id)
+            }
+            told => told,
+        }
     }
 
     /// Sends a signal to a task's main process, or to all its processes.

@@ -86,7 +86,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, id: TaskId, supervisor: OwnedFd) 
 
 /// How a task ends whose supervisor is watched.
 async fn end_after(shared: &Arc<Shared>, id: &TaskId, supervisor: OwnedFd) -> End {
-    let gone = async { Readable::new(supervisor)?.ready().await.map(|ready| drop(ready)) };
+    let gone = async { Readable::new(supervisor)?.ready().await.map(drop) };
     if let Err(error) = gone.await {
         return unknown_end(id, &error);
     }

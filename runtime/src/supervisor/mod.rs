@@ -31,7 +31,7 @@ mod streams;
 
 pub(crate) use group::{bury, sweep_slots, tree};
 pub(crate) use prepared::{is_prepared, sweep};
-pub(crate) use signals::{ADOPTION, TAKEN};
+pub(crate) use signals::{ADOPTION, KNOCK, TAKEN};
 
 use std::ffi::CStr;
 use std::io;
