@@ -33,6 +33,7 @@ mod keeper;
 mod landlock;
 mod launch;
 mod leftovers;
+mod loans;
 mod log;
 pub mod net;
 mod order;

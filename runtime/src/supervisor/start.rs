@@ -17,6 +17,7 @@ use super::prepared::Prepared;
 use super::pump::Pump;
 use super::running::{Fate, Ran, Running};
 use super::streams::{self, Ours};
+use super::texts;
 use crate::cgroup::{Limits, Measure};
 use crate::frame;
 use crate::launch::{End, Launch, Place, TaskId};
@@ -160,6 +161,10 @@ impl Supervisor {
         let volumes = order::open_below(&self.post.tasks, "..")
             .and_then(|runtime| volume::directory(&runtime))
             .map_err(|error| NotStarted::system("cannot open the volumes", error))?;
+        if let Place::Container(container) = &launch.place {
+            texts::make(prepared.dir.as_fd(), &launch.id, container)
+                .map_err(|error| NotStarted::system("cannot name the container", error))?;
+        }
         let sandbox_order = sandbox::Order {
             launch,
             facts: &facts,
