@@ -127,7 +127,8 @@ pub(crate) enum Command {
     /// Measure the shipped binary against what it must reach
     #[command(after_help = "Examples:\n  \
         testnet bench run-latency\n  \
-        testnet bench run-latency --rounds 20 --json\n\n\
+        testnet bench run-latency --rounds 20 --json\n  \
+        testnet bench runtime --install-peers          against crun, runc, bubblewrap\n\n\
         Exits with 1 when a must is missed, with 3 when a peer could not be measured.")]
     Bench(Bench),
     /// Be the switch of a fabric
@@ -289,13 +290,24 @@ pub(crate) struct Bench {
     /// Interleaved rounds, at least five
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) rounds: u32,
-    /// The agent's binary [default: built with cargo]
+    /// The agent's binary [default: built with cargo; `runtime` takes its own keeper]
     #[arg(long, value_name = "PATH")]
     pub(crate) starling: Option<PathBuf>,
+    /// runtime: no-op processes in all
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) tasks: u32,
+    /// runtime: containers that sleep at once
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) crowd: u32,
+    /// runtime: install the peers from the distribution first
+    #[arg(long)]
+    pub(crate) install_peers: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum Benchmark {
+    /// A container's and a process's start, against crun, runc, bubblewrap and the machine
+    Runtime,
     /// `run --exec -- true` on another peer, from the CLI's start to its exit
     RunLatency,
 }

@@ -11,5 +11,6 @@
 
 pub mod complaint;
 pub mod fabric;
+pub mod program;
 pub mod sim;
 pub mod sys;
