@@ -131,6 +131,14 @@ pub(crate) enum Command {
         testnet bench runtime --install-peers          against crun, runc, bubblewrap\n\n\
         Exits with 1 when a must is missed, with 3 when a peer could not be measured.")]
     Bench(Bench),
+    /// Try the escapes of the last years on a container
+    #[command(after_help = "Examples:\n  \
+        testnet escape\n  \
+        testnet escape E8 E14           only these\n  \
+        testnet escape --runtime runc   rows that must fail there do\n  \
+        testnet escape --bless          write down anew what a container sees\n\n\
+        Exits with 1 if anything got out, or if a row cannot fail.")]
+    Escape(Escape),
     /// Be the switch of a fabric
     #[command(hide = true)]
     Switch,
@@ -310,6 +318,30 @@ pub(crate) enum Benchmark {
     Runtime,
     /// `run --exec -- true` on another peer, from the CLI's start to its exit
     RunLatency,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Escape {
+    /// Rows to try [default: all]
+    #[arg(value_name = "ROW")]
+    pub(crate) rows: Vec<String>,
+    /// On whose containers
+    #[arg(long, value_name = "NAME", default_value = "ours")]
+    pub(crate) runtime: Isolator,
+    /// Write down anew what a default container sees
+    #[arg(long)]
+    pub(crate) bless: bool,
+    /// The program that becomes the keeper [default: this one]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) starling: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Isolator {
+    /// Ours
+    Ours,
+    /// Debian's runc, with what `runc spec` says
+    Runc,
 }
 
 /// A command line that does not parse, in three lines.

@@ -10,6 +10,7 @@
 //! binary, its socket and its signals.
 
 pub mod complaint;
+pub mod escape;
 pub mod fabric;
 pub mod program;
 pub mod sim;

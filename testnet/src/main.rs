@@ -59,6 +59,7 @@ fn dispatch(cli: &Cli) -> Result<Report, Complaint> {
         Command::Resume(args) => c::resume::run(dir, args),
         Command::Kill(args) => c::kill::run(dir, args),
         Command::Restart(args) => c::restart::run(dir, args),
+        Command::Escape(args) => c::escape::run(args),
         Command::Exec(args) => c::exec::run(dir, args),
         Command::Sim(args) => c::sim::run(args),
         Command::Switch => c::switch::run(dir),

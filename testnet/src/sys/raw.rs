@@ -36,6 +36,55 @@ pub fn clone_with(flags: u64) -> io::Result<Side> {
     }
 }
 
+/// The older `clone` with these flags, as a fork: where `clone3` is not there to be
+/// filtered by its flags.
+pub fn clone_plainly(flags: c_int) -> io::Result<Side> {
+    let flags = c_long::from(flags | libc::SIGCHLD);
+    // SAFETY: no CLONE_VM and no stack, so the child has a copy of this
+    // single-threaded process; no flag asks for the other arguments.
+    match outcome(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })? {
+        0 => Ok(Side::Child),
+        pid => Ok(Side::Parent(i32::try_from(pid).map_err(io::Error::other)?)),
+    }
+}
+
+/// Reads another process's memory at this address; how much came.
+pub fn read_memory(pid: i32, address: usize) -> io::Result<usize> {
+    let mut space = [0u8; 16];
+    let here = libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: space.len() };
+    let there = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: space.len() };
+    // SAFETY: `here` leads to 16 bytes of this frame; `there` is an address of the
+    // other process, checked by the kernel.
+    let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
+    usize::try_from(read).map_err(|_negative| io::Error::last_os_error())
+}
+
+/// `PTRACE_ATTACH`, and at once let go again.
+pub fn trace(pid: i32) -> io::Result<()> {
+    // SAFETY: attaching and detaching take no addresses.
+    outcome(unsafe { libc::ptrace(libc::PTRACE_ATTACH, pid, 0, 0) })?;
+    // SAFETY: as above.
+    let _ = unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0, 0) };
+    Ok(())
+}
+
+/// Adds a key to this session's keyring; its serial number.
+pub fn add_key(name: &CStr) -> io::Result<i64> {
+    // The session's keyring, by its reserved number.
+    const SESSION: c_long = -3;
+    // SAFETY: all texts are NUL-terminated, the payload has the length told.
+    let key = unsafe {
+        libc::syscall(libc::SYS_add_key, c"user".as_ptr(), name.as_ptr(), c"x".as_ptr(), 1, SESSION)
+    };
+    outcome(key)
+}
+
+/// Ignores a signal from now on.
+pub fn ignore(signal: c_int) {
+    // SAFETY: SIG_IGN is a valid disposition for any signal; a bad number fails.
+    let _ = unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 /// Parts this process, which has no other thread, from some namespaces.
 pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: CLONE_FILES, the one flag that endangers descriptors, would part
@@ -47,13 +96,6 @@ pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any status and does not return.
     unsafe { libc::_exit(code) }
-}
-
-/// Opens a path with these flags, as the kernel sees them.
-pub fn open(path: &CStr, flags: c_int) -> io::Result<OwnedFd> {
-    // SAFETY: `path` is NUL-terminated and outlives the call.
-    let fd = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o600) };
-    owned(fd)
 }
 
 /// Any socket.

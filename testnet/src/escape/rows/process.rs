@@ -1,0 +1,59 @@
+//! A plain process has the host's files before it: what it must not get all the same.
+
+use std::fs;
+use std::io;
+
+use super::ran;
+use crate::escape::Ground;
+use crate::escape::cell::Ask;
+
+pub(super) fn pries(ground: &mut Ground) -> io::Result<Vec<String>> {
+    let (canary, agent) = (ground.canary(), ground.runtime_dir());
+    let secret = canary.join("secret").display().to_string();
+    let open = canary.join("file").display().to_string();
+    let probe = ground.probe_path().display().to_string();
+    let own = std::process::id().to_string();
+    let keeper = |name: &str| agent.join(name).display().to_string();
+    let tries: [Vec<String>; 4] = [
+        vec!["read".into(), secret, keeper("agent.lock"), keeper("keeper.lock"), open],
+        vec![
+            "list".into(),
+            agent.display().to_string(),
+            keeper("tasks"),
+            canary.display().to_string(),
+        ],
+        vec!["write".into(), keeper("keeper.sock"), keeper("agent.lock")],
+        vec!["others".into(), own.clone()],
+    ];
+    let mut broken = Vec::new();
+    for words in tries {
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let mut ask = Ask { files: None, hidden: vec![canary.clone()], ..Ask::probe("", &words) };
+        ask.argv[0].clone_from(&probe);
+        let told = ground.run(&ask)?;
+        broken.extend(ran(&told));
+        let read = told.all("read").filter(|line| line.contains('"'));
+        broken.extend(read.map(|line| format!("it read {line}")));
+        let listed = told.all("list").filter(|line| !line.contains(" - E"));
+        broken.extend(listed.map(|line| format!("it listed {line}")));
+        broken.extend(told.succeeded("write"));
+        for what in ["signal", "memory", "trace", "root"] {
+            let own = format!("{what} {own}");
+            broken.extend(told.succeeded(what).into_iter().filter(|line| *line == own));
+        }
+    }
+    let mut ask = Ask { files: None, ..Ask::probe("", &["facts"]) };
+    ask.argv[0] = probe;
+    let told = ground.run(&ask)?;
+    broken.extend(ran(&told));
+    if told.value("status NoNewPrivs") != Some("1") {
+        broken.push("a setuid program would raise it".to_owned());
+    }
+    let secrets = fs::read("/proc/self/environ").unwrap_or_default();
+    let named = |line: &&str| line.starts_with("STARLING_ESCAPE=");
+    let inherited = told.all("env").filter(|line| !named(line));
+    broken.extend(
+        inherited.map(|line| format!("of {} bytes of environment it has {line}", secrets.len())),
+    );
+    Ok(broken)
+}
