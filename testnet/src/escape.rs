@@ -80,6 +80,9 @@ impl Row {
             }
             _ => {}
         }
+        if let Some(why) = ground.why_nothing_runs() {
+            return Verdict::Broken(vec![why]);
+        }
         let before = ground.look();
         let mut broken = (self.play)(ground)
             .unwrap_or_else(|error| vec![format!("could not be played: {error}")]);

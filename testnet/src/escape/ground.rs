@@ -32,6 +32,8 @@ pub struct Ground {
     isolator: Isolator,
     watch: Watch,
     next: u32,
+    /// Whether a harmless payload was seen to run.
+    runs: bool,
 }
 
 impl Ground {
@@ -61,7 +63,7 @@ impl Ground {
             mounts: dir.display().to_string(),
             name: format!("escape-{pid}-"),
         };
-        Ok(Self { dir, probe: probe.to_owned(), isolator, watch, next: 0 })
+        Ok(Self { dir, probe: probe.to_owned(), isolator, watch, next: 0, runs: false })
     }
 
     /// What no payload may change.
@@ -132,6 +134,21 @@ impl Ground {
     pub fn start(&mut self, ask: &Ask) -> io::Result<Result<Running, String>> {
         let ask = self.marked(ask);
         self.isolator.start(&ask)
+    }
+
+    /// Why not even a harmless payload runs: then nothing that is refused proves a thing.
+    pub fn why_nothing_runs(&mut self) -> Option<String> {
+        if self.runs {
+            return None;
+        }
+        match self.probe(&["bomb", "ping"]) {
+            Ok(told) if told.lines == ["pong"] => {
+                self.runs = true;
+                None
+            }
+            Ok(told) => Some(format!("no container runs: {told:?}")),
+            Err(error) => Some(format!("no container runs: {error}")),
+        }
     }
 
     /// Runs the probe with these words in a default container.
