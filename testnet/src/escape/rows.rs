@@ -40,6 +40,12 @@ pub const ROWS: &[Row] = &[
     ),
     row("E3", "start in a leaked directory of the host", Scope::All, files::leaked_directory),
     row(
+        "E3b",
+        "a tree of the host that was left attached above the root",
+        Scope::All,
+        files::left_attached,
+    ),
+    row(
         "E4",
         "an image whose /dev/null leads to a kernel parameter",
         Scope::All,

@@ -124,6 +124,43 @@ pub(super) fn leaked_directory(ground: &mut Ground) -> io::Result<Vec<String>> {
     Ok(broken)
 }
 
+/// Names by which a tree that was left attached above or below the root is met.
+const ABOVE: [&str; 5] =
+    ["/..", "/../..", "/proc/self/root/..", "/proc/1/root/..", "/proc/self/cwd/.."];
+
+pub(super) fn left_attached(ground: &mut Ground) -> io::Result<Vec<String>> {
+    let canary = ground.canary();
+    let mut broken = Vec::new();
+    let root = ground.root()?;
+    fs::write(root.join("marker"), "")?;
+    let mut words = vec!["list"];
+    words.extend(ABOVE);
+    let told = ground.run(&Ask::probe(&root, &words))?;
+    broken.extend(ran(&told));
+    for above in ABOVE {
+        let mut names =
+            told.lines.iter().filter_map(|line| line.strip_prefix(&format!("list {above} ")));
+        if !names.any(|name| name == "marker" || name.starts_with("- ")) {
+            broken.push(format!("{above} is not the container's root"));
+        }
+    }
+    let inside = canary.strip_prefix("/").unwrap_or(&canary).display().to_string();
+    let paths: Vec<_> = ABOVE.iter().map(|above| format!("{above}/{inside}/file")).collect();
+    let mut words = vec!["read"];
+    words.extend(paths.iter().map(String::as_str));
+    let told = ground.run(&Ask::probe(&root, &words))?;
+    let read = told.all("read").filter(|line| line.contains('"'));
+    broken.extend(read.map(|line| format!("a file of the host was read: {line}")));
+    // Of one's own mounts none shows a directory of the host but the devices it was given.
+    let told = ground.run(&Ask::probe(&root, &["facts"]))?;
+    let targets: Vec<_> = told.all("mount").filter_map(|line| line.split(' ').nth(4)).collect();
+    let roots = targets.iter().filter(|target| **target == "/").count();
+    if roots != 1 {
+        broken.push(format!("{roots} mounts are at /: the host's tree is still attached"));
+    }
+    Ok(broken)
+}
+
 fn outside(told: &crate::escape::cell::Told, number: u32) -> Option<String> {
     let cwd = told.value("cwd")?;
     let inside = cwd.starts_with('/') && !cwd.contains("starling-escape");
