@@ -138,10 +138,10 @@ pub(super) fn left_attached(ground: &mut Ground) -> io::Result<Vec<String>> {
     let told = ground.run(&Ask::probe(&root, &words))?;
     broken.extend(ran(&told));
     for above in ABOVE {
-        let mut names =
-            told.lines.iter().filter_map(|line| line.strip_prefix(&format!("list {above} ")));
-        if !names.any(|name| name == "marker" || name.starts_with("- ")) {
-            broken.push(format!("{above} is not the container's root"));
+        let words = format!("list {above}");
+        let names: Vec<_> = told.all(&words).collect();
+        if !names.iter().any(|name| *name == "marker" || name.starts_with("- ")) {
+            broken.push(format!("{above} is not the container's root: it holds {names:?}"));
         }
     }
     let inside = canary.strip_prefix("/").unwrap_or(&canary).display().to_string();
