@@ -117,9 +117,9 @@ pub fn connect_abstract(name: &[u8]) -> io::Result<()> {
 
 /// `ioctl` that reads one byte: TIOCSTI and its like, the request in all its 64 bits.
 pub fn ioctl_byte(fd: RawFd, request: u64, byte: u8) -> io::Result<()> {
+    let space = [byte; 16];
     // SAFETY: the requests a probe makes read at most 16 bytes from the pointer,
     // which leads to that many of this frame.
-    let space = [byte; 16];
     let done = unsafe { libc::syscall(libc::SYS_ioctl, fd, request, space.as_ptr()) };
     outcome(done).map(drop)
 }
