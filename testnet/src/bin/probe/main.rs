@@ -129,10 +129,8 @@ fn writable_below(dir: &Path, depth: usize) {
         let path = entry.path();
         match entry.file_type() {
             Ok(kind) if kind.is_dir() && depth < DEPTH_MAX => writable_below(&path, depth + 1),
-            Ok(kind) if kind.is_file() => {
-                if OpenOptions::new().write(true).open(&path).is_ok() {
-                    println!("writable {}", path.display());
-                }
+            Ok(kind) if kind.is_file() && OpenOptions::new().write(true).open(&path).is_ok() => {
+                println!("writable {}", path.display());
             }
             _ => {}
         }
