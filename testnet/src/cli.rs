@@ -328,6 +328,9 @@ pub(crate) struct Escape {
     /// On whose containers
     #[arg(long, value_name = "NAME", default_value = "ours")]
     pub(crate) runtime: Isolator,
+    /// Show what every payload said
+    #[arg(long)]
+    pub(crate) trace: bool,
     /// Write down anew what a default container sees
     #[arg(long)]
     pub(crate) bless: bool,

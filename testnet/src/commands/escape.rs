@@ -36,6 +36,10 @@ pub(crate) fn run(args: &Escape) -> Result<Report, Complaint> {
         let began = Instant::now();
         let verdict = row.play(&mut ground);
         told.add(row, &verdict, which, began.elapsed().as_secs_f64());
+        let transcript = ground.take_transcript();
+        if args.trace {
+            transcript.iter().for_each(|it| told.text.push_str(&format!("     {it}\n")));
+        }
     }
     if which == Which::Ours && args.rows.is_empty() {
         told.profile(&mut ground, args.bless);

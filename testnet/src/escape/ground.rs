@@ -34,6 +34,8 @@ pub struct Ground {
     next: u32,
     /// Whether a harmless payload was seen to run.
     runs: bool,
+    /// What was asked and told, for whoever wants to see.
+    transcript: Vec<String>,
 }
 
 impl Ground {
@@ -63,7 +65,15 @@ impl Ground {
             mounts: dir.display().to_string(),
             name: format!("escape-{pid}-"),
         };
-        Ok(Self { dir, probe: probe.to_owned(), isolator, watch, next: 0, runs: false })
+        Ok(Self {
+            dir,
+            probe: probe.to_owned(),
+            isolator,
+            watch,
+            next: 0,
+            runs: false,
+            transcript: Vec::new(),
+        })
     }
 
     /// What no payload may change.
@@ -127,7 +137,18 @@ impl Ground {
     /// Runs a payload to its end.
     pub fn run(&mut self, ask: &Ask) -> io::Result<Told> {
         let ask = self.marked(ask);
-        self.isolator.run(&ask)
+        let told = self.isolator.run(&ask)?;
+        let outcome = match &told.refused {
+            Some(reason) => format!("refused: {reason}"),
+            None => format!("{}\n  {}", told.end, told.lines.join("\n  ")),
+        };
+        self.transcript.push(format!("{}: {outcome}", ask.argv.join(" ")));
+        Ok(told)
+    }
+
+    /// What was asked and told since this was asked last.
+    pub fn take_transcript(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.transcript)
     }
 
     /// Starts a payload.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The keeper and its supervisors of one directory: they all have its command line.
 pub(crate) fn keepers(dir: &Path) -> Vec<u32> {
@@ -44,14 +44,14 @@ pub(crate) fn work_ns(pids: &[u32]) -> u64 {
 /// What the host has of everything that a task could leave behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Census {
-    pub(crate) processes: usize,
-    pub(crate) cgroups: usize,
-    pub(crate) mounts: usize,
-    pub(crate) networks: usize,
+    processes: usize,
+    cgroups: BTreeSet<PathBuf>,
+    mounts: usize,
+    networks: usize,
 }
 
 impl Census {
-    /// Counts. Processes are those that run a file below `dir`, or hold its keeper.
+    /// Counts. Processes are those that run a file below `root`, and the keepers of `dir`.
     pub(crate) fn take(dir: &Path, root: &Path) -> Self {
         let inside = |pid: &u32| {
             fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| {
@@ -59,27 +59,30 @@ impl Census {
             })
         };
         let pids = pids();
-        let supervisors = keepers(dir).len().saturating_sub(1);
-        let networks: BTreeSet<_> = pids
-            .iter()
-            .filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok())
-            .collect();
+        let network = |pid: &u32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let networks: BTreeSet<_> = pids.iter().filter_map(network).collect();
         let named = fs::read_dir("/run/netns").map_or(0, Iterator::count);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mut cgroups = BTreeSet::new();
+        directories(Path::new("/sys/fs/cgroup"), &mut cgroups);
         Self {
-            processes: pids.iter().filter(|pid| inside(pid)).count() + supervisors,
-            cgroups: directories(Path::new("/sys/fs/cgroup")),
+            processes: pids.iter().filter(|pid| inside(pid)).count() + keepers(dir).len(),
+            cgroups,
             mounts: mounts.lines().count(),
             networks: networks.len() + named,
         }
     }
 
-    /// What there is more of than there was.
-    pub(crate) fn beyond(&self, before: &Self) -> usize {
-        self.processes.saturating_sub(before.processes)
-            + self.cgroups.saturating_sub(before.cgroups)
-            + self.mounts.saturating_sub(before.mounts)
-            + self.networks.saturating_sub(before.networks)
+    /// What there is more of than there was: how much, and in words.
+    pub(crate) fn beyond(&self, before: &Self) -> (usize, String) {
+        let processes = self.processes.saturating_sub(before.processes);
+        let cgroups = self.cgroups.difference(&before.cgroups).count();
+        let mounts = self.mounts.saturating_sub(before.mounts);
+        let networks = self.networks.saturating_sub(before.networks);
+        let words = format!(
+            "{processes} processes, {cgroups} cgroups, {mounts} mounts, {networks} networks more"
+        );
+        (processes + cgroups + mounts + networks, words)
     }
 }
 
@@ -93,8 +96,14 @@ fn parent(pid: u32) -> Option<u32> {
     text.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn directories(dir: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|it| it.is_dir()));
-    below.map(|entry| 1 + directories(&entry.path())).sum()
+/// Those of the runtime's: they lie below one of its name.
+fn directories(dir: &Path, found: &mut BTreeSet<PathBuf>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let path = entry.path();
+        if path.to_string_lossy().contains("starling") {
+            found.insert(path.clone());
+        }
+        directories(&path, found);
+    }
 }

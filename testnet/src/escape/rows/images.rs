@@ -216,7 +216,13 @@ pub(super) fn special_files(ground: &mut Ground) -> io::Result<Vec<String>> {
 }
 
 pub(super) fn users(ground: &mut Ground) -> io::Result<Vec<String>> {
-    let mut broken = Vec::new();
+    let root = ground.root()?;
+    let ask = Ask { user: "1000:1000".to_owned(), ..Ask::probe(root, &["facts"]) };
+    let told = ground.run(&ask)?;
+    let mut broken = ran(&told);
+    if !told.value("status Uid").is_some_and(|uid| uid.starts_with("1000")) {
+        broken.push("not even a user of that number is that user".to_owned());
+    }
     let names = ["4294967296", "99999999999", "4294967295", "-1", "0x0", "65536", "nobody-here"];
     let passwd = names.iter().map(|name| format!("{name}:x:0:0::/:/bin/sh\n")).collect::<String>();
     let numbers = names.iter().filter(|name| **name != "nobody-here");
