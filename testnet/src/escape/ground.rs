@@ -101,12 +101,14 @@ impl Ground {
         fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n")?;
         fs::write(root.join("etc/group"), "root:x:0:\n")?;
         fs::copy(&self.probe, root.join("probe"))?;
-        for library in libraries(&self.probe)? {
-            let inside = library.strip_prefix("/").unwrap_or(&library);
-            let target = root.join(inside);
-            fs::create_dir_all(target.parent().unwrap_or(&root))?;
-            fs::copy(&library, target)?;
-        }
+        bring_libraries(&self.probe, &root)?;
+        Ok(root)
+    }
+
+    /// A root in which the isolator's own program could run too.
+    pub fn root_for_our_program(&mut self) -> io::Result<PathBuf> {
+        let root = self.root()?;
+        bring_libraries(self.isolator.program(), &root)?;
         Ok(root)
     }
 
@@ -216,6 +218,15 @@ impl Ground {
         }
         fs::remove_dir_all(&self.dir)
     }
+}
+
+fn bring_libraries(program: &Path, root: &Path) -> io::Result<()> {
+    for library in libraries(program)? {
+        let target = root.join(library.strip_prefix("/").unwrap_or(&library));
+        fs::create_dir_all(target.parent().unwrap_or(root))?;
+        fs::copy(&library, target)?;
+    }
+    Ok(())
 }
 
 /// The libraries that a program loads, by the loader's own account.

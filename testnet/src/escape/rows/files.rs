@@ -33,7 +33,7 @@ pub(super) fn overwrite_program(ground: &mut Ground) -> io::Result<Vec<String>> 
     let mut broken = ran(&told);
     broken.extend(told.succeeded("reopen"));
     // A script whose interpreter is whatever starts it.
-    let root = ground.root()?;
+    let root = ground.root_for_our_program()?;
     fs::write(root.join("entry"), "#!/proc/self/exe\n")?;
     fs::set_permissions(root.join("entry"), fs::Permissions::from_mode(0o755))?;
     let mut ask = Ask::probe(root, &["facts"]);

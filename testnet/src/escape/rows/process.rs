@@ -16,12 +16,27 @@ pub(super) fn pries(ground: &mut Ground) -> io::Result<Vec<String>> {
     let open = canary.join("file").display().to_string();
     let probe = ground.probe_path().display().to_string();
     let own = std::process::id().to_string();
-    let keeper = |name: &str| agent.join(name).display().to_string();
-    let tries: [Vec<String>; 4] = [
-        vec!["read".into(), secret, keeper("agent.lock"), keeper("keeper.lock"), open],
-        vec!["list".into(), agent.display().to_string(), keeper("tasks")],
-        vec!["write".into(), keeper("keeper.sock"), keeper("agent.lock")],
-        vec!["others".into(), own.clone()],
+    // Sockets, locks and records, whatever they are called.
+    let files: Vec<_> = fs::read_dir(&agent)?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
+        .map(|entry| entry.path().display().to_string())
+        .collect();
+    if files.is_empty() {
+        return Ok(vec![format!("there is nothing to pry for in {}", agent.display())]);
+    }
+    let tasks = agent.join("tasks").display().to_string();
+    let with = |word: &str, paths: &[String]| {
+        let mut words = vec![word.to_owned()];
+        words.extend_from_slice(paths);
+        words
+    };
+    let tries = [
+        with("read", &[secret, open]),
+        with("read", &files),
+        with("write", &files),
+        with("list", &[agent.display().to_string(), tasks]),
+        with("others", std::slice::from_ref(&own)),
     ];
     let mut broken = Vec::new();
     for words in tries {
