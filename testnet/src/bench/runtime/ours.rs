@@ -74,7 +74,7 @@ impl Ours {
         };
         let mut launch = Launch { place, ..Launch::new(id, [argv]) };
         launch.limits.memory_max = Some(MEMORY_BYTES);
-        launch.limits.pids_max = Some(PIDS);
+        launch.limits.pids_max = Some(PIDS.into());
         launch.env = BTreeMap::from([("PATH".to_owned(), "/".to_owned())]);
         Ok(launch)
     }

@@ -150,7 +150,7 @@ fn launch(ask: &Ask, id: TaskId) -> Launch {
     let mut launch = Launch { place, ..Launch::new(id, ask.argv.iter().cloned()) };
     launch.env = ask.env.clone();
     launch.directory = ask.directory.clone().map(PathBuf::from);
-    launch.limits.pids_max = Some(ask.pids);
+    launch.limits.pids_max = Some(ask.pids.into());
     launch.limits.memory_max = Some(ask.memory);
     if ask.streams == Streams::Terminal {
         launch.streams = runtime::Streams::Terminal { rows: 24, columns: 80 };
