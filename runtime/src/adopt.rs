@@ -25,6 +25,7 @@ use crate::launch::{End, StartFault, TaskId};
 use crate::order;
 use crate::record::{self, RecordError, State};
 use crate::supervisor::{self, ADOPTION};
+use crate::unpack::remove_tree;
 use crate::{leftovers, proc};
 
 /// How long a launch found between claim and exec may take, before it is given up.
@@ -224,7 +225,8 @@ pub(crate) fn examine_all(
             // live, and need theirs.
             let is_prepared = name.to_str().is_some_and(supervisor::is_prepared);
             if name.as_encoded_bytes().starts_with(b".") && !is_prepared {
-                std::fs::remove_dir_all(path.join(&name)).map_err(unreadable)?;
+                let removed = remove_tree(tasks.as_fd(), name.as_encoded_bytes());
+                removed.map_err(unreadable)?;
             }
             continue;
         };

@@ -4,15 +4,23 @@
 //! and nobody who reads slowly holds the task up.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::call::{self, Line};
 use crate::frame;
 use crate::launch::TaskId;
 use crate::order::{self, CONTROL, Command, Done, INPUT_BYTES, Typed};
+use crate::record;
+use crate::supervisor::KNOCK;
 use crate::watch::Shared;
+
+/// How long a supervisor may take to open its door.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A running task that did not do as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +71,7 @@ pub(crate) async fn tell(
         }
         dir => dir.map_err(failed)?,
     };
-    let mut line = match Line::connect(dir.as_fd(), CONTROL) {
-        Err(error) if call::is_absent(&error) => return Err(over()),
-        line => line.map_err(failed)?,
-    };
+    let mut line = reach(shared, id, &dir).await?;
     let command = frame::encode(command).map_err(failed)?;
     if line.send(&command).await.is_err() {
         return Err(over());
@@ -76,6 +81,65 @@ pub(crate) async fn tell(
         Some(Done::Refused { reason }) => Err(ControlError::Refused { id: id.clone(), reason }),
         // It ended while it was told.
         None => Err(over()),
+    }
+}
+
+/// A connection to a task's supervisor, which listens when somebody knocks.
+async fn reach(shared: &Shared, id: &TaskId, dir: &OwnedFd) -> Result<Line, ControlError> {
+    let failed = |source| ControlError::Io { id: id.clone(), source };
+    let until = Instant::now() + PATIENCE;
+    let mut knocked = false;
+    loop {
+        match Line::connect(dir, CONTROL) {
+            Err(error) if call::is_absent(&error) => {}
+            line => return line.map_err(failed),
+        }
+        if Instant::now() > until {
+            return Err(failed(io::ErrorKind::TimedOut.into()));
+        }
+        if record::is_over(dir.as_fd()) {
+            return Err(ControlError::NotRunning { id: id.clone() });
+        }
+        if !knocked {
+            knock(shared, id, dir)?;
+            knocked = true;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Asks a task's supervisor to take commands.
+fn knock(shared: &Shared, id: &TaskId, dir: &OwnedFd) -> Result<(), ControlError> {
+    signal(shared, id, dir, KNOCK)
+}
+
+/// Stops a task whose supervisor cannot take commands, on a full disk perhaps: it
+/// gives the task ten seconds.
+pub(crate) fn terminate(shared: &Shared, id: &TaskId) -> Result<(), ControlError> {
+    let failed = |source| ControlError::Io { id: id.clone(), source };
+    let dir = order::open_below(&shared.tasks, id.as_str()).map_err(failed)?;
+    signal(shared, id, &dir, Signal::TERM)
+}
+
+fn signal(shared: &Shared, id: &TaskId, dir: &OwnedFd, signal: Signal) -> Result<(), ControlError> {
+    let failed = |source| ControlError::Io { id: id.clone(), source };
+    let over = || ControlError::NotRunning { id: id.clone() };
+    let state = || match record::read(dir.as_fd()) {
+        Ok(state) if state.claim.boot == shared.host.boot && state.end.is_none() => Ok(state),
+        Ok(_) => Err(over()),
+        Err(error) => Err(failed(io::Error::other(error))),
+    };
+    let first = state()?;
+    let (Some(supervisor), Some(_)) = (first.claim.supervisor, first.task) else {
+        return Err(over());
+    };
+    let supervisor = supervisor.open().map_err(failed)?.ok_or_else(over)?;
+    // It may have another task by now.
+    state()?;
+    match pidfd_send_signal(&supervisor, signal) {
+        Ok(()) => Ok(()),
+        Err(Errno::SRCH) => Err(over()),
+        Err(error) => Err(failed(error.into())),
     }
 }
 

@@ -26,10 +26,12 @@ use crate::attach::{self, Attached, ControlError};
 use crate::call::{Caller, KeeperError};
 use crate::cgroup::Usage;
 use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
+use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
 use crate::order::{self, Command, Recipient, TASKS};
 use crate::record::{self, RecordError};
 use crate::supervisor;
+use crate::unpack::remove_tree;
 use crate::usage;
 use crate::watch::{self, Asked, Shared, blocking};
 
@@ -157,11 +159,12 @@ impl Runtime {
     pub async fn open(config: Config) -> Result<Opened, OpenError> {
         let path = config.dir.clone();
         let prepared = blocking(move || prepare(config)).await;
-        let Prepared { caller, tasks, tasks_path, host, lock, standings } =
+        let Prepared { caller, tasks, tasks_path, host, lock, standings, loans } =
             prepared.map_err(|source| OpenError::Directory { path, source })??;
         let (events, receiver) = mpsc::channel(EVENTS);
         let busy = Mutex::default();
-        let shared = Arc::new(Shared { tasks, tasks_path, host, caller, events, busy });
+        let shared = Shared { tasks, tasks_path, host, caller, events, busy, loans };
+        let shared = Arc::new(shared);
         let mut work = JoinSet::new();
         let mut found = Vec::new();
         for (id, standing) in standings {
@@ -169,6 +172,7 @@ impl Runtime {
                 Standing::Ended(end) => FoundState::Ended(end),
                 Standing::Running { pid, supervisor } => {
                     shared.reserve(&id);
+                    shared.resume(&id);
                     work.spawn(watch::watch(Arc::clone(&shared), id.clone(), supervisor));
                     FoundState::Running { pid }
                 }
@@ -177,6 +181,10 @@ impl Runtime {
             };
             found.push(Found { id, state });
         }
+        let sweeper = Arc::clone(&shared);
+        blocking(move || sweeper.loans.sweep())
+            .await
+            .map_err(|source| OpenError::Directory { path: PathBuf::from(TASKS), source })?;
         let runtime = Self(Arc::new(Inner { shared, work: Mutex::new(Some(work)), lock }));
         Ok(Opened { runtime, found, events: receiver })
     }
@@ -185,33 +193,61 @@ impl Runtime {
     ///
     /// Dropping the future does not stop the launch: what becomes of it then
     /// comes as events.
-    pub async fn launch(&self, launch: Launch) -> Result<u32, LaunchError> {
+    pub async fn launch(&self, mut launch: Launch) -> Result<u32, LaunchError> {
         launch.check()?;
         let shared = &self.0.shared;
         let id = launch.id.clone();
         if !shared.reserve(&id) {
             return Err(LaunchError::Exists { id });
         }
+        if Loans::concern(&launch) {
+            launch = self.lend(launch).await.inspect_err(|_| shared.release(&id))?;
+        }
         let (asker, answer) = oneshot::channel();
         {
             let mut work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(work) = work.as_mut() else {
+                shared.loans.take_back(&id);
                 shared.release(&id);
                 return Err(LaunchError::ShutDown);
             };
             while work.try_join_next().is_some() {}
-            let asked = Asked::ask(shared, launch).inspect_err(|_| shared.release(&id))?;
+            let asked = Asked::ask(shared, launch).inspect_err(|_| {
+                shared.loans.take_back(&id);
+                shared.release(&id);
+            })?;
             work.spawn(watch::launch(Arc::clone(shared), asked, asker));
         }
         answer.await.unwrap_or(Err(LaunchError::ShutDown))
     }
 
+    /// What a container needs of the agent, which may take a while.
+    async fn lend(&self, mut launch: Launch) -> Result<Launch, LaunchError> {
+        let (shared, id) = (Arc::clone(&self.0.shared), launch.id.clone());
+        let lent = blocking(move || shared.loans.lend(&mut launch).map(|()| launch)).await;
+        let lent = lent.map_err(|source| LaunchError::Io { id, source })?;
+        lent.map_err(|error| LaunchError::NotStarted {
+            fault: StartFault::System,
+            reason: error.to_string(),
+        })
+    }
+
     /// Orders a task to stop: its stop signal now, SIGKILL to all of it after
     /// `grace`. The order holds even if the agent dies. A second one can only
     /// shorten the grace. A paused task goes on first.
+    ///
+    /// Where a supervisor cannot take commands, as on a full disk, it is told all the
+    /// same and gives the task ten seconds.
     pub async fn stop(&self, id: &TaskId, grace: Duration) -> Result<(), ControlError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        self.tell(id, Command::Stop { grace_ms }).await
+        match self.tell(id, Command::Stop { grace_ms }).await {
+            // A task must be stoppable when the disk is full, for it may be what fills it.
+            Err(ControlError::Io { source, .. }) => {
+                warn!(%id, error = %source, "a supervisor takes no commands; it is told to stop");
+                attach::terminate(&self.0.shared, id)
+            }
+            told => told,
+        }
     }
 
     /// Sends a signal to a task's main process, or to all its processes.
@@ -287,11 +323,16 @@ impl Runtime {
         }
     }
 
-    /// Stops watching and gives the directory free. Tasks go on.
+    /// Stops watching and gives the directory free. Tasks go on; a bridge that none of
+    /// them is on goes.
     pub async fn shut_down(&self) {
         let work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut work) = work {
             work.shutdown().await;
+        }
+        let shared = Arc::clone(&self.0.shared);
+        if let Err(error) = blocking(move || shared.loans.close()).await {
+            warn!(%error, "the bridge may stay");
         }
         self.0.unlock();
     }
@@ -328,6 +369,7 @@ struct Prepared {
     host: Host,
     lock: File,
     standings: Vec<(TaskId, Standing)>,
+    loans: Loans,
 }
 
 fn prepare(config: Config) -> Result<Prepared, OpenError> {
@@ -344,8 +386,10 @@ fn prepare(config: Config) -> Result<Prepared, OpenError> {
     let tasks = order::open_below(&handle, TASKS).map_err(failed)?;
     let host = Host { boot: adopt::boot()?, tree: supervisor::tree(&handle) };
     let standings = adopt::examine_all(&tasks, &tasks_path, &host)?;
+    let stat = rustix::fs::fstat(&handle).map_err(|error| failed(error.into()))?;
+    let loans = Loans::new(&path, stat.st_dev.rotate_left(32) ^ stat.st_ino);
     let caller = Caller::new(handle, path, program);
-    Ok(Prepared { caller, tasks, tasks_path, host, lock, standings })
+    Ok(Prepared { caller, tasks, tasks_path, host, lock, standings, loans })
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
@@ -383,10 +427,13 @@ fn remove(shared: &Shared, id: &TaskId) -> Result<(), RemoveError> {
         Err(error) => return Err(io(error)),
     }
     // Moved away first: a half removed directory must not be taken for a task.
-    let old = shared.tasks_path.join(record::unfinished("old", id));
-    if old.exists() {
-        std::fs::remove_dir_all(&old).map_err(io)?;
-    }
-    std::fs::rename(shared.tasks_path.join(id.as_str()), &old).map_err(io)?;
-    std::fs::remove_dir_all(&old).map_err(io)
+    let old = record::unfinished("old", id);
+    let remove = || match remove_tree(shared.tasks.as_fd(), old.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    remove().map_err(io)?;
+    rustix::fs::renameat(&shared.tasks, id.as_str(), &shared.tasks, &old)
+        .map_err(|error| io(error.into()))?;
+    remove().map_err(io)
 }

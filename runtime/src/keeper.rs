@@ -108,6 +108,11 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
     unlink_socket(&dir)?;
     supervisor::sweep(&tasks)?;
     let tree = supervisor::tree(&dir);
+    if let Some(tree) = &tree
+        && let Err(error) = supervisor::sweep_slots(tree)
+    {
+        eprintln!("starling keeper: control groups of dead tasks stay: {error}");
+    }
     let listener = order::socket(SocketFlags::empty())?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     rustix::net::bind(&listener, &order::address(&dir, SOCKET)?)?;

@@ -34,6 +34,7 @@ mod keeper;
 mod landlock;
 mod launch;
 mod leftovers;
+mod loans;
 mod log;
 pub mod net;
 mod order;
@@ -44,8 +45,8 @@ mod sandbox;
 mod seccomp;
 mod supervisor;
 mod sys;
-mod usage;
 pub mod unpack;
+mod usage;
 mod volume;
 mod watch;
 

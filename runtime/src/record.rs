@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! state          lines that are only ever added; see `Line`
-//! control.sock   where its supervisor takes commands
+//! control.sock   where its supervisor takes commands, once somebody knocked
 //! log.N          its output              see `log`
 //! scratch/       where it starts         the task's own
 //! ```
@@ -249,6 +249,7 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<State, RecordError> {
 }
 
 /// The launch of a task, as it was ordered.
+
 pub(crate) fn read_launch(dir: BorrowedFd<'_>) -> Result<Launch, RecordError> {
     let mut text = Vec::new();
     open(dir)?.take(STATE_BYTES).read_to_end(&mut text)?;

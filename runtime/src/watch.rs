@@ -25,8 +25,10 @@ use crate::call::{Caller, Line};
 use crate::control::LaunchError;
 use crate::frame;
 use crate::launch::{End, Event, Launch, StartFault, TaskId};
+use crate::loans::Loans;
 use crate::order::{self, Order, Reply, Report};
 use crate::record::{self, RecordError};
+use crate::supervisor::ETC;
 use crate::sys::Readable;
 
 /// How long keeper and supervisor may be silent before a launch that nobody has
@@ -46,12 +48,23 @@ pub(crate) struct Shared {
     pub(crate) caller: Caller,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) busy: Mutex<BTreeSet<TaskId>>,
+    pub(crate) loans: Loans,
 }
 
 impl Shared {
     /// Marks a task as somebody's work. False if it is already.
     pub(crate) fn reserve(&self, id: &TaskId) -> bool {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone())
+    }
+
+    /// Remembers what a task was lent that an earlier agent launched.
+    pub(crate) fn resume(&self, id: &TaskId) {
+        let dir = order::open_below(&self.tasks, id.as_str());
+        match dir.map(|dir| record::read_launch(dir.as_fd())) {
+            Ok(Ok(launch)) => self.loans.resume(&launch),
+            Ok(Err(error)) => warn!(%id, %error, "what it has of this machine is not known"),
+            Err(error) => warn!(%id, %error, "what it has of this machine is not known"),
+        }
     }
 
     pub(crate) fn release(&self, id: &TaskId) {
@@ -65,7 +78,19 @@ impl Shared {
         }
     }
 
-    async fn tell_end(&self, id: TaskId, end: End) {
+    /// Takes back what a task had that has ended or never started.
+    async fn take_back(self: &Arc<Self>, id: &TaskId) {
+        if !self.loans.is_on_bridge(id) {
+            return self.loans.take_back(id);
+        }
+        let (shared, id) = (Arc::clone(self), id.clone());
+        if let Err(error) = blocking(move || shared.loans.take_back(&id)).await {
+            warn!(%error, "what a task had is not taken back");
+        }
+    }
+
+    async fn tell_end(self: &Arc<Self>, id: TaskId, end: End) {
+        self.take_back(&id).await;
         self.release(&id);
         self.tell(Event::Ended { id, end }).await;
     }
@@ -86,7 +111,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, id: TaskId, supervisor: OwnedFd) 
 
 /// How a task ends whose supervisor is watched.
 async fn end_after(shared: &Arc<Shared>, id: &TaskId, supervisor: OwnedFd) -> End {
-    let gone = async { Readable::new(supervisor)?.ready().await.map(|ready| drop(ready)) };
+    let gone = async { Readable::new(supervisor)?.ready().await.map(drop) };
     if let Err(error) = gone.await {
         return unknown_end(id, &error);
     }
@@ -150,6 +175,7 @@ pub(crate) async fn launch(
             shared.tell_end(id, end).await;
         }
         Err(error) => {
+            shared.take_back(&id).await;
             shared.release(&id);
             if let Err(Err(LaunchError::NotStarted { fault, reason })) = asker.send(Err(error)) {
                 let end = End::NotStarted { fault, reason };
@@ -226,7 +252,7 @@ async fn answer(
             Ok(Some(Report::Ended { end })) => return Some(Err(LaunchError::Lost { end })),
             Ok(Some(Report::NetworkWanted { id })) => {
                 let reply = match line.passed() {
-                    Some(namespace) => match network(&id, namespace) {
+                    Some(namespace) => match network(shared, &id, namespace).await {
                         Ok(()) => Reply::NetworkReady,
                         Err(reason) => Reply::NetworkFailed { reason },
                     },
@@ -245,9 +271,13 @@ async fn answer(
 }
 
 /// Makes a network of a container's namespace.
-fn network(id: &TaskId, namespace: OwnedFd) -> Result<(), String> {
-    drop(namespace);
-    Err(format!("there is no bridge here to connect {id} to"))
+async fn network(shared: &Arc<Shared>, id: &TaskId, namespace: OwnedFd) -> Result<(), String> {
+    let (work, id) = (Arc::clone(shared), id.clone());
+    let connected = blocking(move || {
+        let texts = work.tasks_path.join(id.as_str()).join(ETC);
+        work.loans.connect(&id, &namespace, &texts)
+    });
+    connected.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// How a started task ends, as its supervisor tells it.

@@ -6,7 +6,9 @@
 //! through its command line or API. Must never be called from a unit test.
 
 mod cluster;
+mod peers;
 pub(crate) mod run_latency;
+pub(crate) mod runtime;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,6 +17,26 @@ use serde::Serialize;
 
 /// The fewest rounds that count: medians decide.
 pub(crate) const ROUNDS_MIN: u32 = 5;
+
+/// What any benchmark has to say.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// Which.
+    pub(crate) name: &'static str,
+    /// For people.
+    pub(crate) text: String,
+    /// The same for programs.
+    pub(crate) json: serde_json::Value,
+    /// Whether all is as it must be.
+    pub(crate) holds: bool,
+}
+
+impl From<Outcome> for Measured {
+    fn from(outcome: Outcome) -> Self {
+        let (name, text, holds) = (outcome.name, outcome.table(), outcome.holds());
+        Self { name, text, json: serde_json::json!(outcome), holds }
+    }
+}
 
 /// One benchmark's outcome.
 #[derive(Debug, Serialize)]

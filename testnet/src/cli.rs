@@ -127,7 +127,8 @@ pub(crate) enum Command {
     /// Measure the shipped binary against what it must reach
     #[command(after_help = "Examples:\n  \
         testnet bench run-latency\n  \
-        testnet bench run-latency --rounds 20 --json\n\n\
+        testnet bench run-latency --rounds 20 --json\n  \
+        testnet bench runtime --install-peers          against crun, runc, bubblewrap\n\n\
         Exits with 1 when a must is missed, with 3 when a peer could not be measured.")]
     Bench(Bench),
     /// Run the runtime's tests, or a command, in a virtual machine with cgroup v2
@@ -140,6 +141,14 @@ pub(crate) enum Command {
         Needs apt, and installs QEMU if root. The first run downloads some 60 MB into target/vm.\n\
         Exit codes: 1 a test or the command failed, 3 the guest itself did.")]
     Vm(Vm),
+    /// Try the escapes of the last years on a container
+    #[command(after_help = "Examples:\n  \
+        testnet escape\n  \
+        testnet escape E8 E14           only these\n  \
+        testnet escape --runtime runc   rows that must fail there do\n  \
+        testnet escape --bless          write down anew what a container sees\n\n\
+        Exits with 1 if anything got out, or if a row cannot fail.")]
+    Escape(Escape),
     /// Be the switch of a fabric
     #[command(hide = true)]
     Switch,
@@ -336,15 +345,53 @@ pub(crate) struct Bench {
     /// Interleaved rounds, at least five
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) rounds: u32,
-    /// The agent's binary [default: built with cargo]
+    /// The agent's binary [default: built with cargo; `runtime` takes its own keeper]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) starling: Option<PathBuf>,
+    /// runtime: no-op processes in all
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub(crate) tasks: u32,
+    /// runtime: containers that sleep at once
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) crowd: u32,
+    /// runtime: install the peers from the distribution first
+    #[arg(long)]
+    pub(crate) install_peers: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Benchmark {
+    /// A container's and a process's start, against crun, runc, bubblewrap and the machine
+    Runtime,
+    /// `run --exec -- true` on another peer, from the CLI's start to its exit
+    RunLatency,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Escape {
+    /// Rows to try [default: all]
+    #[arg(value_name = "ROW")]
+    pub(crate) rows: Vec<String>,
+    /// On whose containers
+    #[arg(long, value_name = "NAME", default_value = "ours")]
+    pub(crate) runtime: Isolator,
+    /// Show what every payload said
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// Write down anew what a default container sees
+    #[arg(long)]
+    pub(crate) bless: bool,
+    /// The program that becomes the keeper [default: this one]
     #[arg(long, value_name = "PATH")]
     pub(crate) starling: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum Benchmark {
-    /// `run --exec -- true` on another peer, from the CLI's start to its exit
-    RunLatency,
+pub(crate) enum Isolator {
+    /// Ours
+    Ours,
+    /// Debian's runc, with what `runc spec` says
+    Runc,
 }
 
 /// A command line that does not parse, in three lines.

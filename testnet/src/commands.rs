@@ -7,6 +7,7 @@
 pub(crate) mod bench;
 pub(crate) mod cut;
 pub(crate) mod down;
+pub(crate) mod escape;
 pub(crate) mod exec;
 pub(crate) mod heal;
 pub(crate) mod isolate;

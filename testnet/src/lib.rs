@@ -11,7 +11,9 @@
 //! binary, its socket and its signals.
 
 pub mod complaint;
+pub mod escape;
 pub mod fabric;
+pub mod program;
 pub mod sim;
 pub mod sys;
 pub mod vm;

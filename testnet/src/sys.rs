@@ -4,6 +4,8 @@
 //! proof. Must never hold policy: what to open or unmount is decided elsewhere.
 #![allow(unsafe_code, reason = "packet sockets and umount2 have no safe wrapper")]
 
+pub mod raw;
+
 use std::ffi::CString;
 use std::io;
 use std::mem::size_of;

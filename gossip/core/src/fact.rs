@@ -81,6 +81,10 @@ pub enum TaskEnd {
         /// Its number.
         signal: i32,
     },
+    /// The kernel killed it: it, or what it is limited with, used all the memory it may.
+    OutOfMemory,
+    /// Its deadline passed, and it was killed.
+    Expired,
     /// It could not be started.
     NotStarted {
         /// 127 not found, 126 not executable, 125 otherwise; as shells and Docker.
@@ -105,6 +109,8 @@ impl TaskEnd {
         match self {
             TaskEnd::Exited { code } | TaskEnd::NotStarted { code, .. } => *code,
             TaskEnd::Signalled { signal } => 128 + signal,
+            TaskEnd::OutOfMemory => 137,
+            TaskEnd::Expired => 124,
             TaskEnd::Stopped | TaskEnd::Superseded => 143,
             TaskEnd::Lost { .. } => 125,
         }
@@ -119,7 +125,11 @@ impl TaskEnd {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            TaskEnd::Exited { .. } | TaskEnd::Signalled { .. } | TaskEnd::NotStarted { .. }
+            TaskEnd::Exited { .. }
+                | TaskEnd::Signalled { .. }
+                | TaskEnd::OutOfMemory
+                | TaskEnd::Expired
+                | TaskEnd::NotStarted { .. }
         )
     }
 }
@@ -129,6 +139,8 @@ impl std::fmt::Display for TaskEnd {
         match self {
             TaskEnd::Exited { code } => write!(f, "exited with {code}"),
             TaskEnd::Signalled { signal } => write!(f, "killed by signal {signal}"),
+            TaskEnd::OutOfMemory => f.write_str("killed: out of memory; more comes with --memory"),
+            TaskEnd::Expired => f.write_str("killed: its deadline passed"),
             TaskEnd::NotStarted { reason, .. } => write!(f, "could not be started: {reason}"),
             TaskEnd::Stopped => f.write_str("stopped"),
             TaskEnd::Superseded => f.write_str("given up to a better claim"),

@@ -439,7 +439,11 @@ fn job_state(live: bool, view: &JobView) -> JobState {
 fn end_word(end: &TaskEnd) -> &'static str {
     match end {
         TaskEnd::Exited { code: 0 } => "succeeded",
-        TaskEnd::Exited { .. } | TaskEnd::Signalled { .. } | TaskEnd::NotStarted { .. } => "failed",
+        TaskEnd::Exited { .. }
+        | TaskEnd::Signalled { .. }
+        | TaskEnd::OutOfMemory
+        | TaskEnd::Expired
+        | TaskEnd::NotStarted { .. } => "failed",
         TaskEnd::Stopped => "stopped",
         TaskEnd::Superseded => "superseded",
         TaskEnd::Lost { .. } => "lost",

@@ -5,6 +5,7 @@
 //! the agent's to decide, since it alone reads its journal.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use gossip_core::grant::Role;
@@ -23,6 +24,10 @@ use crate::cli::{block_on, daemon, token};
 
 const PORT: u16 = 7827;
 const OPERATOR_PORT: u16 = 7828;
+
+/// How long a killed agent's socket may still take connections and break them off.
+const DYING_FOR: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What this host offers, and where it is reached.
 #[derive(Args, Clone, Debug, Default)]
@@ -257,6 +262,19 @@ fn foreground(options: Options, remember: Option<Settings>) -> Result<u8, Failed
 
 /// The agent that answers in these places, if one does.
 async fn running(places: &Places) -> Result<Option<(Answer, Status)>, Failed> {
+    let until = Instant::now() + DYING_FOR;
+    loop {
+        match look(places).await {
+            // An agent that is being killed: its last thread closes the socket in a moment.
+            Err(failed) if failed.code() == Some("broken") && Instant::now() < until => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            seen => return seen,
+        }
+    }
+}
+
+async fn look(places: &Places) -> Result<Option<(Answer, Status)>, Failed> {
     let mut client = Client::new(Door::Unix(places.socket.clone()));
     match client.get("/v1/status").await {
         Ok(answer) => {

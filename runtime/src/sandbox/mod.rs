@@ -62,6 +62,7 @@ pub(crate) struct Ends {
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) launch: &'a Launch,
+    #[allow(dead_code, reason = "containers are planned by it")]
     pub(crate) facts: &'a Facts,
     /// The task's directory: `scratch/`, `root/` and `etc/` are below it.
     pub(crate) dir: BorrowedFd<'a>,

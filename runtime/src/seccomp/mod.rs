@@ -19,6 +19,8 @@
 //!   `socketcall` hides its arguments from any filter, and a second list of numbers
 //!   would serve images that nobody runs here. Killed and not refused: a program whose
 //!   every call fails, `exit` included, ends in a crash that explains nothing.
+//! - `ptrace` and `process_vm_*` do not ask for Linux 4.8, before which a tracer got
+//!   past the filter: containers are mounted with calls that came with 5.2.
 //!
 //! Calls that are newer than the profile get ENOSYS, as runc does it, so that programs
 //! fall back; older ones that it lacks get EPERM.

@@ -3,6 +3,7 @@
 //! Invariant: whoever connects can only make it wait for nothing: messages are
 //! read as they come, and answers that do not fit are dropped with who asked.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -10,14 +11,18 @@ use rustix::net::{RecvFlags, SocketFlags, sockopt};
 use rustix::process::geteuid;
 
 use crate::frame::{self, Inbox};
-use crate::order::{self, Command, Done, Typed};
+use crate::order::{self, CONTROL, Command, Done, Typed};
+
+/// Commands that may wait while the supervisor does something else.
+const BACKLOG: i32 = 16;
 
 /// Most that may be connected at once; the next waits.
 const CLIENTS: usize = 16;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Desk {
-    listener: OwnedFd,
+    /// None until somebody knocked.
+    listener: Option<OwnedFd>,
     clients: Vec<Client>,
 }
 
@@ -40,14 +45,21 @@ pub(super) enum Heard {
 }
 
 impl Desk {
-    /// Listens at a socket that does not block.
-    pub(super) fn new(listener: OwnedFd) -> Self {
-        Self { listener, clients: Vec::new() }
+    /// Listens at the `control.sock` of a task's directory. Nothing if it does already.
+    pub(super) fn open(&mut self, dir: &OwnedFd) -> io::Result<()> {
+        if self.listener.is_none() {
+            let listener = order::socket(SocketFlags::NONBLOCK)?;
+            rustix::net::bind(&listener, &order::address(dir, CONTROL)?)?;
+            rustix::net::listen(&listener, BACKLOG)?;
+            self.listener = Some(listener);
+        }
+        Ok(())
     }
 
     /// The listener, while there is room.
     pub(super) fn door(&self) -> Option<BorrowedFd<'_>> {
-        (self.clients.len() < CLIENTS).then(|| self.listener.as_fd())
+        let listener = self.listener.as_ref().map(OwnedFd::as_fd);
+        listener.filter(|_| self.clients.len() < CLIENTS)
     }
 
     /// The connections to wait for: those that type only if `typing` is wanted.
@@ -61,7 +73,8 @@ impl Desk {
     /// Lets one in.
     pub(super) fn admit(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(connection) = rustix::net::accept_with(&self.listener, flags) else { return };
+        let Some(listener) = &self.listener else { return };
+        let Ok(connection) = rustix::net::accept_with(listener, flags) else { return };
         let is_ours = sockopt::socket_peercred(&connection)
             .is_ok_and(|peer| peer.uid.is_root() || peer.uid == geteuid());
         if is_ours {

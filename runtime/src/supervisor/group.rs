@@ -4,18 +4,67 @@
 //! Where the machine has none for us there is no slot, and all this does nothing.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupError, Joining, Layout, Limits, Measure, Slot, Tree, Usage};
-use crate::proc::ProcessMark;
+use crate::proc::{self, ProcessMark};
+
+/// Where the layout that all processes of a runtime use is kept.
+const LAYOUT: &str = "groups.json";
+
+/// Longest layout read: a dozen paths.
+const LAYOUT_BYTES: u64 = 64 << 10;
+
+/// What this machine offered when it was first looked at in this boot.
+#[derive(Debug, Serialize, Deserialize)]
+struct Seen {
+    boot: String,
+    layout: Layout,
+}
 
 /// What the slots of a runtime's directory are below, if this machine has control
 /// groups for us. The tag is the directory's own number, and its file system's.
-pub(crate) fn tree(dir: impl std::os::fd::AsFd) -> Option<Tree> {
-    let stat = rustix::fs::fstat(dir).ok()?;
+///
+/// Whoever comes first in a boot decides where that is, for all who come later: some
+/// bases depend on where a process was started, and an agent may be started elsewhere.
+pub(crate) fn tree(dir: impl AsFd) -> Option<Tree> {
+    let stat = rustix::fs::fstat(&dir).ok()?;
     let tag = format!("{:x}-{:x}", stat.st_dev, stat.st_ino);
-    let tree = Tree::open(&Layout::probe().ok()?, &tag).ok()?;
+    let tree = Tree::open(&layout(dir.as_fd()).ok()?, &tag).ok()?;
     (!tree.is_bare()).then_some(tree)
+}
+
+/// The layout that a runtime's processes use.
+pub(crate) fn layout(dir: BorrowedFd<'_>) -> io::Result<Layout> {
+    let boot = proc::boot_id()?;
+    if let Some(seen) = recall(dir).filter(|seen| seen.boot == boot) {
+        return Ok(seen.layout);
+    }
+    let layout = Layout::probe()?;
+    if let Err(error) = layout.settle() {
+        eprintln!("starling: our own processes stay where they are: {}", error);
+    }
+    let seen = Seen { boot, layout };
+    let text = serde_json::to_vec(&seen)?;
+    let unfinished = format!(".{LAYOUT}");
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, &unfinished, flags, Mode::RUSR | Mode::WUSR)?;
+    File::from(file).write_all(&text)?;
+    rustix::fs::renameat(dir, &unfinished, dir, LAYOUT)?;
+    Ok(seen.layout)
+}
+
+fn recall(dir: BorrowedFd<'_>) -> Option<Seen> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(dir, LAYOUT, flags, Mode::empty()).ok()?;
+    let mut text = Vec::new();
+    File::from(file).take(LAYOUT_BYTES).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// The name of a supervisor's slot.

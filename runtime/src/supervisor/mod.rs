@@ -28,10 +28,12 @@ mod running;
 mod signals;
 mod start;
 mod streams;
+mod texts;
 
 pub(crate) use group::{bury, sweep_slots, tree};
 pub(crate) use prepared::{is_prepared, sweep};
-pub(crate) use signals::{ADOPTION, TAKEN};
+pub(crate) use signals::{ADOPTION, KNOCK, TAKEN};
+pub(crate) use texts::ETC;
 
 use std::ffi::CStr;
 use std::io;

@@ -10,10 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, Mode, RenameFlags};
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
 
 use crate::launch::{TaskId, User};
-use crate::order::{self, CONTROL};
+use crate::order;
 use crate::proc::ProcessMark;
 use crate::record::{self, SCRATCH, STATE};
 
@@ -23,16 +22,11 @@ const PREFIX: &str = ".new-";
 /// Others may pass through, nobody may look.
 const PASSAGE: Mode = Mode::from_raw_mode(0o711);
 
-/// Commands that may wait while the supervisor does something else.
-const BACKLOG: i32 = 16;
-
 #[derive(Debug)]
 pub(super) struct Prepared {
     name: String,
     pub(super) dir: OwnedFd,
     pub(super) state: File,
-    /// Listens at the task's `control.sock`.
-    pub(super) control: OwnedFd,
 }
 
 impl Prepared {
@@ -53,10 +47,7 @@ impl Prepared {
         rustix::fs::fchmod(&dir, PASSAGE)?;
         rustix::fs::mkdirat(&dir, SCRATCH, Mode::RWXU)?;
         let state = record::make(&dir)?;
-        let control = order::socket(SocketFlags::NONBLOCK)?;
-        rustix::net::bind(&control, &order::address(&dir, CONTROL)?)?;
-        rustix::net::listen(&control, BACKLOG)?;
-        Ok(Self { name, dir, state, control })
+        Ok(Self { name, dir, state })
     }
 
     /// Gives the scratch directory to whom the task runs as.
@@ -82,7 +73,6 @@ fn empty(tasks: &OwnedFd, name: &str) {
     if let Ok(dir) = order::open_below(tasks, name) {
         // What stays is found by the next sweep.
         let _ = rustix::fs::unlinkat(&dir, STATE, AtFlags::empty());
-        let _ = rustix::fs::unlinkat(&dir, CONTROL, AtFlags::empty());
         let _ = rustix::fs::unlinkat(&dir, SCRATCH, AtFlags::REMOVEDIR);
     }
     let _ = rustix::fs::unlinkat(tasks, name, AtFlags::REMOVEDIR);

@@ -34,6 +34,7 @@ pub(super) struct Running<'a> {
     pub(super) own: ProcessMark,
     pub(super) task: Pid,
     pub(super) stop_signal: Signal,
+    pub(super) dir: &'a OwnedFd,
     pub(super) signals: &'a mut Signals,
     pub(super) group: &'a Group,
     /// Where orders come.
@@ -143,6 +144,11 @@ impl Running<'_> {
                 Source::Signals => {
                     if self.signals.take() {
                         self.stop(UNORDERED_GRACE);
+                    }
+                    if std::mem::take(&mut self.signals.knocked)
+                        && let Err(error) = self.desk.open(self.dir)
+                    {
+                        eprintln!("starling supervisor: cannot take commands: {error}");
                     }
                     if self.signals.orphaned {
                         // As long as it is open, agents believe that somebody waits.

@@ -17,8 +17,12 @@ pub(super) const KEEPER_DEATH: Signal = Signal::USR1;
 /// [`Signals::adopted`].
 pub(crate) const ADOPTION: Signal = Signal::HUP;
 
+/// What an agent sends to a supervisor that shall listen at its task's `control.sock`:
+/// most tasks end before anybody wants that, and a socket is a file.
+pub(crate) const KNOCK: Signal = Signal::USR2;
+
 /// The supervisor's.
-const OWN: [Signal; 5] = [Signal::CHILD, Signal::TERM, Signal::INT, ADOPTION, KEEPER_DEATH];
+const OWN: [Signal; 6] = [Signal::CHILD, Signal::TERM, Signal::INT, ADOPTION, KEEPER_DEATH, KNOCK];
 
 #[derive(Debug)]
 pub(super) struct Signals {
@@ -28,12 +32,14 @@ pub(super) struct Signals {
     pub(super) adopted: bool,
     /// The keeper is dead: nobody will wait for orders where this process took its own.
     pub(super) orphaned: bool,
+    /// Somebody wants to command.
+    pub(super) knocked: bool,
 }
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
         sys::block_only(&OWN);
-        Ok(Self { fd: sys::signal_fd(&OWN)?, adopted: false, orphaned: false })
+        Ok(Self { fd: sys::signal_fd(&OWN)?, adopted: false, orphaned: false, knocked: false })
     }
 
     pub(super) fn fd(&self) -> &OwnedFd {
@@ -42,9 +48,10 @@ impl Signals {
 
     /// Takes what is pending; true if somebody wants the task to stop.
     pub(super) fn take(&mut self) -> bool {
-        let [_, term, int, adopted, orphaned] = sys::take_signals(self.fd.as_fd(), OWN);
+        let [_, term, int, adopted, orphaned, knocked] = sys::take_signals(self.fd.as_fd(), OWN);
         self.adopted |= adopted;
         self.orphaned |= orphaned;
+        self.knocked |= knocked;
         term || int
     }
 }

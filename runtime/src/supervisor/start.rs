@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, Signal};
 
@@ -17,6 +17,7 @@ use super::prepared::Prepared;
 use super::pump::Pump;
 use super::running::{Fate, Ran, Running};
 use super::streams::{self, Ours};
+use super::texts;
 use crate::cgroup::{Limits, Measure};
 use crate::frame;
 use crate::launch::{End, Launch, Place, TaskId};
@@ -35,6 +36,8 @@ struct Begun {
     task: Pid,
     mark: std::io::Result<ProcessMark>,
     ours: Ours,
+    /// The task's directory, for its log.
+    log: OwnedFd,
 }
 
 /// Why a launch is not ours.
@@ -63,10 +66,10 @@ impl Supervisor {
             }
         };
         let begun = self.begin(agent, &prepared, &launch);
-        let Prepared { dir, mut state, control, .. } = prepared;
+        let Prepared { dir, mut state, .. } = prepared;
         let (end, report) = match begun {
             Ok(begun) => {
-                let end = self.run(agent, dir, &mut state, control, launch, begun);
+                let end = self.run(agent, &dir, &mut state, launch, begun);
                 (end.clone(), Report::Ended { end })
             }
             Err(NotStarted { fault, reason }) => {
@@ -152,11 +155,16 @@ impl Supervisor {
     ) -> Result<Begun, NotStarted> {
         let failed = |error: Errno| NotStarted::system("cannot prepare the task", error);
         let (ends, ours) = streams::open(launch, &self.null).map_err(failed)?;
+        let log = fcntl_dupfd_cloexec(&prepared.dir, 3).map_err(failed)?;
         let facts = self.post.facts.clone();
         let group = std::mem::take(&mut self.group);
         let volumes = order::open_below(&self.post.tasks, "..")
             .and_then(|runtime| volume::directory(&runtime))
             .map_err(|error| NotStarted::system("cannot open the volumes", error))?;
+        if let Place::Container(container) = &launch.place {
+            texts::make(prepared.dir.as_fd(), &launch.id, container)
+                .map_err(|error| NotStarted::system("cannot name the container", error))?;
+        }
         let sandbox_order = sandbox::Order {
             launch,
             facts: &facts,
@@ -179,20 +187,19 @@ impl Supervisor {
             Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
             None => ours,
         };
-        Ok(Begun { task, mark, ours })
+        Ok(Begun { task, mark, ours, log })
     }
 
     fn run(
         &mut self,
         agent: &OwnedFd,
-        dir: OwnedFd,
+        dir: &OwnedFd,
         state: &mut File,
-        control: OwnedFd,
         launch: Launch,
         begun: Begun,
     ) -> End {
-        let Begun { task, mark, ours } = begun;
-        let mut pump = Pump::new(LogWriter::new(dir, launch.log), ours.outputs);
+        let Begun { task, mark, ours, log } = begun;
+        let mut pump = Pump::new(LogWriter::new(log, launch.log), ours.outputs);
         let recorded = mark.and_then(|mark| record::add_task(state, mark));
         if let Err(error) = recorded {
             // A task that a restarted agent could not find must not run.
@@ -206,12 +213,13 @@ impl Supervisor {
             own: self.own,
             task,
             stop_signal: Signal::from_named_raw(launch.stop_signal).unwrap_or(Signal::TERM),
+            dir,
             signals: &mut self.signals,
             group: &self.group,
             orders: &mut self.post.listener,
             pump,
             input: ours.input,
-            desk: Desk::new(control),
+            desk: Desk::default(),
             fate: Fate::new(launch.deadline_boot_ns),
         };
         // What is not needed any more is not held for the task's life.
@@ -233,7 +241,7 @@ impl Supervisor {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let gone = "the agent is gone, and networks are its work";
         rustix::net::sendmsg(agent, &[IoSlice::new(&text)], &mut extra, flags)
-            .map_err(|_| gone.to_owned())?;
+            .map_err(|error| format!("{gone}: {error}"))?;
         match self.message(agent, NETWORK_PATIENCE) {
             Ok(Some(text)) => match frame::decode(&text) {
                 Ok(Reply::NetworkReady) => Ok(()),

@@ -45,7 +45,8 @@ pub(crate) fn own() -> Result<CapabilitySet, Errno> {
 /// then the seccomp filter, then exec.
 ///
 /// EINVAL for the ids -1, which mean "leave as it is" to the kernel; EPERM where this
-/// process lacks CAP_SETPCAP, CAP_SETUID, CAP_SETGID or, for root, one of `caps`.
+/// process lacks CAP_SETPCAP, CAP_SETUID, CAP_SETGID or, for root, one of `caps`, where
+/// secure bits are locked, and in a user namespace whose `setgroups` says "deny".
 pub(crate) fn become_user_with(
     uid: u32,
     gid: u32,
@@ -74,13 +75,16 @@ pub(crate) fn become_user_with(
 }
 
 /// Drops from the bounding set all that `caps` lacks, also what we have no name for.
+/// A set that cannot be read is an error, not an empty one: a filter that we run under
+/// may refuse the question.
 fn bound(caps: CapabilitySet) -> Result<(), Errno> {
     for number in (0..NUMBERS).filter(|number| caps.bits() & (1 << number) == 0) {
         match thread::capability_is_in_bounding_set(bit(number)) {
             Ok(true) => thread::remove_capability_from_bounding_set(bit(number))?,
             Ok(false) => {}
             // The first number that the kernel does not know: there are no gaps.
-            Err(_) => return Ok(()),
+            Err(Errno::INVAL) => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -103,6 +107,9 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::capability::Capability;
+    use crate::seccomp::Program;
+    use crate::sys;
     use crate::sys::forked::{self, Outcome};
 
     /// Is root, with enough to play this: said where not.
@@ -161,6 +168,30 @@ mod tests {
         let bits = CapabilitySet::CONTAINER.bits();
         let held = sets_after_exec(12345, CapabilitySet::CONTAINER);
         assert_eq!(held.iter().map(|(_, bits)| *bits).collect::<Vec<_>>(), [0, 0, 0, bits, 0]);
+    }
+
+    #[test]
+    fn a_bound_that_cannot_be_read_is_not_taken_for_empty() {
+        // prctl(PR_CAPBSET_READ) gives ENOSYS: load, compare, load, compare, two ends.
+        let question = [
+            0x20,
+            0x0300_0015 | (libc::SYS_prctl as u64) << 32,
+            0x20 | 16 << 32,
+            0x0100_0015 | (libc::PR_CAPBSET_READ as u64) << 32,
+            0x06 | 0x0005_0026 << 32,
+            0x06 | 0x7fff_0000 << 32,
+        ];
+        let filter = Program::from(question.to_vec());
+        let outcome = forked::run(|| {
+            if thread::set_no_new_privs(true).is_err() || sys::seccomp::install(&filter).is_err() {
+                return 1;
+            }
+            match become_user_with(0, 0, &[], CapabilitySet::EMPTY) {
+                Err(Errno::NOSYS) => 0,
+                _ => 2,
+            }
+        });
+        assert_eq!(outcome, Outcome::Exited(0));
     }
 
     #[test]

@@ -5,7 +5,11 @@
 //! and output, or look for a condition until a deadline.
 
 mod crashes;
+mod input;
 mod logs;
+mod murders;
+mod orders;
+mod reuse;
 mod speed;
 mod stage;
 mod starts;

@@ -63,7 +63,7 @@ fn limited(name: &str, program: &Path) -> Launch {
     Launch { limits, ..Launch::new(id(name), [program.to_str().expect("UTF-8")]) }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 #[ignore = "a measurement"]
 async fn speed_of_one() {
     let mut stage = Stage::set().await;

@@ -113,12 +113,16 @@ impl Stage {
         }
     }
 
+    /// The next event of any task.
+    pub(crate) async fn any_event(&mut self) -> Event {
+        let event = timeout(PATIENCE, self.events.recv()).await;
+        event.expect("an event in time").expect("a live runtime")
+    }
+
     /// The next end of any task.
     pub(crate) async fn any_end(&mut self) -> (TaskId, End) {
         loop {
-            let event = timeout(PATIENCE, self.events.recv()).await;
-            let event = event.expect("an event in time").expect("a live runtime");
-            if let Event::Ended { id, end } = event {
+            if let Event::Ended { id, end } = self.any_event().await {
                 return (id, end);
             }
         }
@@ -169,6 +173,34 @@ impl Stage {
     /// The supervisors of this directory that have a task.
     pub(crate) fn supervisors(&self) -> Vec<i32> {
         self.helpers("starling-superv")
+    }
+
+    /// The supervisors of this directory that wait.
+    pub(crate) fn waiting(&self) -> Vec<i32> {
+        self.helpers("starling-waits")
+    }
+
+    /// The control groups of this directory's tasks, in whichever hierarchy.
+    pub(crate) fn groups(&self) -> Vec<PathBuf> {
+        let stat = rustix::fs::stat(self.path()).expect("a directory");
+        let name = format!("starling-{:x}-{:x}", stat.st_dev, stat.st_ino);
+        let mut found = Vec::new();
+        let mut left = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
+        while let Some((dir, depth)) = left.pop() {
+            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
+                if entry.file_name().to_str() == Some(&name) {
+                    let slots = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+                    let slots = slots.filter(|slot| slot.path().is_dir());
+                    found.extend(slots.map(|slot| slot.path()));
+                } else if depth < 5 {
+                    left.push((entry.path(), depth + 1));
+                }
+            }
+        }
+        found
     }
 
     fn helpers(&self, name: &str) -> Vec<i32> {

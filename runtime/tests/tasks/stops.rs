@@ -58,6 +58,16 @@ async fn a_second_order_shortens_the_grace() {
 }
 
 #[tokio::test]
+async fn a_task_is_stopped_even_where_its_supervisor_cannot_listen() {
+    let mut stage = Stage::set().await;
+    stage.start("a", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done").await;
+    stage.says("a", "ready").await;
+    std::fs::create_dir(stage.file("a", "control.sock")).expect("in its place");
+    stage.runtime.stop(&id("a"), PATIENCE).await.expect("told");
+    assert_eq!(stage.end("a").await, End::Exited { code: 7 });
+}
+
+#[tokio::test]
 async fn only_a_running_task_can_be_stopped() {
     let mut stage = Stage::set().await;
     let stopped = stage.runtime.stop(&id("a"), Duration::ZERO).await;

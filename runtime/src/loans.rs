@@ -1,0 +1,265 @@
+//! What the agent lends a container for its life, and takes back at its end: a range
+//! of ids, an unpacked root, a place on the bridge.
+//!
+//! ```text
+//! launch ──lend──▶ ids, root ──▶ supervisor ──NetworkWanted──▶ connect ──▶ it runs
+//! end    ──take back──▶ bridge, root, ids
+//! ```
+//!
+//! All three are the agent's to give, because they are shared between tasks and
+//! supervisors know of one task only. A restarted agent learns from the launches of
+//! the tasks that run what was lent before.
+//!
+//! Invariant: nothing is lent twice at a time, and what a task had is free before
+//! its end is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tracing::{info, warn};
+
+use crate::container::{Container, Ids, Network, Publish, Root};
+use crate::ids::{self, Granted};
+use crate::launch::{Launch, Place, TaskId};
+use crate::net::{self, Bridge, BridgeConfig, Closed};
+use crate::unpack::{Bounds, Kept, Owners, Store};
+
+/// Where unpacked roots are kept.
+const ROOTS: &str = "roots";
+
+/// What cannot be lent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoanError {
+    /// Every range is in use.
+    #[error("all ranges of ids for containers are in use")]
+    Ids,
+    /// An archive that is no root.
+    #[error("cannot unpack {}: {reason}", path.display())]
+    Root {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What one task has.
+#[derive(Debug, Default)]
+struct Loan {
+    id_base: Option<u32>,
+    /// Kept from being swept.
+    _root: Option<Kept>,
+    bridge: Option<Wanted>,
+}
+
+/// What a task on the bridge asked for.
+#[derive(Clone, Debug)]
+struct Wanted {
+    hostname: String,
+    publish: Vec<Publish>,
+}
+
+/// All that is lent, and what it is lent from.
+#[derive(Debug)]
+pub(crate) struct Loans {
+    dir: PathBuf,
+    tag: u64,
+    granted: Granted,
+    is_root: bool,
+    roots: OnceLock<Store>,
+    bridge: Mutex<Option<Arc<Bridge>>>,
+    lent: Mutex<BTreeMap<TaskId, Loan>>,
+}
+
+impl Loans {
+    /// Nothing lent yet. `tag` tells this runtime from others on the machine.
+    pub(crate) fn new(dir: &Path, tag: u64) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            tag,
+            granted: Granted::read(),
+            is_root: rustix::process::geteuid().is_root(),
+            roots: OnceLock::new(),
+            bridge: Mutex::new(None),
+            lent: Mutex::default(),
+        }
+    }
+
+    /// Whether a launch needs anything of us.
+    pub(crate) fn concern(launch: &Launch) -> bool {
+        matches!(launch.place, Place::Container(_))
+    }
+
+    /// Gives a launch what it needs before its supervisor can begin. Blocks, for long
+    /// when an archive is unpacked for the first time.
+    pub(crate) fn lend(&self, launch: &mut Launch) -> Result<(), LoanError> {
+        let id = launch.id.clone();
+        let Place::Container(container) = &mut launch.place else { return Ok(()) };
+        let root = self.unpack(container)?;
+        let bridge = wanted(&id, container);
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loan = Loan { id_base: None, _root: root, bridge };
+        if self.is_root && container.ids == Ids::Own && container.id_base.is_none() {
+            let taken = lent.values().filter_map(|loan| loan.id_base).collect();
+            let base = ids::pick(self.tag, &taken, &self.granted).ok_or(LoanError::Ids)?;
+            container.id_base = Some(base);
+        }
+        loan.id_base = container.id_base;
+        lent.insert(id, loan);
+        Ok(())
+    }
+
+    fn unpack(&self, container: &mut Container) -> Result<Option<Kept>, LoanError> {
+        let Root::Tar(path) = &container.root else { return Ok(None) };
+        let path = path.clone();
+        let failed = |reason: String| LoanError::Root { path: path.clone(), reason };
+        let kept = self
+            .store()
+            .map_err(&failed)?
+            .tree(&path, &Bounds::default())
+            .map_err(|error| failed(chain(&error)))?;
+        container.root = Root::Directory(kept.path().to_owned());
+        Ok(Some(kept))
+    }
+
+    fn store(&self) -> Result<&Store, String> {
+        if let Some(store) = self.roots.get() {
+            return Ok(store);
+        }
+        let owners = if self.is_root { Owners::Keep } else { Owners::Mine };
+        let store = Store::open(&self.dir.join(ROOTS), owners).map_err(|error| chain(&error))?;
+        Ok(self.roots.get_or_init(|| store))
+    }
+
+    /// Remembers what a task has that an earlier agent launched.
+    pub(crate) fn resume(&self, launch: &Launch) {
+        let Place::Container(container) = &launch.place else { return };
+        let bridge = wanted(&launch.id, container);
+        let loan = Loan { id_base: container.id_base, _root: None, bridge };
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        lent.insert(launch.id.clone(), loan);
+    }
+
+    /// Frees what tasks had that ended while no agent lived. Blocks.
+    pub(crate) fn sweep(&self) {
+        let tag = self.bridge_tag();
+        match Bridge::remains(&tag) {
+            Ok(remains) if remains.is_empty() => {}
+            Ok(_) => {
+                let living = {
+                    let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+                    lent.keys().map(|id| id.as_str().to_owned()).collect::<BTreeSet<_>>()
+                };
+                let swept = self
+                    .bridge()
+                    .and_then(|bridge| bridge.sweep(&living).map_err(|error| chain(&error)));
+                if let Err(error) = swept {
+                    warn!(error, "the network of tasks that are gone may stay");
+                }
+                if living.is_empty() {
+                    self.close();
+                }
+            }
+            // Without the right to look there is nothing of ours.
+            Err(_) => {}
+        }
+    }
+
+    /// Puts a container's network namespace on the bridge. Blocks.
+    pub(crate) fn connect(
+        &self,
+        id: &TaskId,
+        namespace: &OwnedFd,
+        texts: &Path,
+    ) -> Result<(), String> {
+        let wanted = {
+            let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+            lent.get(id).and_then(|loan| loan.bridge.clone())
+        };
+        let wanted = wanted.ok_or("it asked for no bridge")?;
+        let attached = self
+            .bridge()?
+            .attach(id.as_str(), namespace.as_fd(), &wanted.publish)
+            .map_err(|error| chain(&error))?;
+        info!(%id, address = %attached.address, "on the bridge");
+        let hosts = net::hosts(&wanted.hostname, Some(attached.address), &[]);
+        rewrite(&texts.join("hosts"), &hosts)
+            .map_err(|error| format!("cannot write its hosts file: {error}"))
+    }
+
+    fn bridge(&self) -> Result<Arc<Bridge>, String> {
+        let mut bridge = self.bridge.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bridge) = bridge.as_ref() {
+            return Ok(Arc::clone(bridge));
+        }
+        let tag = self.bridge_tag();
+        Bridge::facts(&tag)
+            .map_err(|error| chain(&error))?
+            .bridge()
+            .map_err(|error| error.to_string())?;
+        let opened = Bridge::open(&BridgeConfig { tag, subnet: None });
+        let opened = Arc::new(opened.map_err(|error| chain(&error))?);
+        *bridge = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    fn bridge_tag(&self) -> String {
+        let [a, b, c, d, e, f, g, h] = self.tag.to_le_bytes();
+        format!("{:x}", u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h]))
+    }
+
+    /// Whether a task has something whose return takes time.
+    pub(crate) fn is_on_bridge(&self, id: &TaskId) -> bool {
+        let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        lent.get(id).is_some_and(|loan| loan.bridge.is_some())
+    }
+
+    /// Takes back what a task had; it has ended, or will never start. Blocks for one on
+    /// the bridge.
+    pub(crate) fn take_back(&self, id: &TaskId) {
+        if self.is_on_bridge(id) {
+            let detached = self
+                .bridge()
+                .and_then(|bridge| bridge.detach(id.as_str()).map_err(|error| chain(&error)));
+            if let Err(error) = detached {
+                warn!(%id, error, "its network may stay until the next start");
+            }
+        }
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Removes the bridge if nobody is on it. Blocks.
+    pub(crate) fn close(&self) {
+        let mut bridge = self.bridge.lock().unwrap_or_else(PoisonError::into_inner);
+        match bridge.as_ref().map(|bridge| bridge.close()) {
+            Some(Ok(Closed::Gone)) => *bridge = None,
+            Some(Err(error)) => warn!(error = chain(&error), "the bridge stays"),
+            Some(Ok(_)) | None => {}
+        }
+    }
+}
+
+fn wanted(id: &TaskId, container: &Container) -> Option<Wanted> {
+    let Network::Bridge { publish } = &container.network else { return None };
+    let hostname = container.hostname.clone().unwrap_or_else(|| id.as_str().to_owned());
+    Some(Wanted { hostname, publish: publish.clone() })
+}
+
+/// Changes what a file says where it is: it is seen in the container already.
+fn rewrite(path: &Path, text: &str) -> io::Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let mut file: File =
+        OpenOptions::new().write(true).truncate(true).custom_flags(flags).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

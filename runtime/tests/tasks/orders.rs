@@ -1,0 +1,170 @@
+//! Deadlines, signals, pauses, limits, and what a task is told to have used.
+
+use std::time::{Duration, Instant};
+
+use runtime::{ControlError, End, Launch, Limits, Recipient};
+use rustix::process::Signal;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::stage::{PATIENCE, Stage, id, kill, lives, numbers, script, until};
+
+fn from_now(after: Duration) -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 + after.as_nanos() as u64
+}
+
+/// Whether tasks have control groups here, by what the claim of one says.
+fn has_groups(stage: &Stage, task: &str) -> bool {
+    let has = stage.state(task).contains("\"slot\":\"");
+    if !has {
+        eprintln!("SKIPPED: no control groups for us on this machine");
+    }
+    has
+}
+
+#[tokio::test]
+async fn a_task_is_killed_when_its_deadline_passes() {
+    let mut stage = Stage::set().await;
+    let deadline_boot_ns = Some(from_now(Duration::from_millis(150)));
+    let before = Instant::now();
+    let text = "trap '' TERM; (setsid sleep 60 &); echo $$ ready; while :; do sleep 1; done";
+    stage.launch(Launch { deadline_boot_ns, ..script("a", text) }).await.expect("started");
+    let end = stage.end("a").await;
+    assert_eq!((end.exit_code(), end), (124, End::Expired));
+    assert!(before.elapsed() >= Duration::from_millis(149));
+    // One that has passed before the start.
+    let deadline_boot_ns = Some(1);
+    let launch = Launch { deadline_boot_ns, ..script("b", "sleep 60") };
+    stage.launch(launch).await.expect("started");
+    assert_eq!(stage.end("b").await, End::Expired);
+}
+
+#[tokio::test]
+async fn a_deadline_can_be_moved_and_lifted() {
+    let mut stage = Stage::set().await;
+    let deadline_boot_ns = Some(from_now(Duration::from_millis(400)));
+    let text = "until [ -e go ]; do sleep 0.005; done; exit 3";
+    for name in ["a", "b"] {
+        stage.launch(Launch { deadline_boot_ns, ..script(name, text) }).await.expect("started");
+    }
+    let near = Some(from_now(Duration::from_millis(20)));
+    stage.runtime.set_deadline(&id("a"), None).await.expect("lifted");
+    stage.runtime.set_deadline(&id("b"), near).await.expect("moved");
+    assert_eq!(stage.end("b").await, End::Expired);
+    let passed = Instant::now() + Duration::from_millis(450);
+    until("the first deadline is over", || Instant::now() > passed).await;
+    std::fs::write(stage.file("a", "scratch").join("go"), "").expect("told");
+    assert_eq!(stage.end("a").await, End::Exited { code: 3 });
+}
+
+#[tokio::test]
+async fn a_deadline_holds_without_an_agent_or_a_keeper() {
+    let stage = Stage::set().await;
+    let pid = stage.start("a", "sleep 60").await;
+    let at = Some(from_now(Duration::from_millis(200)));
+    stage.runtime.set_deadline(&id("a"), at).await.expect("set");
+    let keeper = stage.keeper().expect("a keeper");
+    let dir = stage.close();
+    kill(keeper, Signal::KILL);
+    assert!(lives(pid as i32));
+    until("it is killed", || !lives(pid as i32)).await;
+    let (_stage, found) = Stage::reopen(dir).await;
+    let states: Vec<_> = found.into_iter().map(|found| found.state).collect();
+    assert_eq!(states, [runtime::FoundState::Ended(End::Expired)]);
+}
+
+#[tokio::test]
+async fn a_signal_goes_to_the_main_process_or_to_all() {
+    let mut stage = Stage::set().await;
+    let text = "trap 'echo main' USR1
+        setsid sh -c 'trap \"echo far; exit 0\" USR1; echo far ready; while :; do sleep 0.01; done' &
+        echo main ready; while :; do sleep 0.01; done";
+    stage.start("a", text).await;
+    stage.says("a", "main ready").await;
+    stage.says("a", "far ready").await;
+    let usr1 = Signal::USR1.as_raw();
+    stage.runtime.signal(&id("a"), usr1, Recipient::Main).await.expect("sent");
+    stage.says("a", "main\n").await;
+    assert!(!stage.says("a", "main\n").await.contains("far\n"));
+    // The sleeps die of it; the shells go on.
+    stage.runtime.signal(&id("a"), usr1, Recipient::All).await.expect("sent");
+    stage.says("a", "far\n").await;
+    let odd = stage.runtime.signal(&id("a"), 4711, Recipient::Main).await;
+    assert!(matches!(odd, Err(ControlError::Refused { .. })), "{odd:?}");
+    stage.runtime.signal(&id("a"), 9, Recipient::Main).await.expect("sent");
+    assert_eq!(stage.end("a").await, End::Signalled { signal: 9 });
+}
+
+#[tokio::test]
+async fn a_paused_task_stands_still_and_can_be_stopped() {
+    let mut stage = Stage::set().await;
+    stage.start("a", "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.002; done").await;
+    if !has_groups(&stage, "a") {
+        return;
+    }
+    stage.says("a", "3\n").await;
+    stage.runtime.pause(&id("a")).await.expect("paused");
+    let size = || std::fs::metadata(stage.file("a", "log.0")).map_or(0, |file| file.len());
+    // What was in the pipe may still come; then nothing does.
+    let (mut last, mut since) = (0, Instant::now());
+    until("it stands still", || {
+        if size() != last {
+            (last, since) = (size(), Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(100)
+    })
+    .await;
+    stage.runtime.resume(&id("a")).await.expect("resumed");
+    until("it goes on", || size() > last).await;
+    stage.runtime.pause(&id("a")).await.expect("paused");
+    stage.runtime.stop(&id("a"), PATIENCE).await.expect("ordered");
+    assert_eq!(stage.end("a").await, End::Signalled { signal: 15 });
+}
+
+#[tokio::test]
+async fn a_task_that_wants_too_much_memory_is_told_from_one_that_was_killed() {
+    let mut stage = Stage::set().await;
+    let limits = Limits { memory_max: Some(16 << 20), ..Limits::default() };
+    let text = "x=x; while :; do x=$x$x; done";
+    stage.launch(Launch { limits: limits.clone(), ..script("a", text) }).await.expect("started");
+    if !has_groups(&stage, "a") {
+        return;
+    }
+    let end = stage.end("a").await;
+    assert_eq!((end.exit_code(), end), (137, End::OutOfMemory));
+    stage.launch(Launch { limits, ..script("b", "kill -9 $$") }).await.expect("started");
+    assert_eq!(stage.end("b").await, End::Signalled { signal: 9 });
+}
+
+#[tokio::test]
+async fn what_a_task_uses_is_told_while_it_runs() {
+    let mut stage = Stage::set().await;
+    let text = "n=0; while [ $n -lt 20000 ]; do n=$((n + 1)); done; echo ready; sleep 60";
+    stage.start("a", text).await;
+    stage.says("a", "ready").await;
+    let usage = stage.runtime.usage(&id("a")).await.expect("told");
+    assert!(
+        usage.cpu_ns.is_some_and(|cpu| (1_000_000..60_000_000_000).contains(&cpu)),
+        "{usage:?}"
+    );
+    assert!(usage.memory_bytes.is_some_and(|bytes| bytes > 4096), "{usage:?}");
+    assert!(usage.pids.is_some_and(|pids| pids >= 1), "{usage:?}");
+    stage.runtime.stop(&id("a"), Duration::ZERO).await.expect("ordered");
+    stage.end("a").await;
+    let usage = stage.runtime.usage(&id("a")).await;
+    assert!(matches!(usage, Err(ControlError::NotRunning { .. })), "{usage:?}");
+}
+
+#[tokio::test]
+async fn a_limit_on_processes_holds() {
+    let mut stage = Stage::set().await;
+    let limits = Limits { pids_max: Some(4), ..Limits::default() };
+    let text = "for n in 1 2 3 4 5 6; do sleep 60 & echo $!; done";
+    stage.launch(Launch { limits, ..script("a", text) }).await.expect("started");
+    if !has_groups(&stage, "a") {
+        return;
+    }
+    assert_ne!(stage.end("a").await, End::Exited { code: 0 });
+    let said = stage.text("a", runtime::LogStream::Stdout).await;
+    assert_eq!(numbers(&said).len(), 3, "{said}");
+}

@@ -1,0 +1,239 @@
+//! Where rows are played: a directory with roots for payloads, and canaries beside them.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::canary::{Host, Watch};
+use super::cell::{Ask, Isolator, Ours, Runc, Running, Told};
+
+/// Every payload has this in its environment, with our pid: what is left of it is found by it.
+const MARK: &str = "STARLING_ESCAPE";
+
+/// Directories that every root has.
+const DIRECTORIES: [&str; 7] = ["proc", "sys", "dev", "tmp", "etc", "vol", "root"];
+
+/// Which isolator is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Ours.
+    Ours,
+    /// Debian's runc, where some rows must fail.
+    Runc,
+}
+
+/// The directory, the isolator, the canaries.
+#[derive(Debug)]
+pub struct Ground {
+    dir: PathBuf,
+    probe: PathBuf,
+    isolator: Isolator,
+    watch: Watch,
+    next: u32,
+    /// Whether a harmless payload was seen to run.
+    runs: bool,
+    /// What was asked and told, for whoever wants to see.
+    transcript: Vec<String>,
+}
+
+impl Ground {
+    /// Lays it out; `keeper` is the program of ours that becomes the keeper.
+    pub fn lay(which: Which, probe: &Path, keeper: &Path) -> io::Result<Self> {
+        let pid = std::process::id();
+        let name = if which == Which::Ours { "ours" } else { "runc" };
+        let dir = std::env::temp_dir().join(format!("starling-escape-{name}-{pid}"));
+        fs::create_dir(&dir)?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+        let isolator = match which {
+            Which::Ours => {
+                // A copy: an escape that overwrites it must not overwrite the original.
+                let program = dir.join("agent");
+                fs::copy(keeper, &program)?;
+                Isolator::Ours(Box::new(Ours::open(&dir.join("runtime"), &program)?))
+            }
+            Which::Runc => Isolator::Runc(Runc::open(&dir.join("runc"))?),
+        };
+        let canary = dir.join("canary");
+        fs::create_dir(&canary)?;
+        fs::write(canary.join("file"), "a canary\n")?;
+        fs::write(canary.join("secret"), "a secret\n")?;
+        fs::set_permissions(canary.join("secret"), fs::Permissions::from_mode(0o600))?;
+        let watch = Watch {
+            files: vec![canary, isolator.program().to_owned()],
+            mounts: dir.display().to_string(),
+            name: format!("escape-{pid}-"),
+        };
+        Ok(Self {
+            dir,
+            probe: probe.to_owned(),
+            isolator,
+            watch,
+            next: 0,
+            runs: false,
+            transcript: Vec::new(),
+        })
+    }
+
+    /// What no payload may change.
+    pub fn canary(&self) -> PathBuf {
+        self.dir.join("canary")
+    }
+
+    /// A new directory of the host.
+    pub fn directory(&mut self) -> io::Result<PathBuf> {
+        self.next += 1;
+        let dir = self.dir.join(format!("d{}", self.next));
+        fs::create_dir(&dir)?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?;
+        Ok(dir)
+    }
+
+    /// A new root with the probe and whatever it needs to run.
+    pub fn root(&mut self) -> io::Result<PathBuf> {
+        let root = self.directory()?;
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
+        for name in DIRECTORIES {
+            fs::create_dir(root.join(name))?;
+        }
+        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+        fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n")?;
+        fs::write(root.join("etc/group"), "root:x:0:\n")?;
+        fs::copy(&self.probe, root.join("probe"))?;
+        bring_libraries(&self.probe, &root)?;
+        Ok(root)
+    }
+
+    /// A root in which the isolator's own program could run too.
+    pub fn root_for_our_program(&mut self) -> io::Result<PathBuf> {
+        let root = self.root()?;
+        bring_libraries(self.isolator.program(), &root)?;
+        Ok(root)
+    }
+
+    /// A root in which this path is a link to there, whatever was at it.
+    pub fn root_with_link(&mut self, path: &str, there: &Path) -> io::Result<PathBuf> {
+        let root = self.root()?;
+        let link = root.join(path);
+        if link.is_dir() {
+            fs::remove_dir_all(&link)?;
+        } else if link.exists() {
+            fs::remove_file(&link)?;
+        }
+        fs::create_dir_all(link.parent().unwrap_or(&root))?;
+        symlink(there, link)?;
+        Ok(root)
+    }
+
+    /// The isolator.
+    pub fn isolator(&mut self) -> &mut Isolator {
+        &mut self.isolator
+    }
+
+    /// Whether the isolator is ours.
+    pub fn is_ours(&self) -> bool {
+        self.isolator.is_ours()
+    }
+
+    /// Runs a payload to its end.
+    pub fn run(&mut self, ask: &Ask) -> io::Result<Told> {
+        let ask = self.marked(ask);
+        let told = self.isolator.run(&ask)?;
+        let outcome = match &told.refused {
+            Some(reason) => format!("refused: {reason}"),
+            None => format!("{}\n  {}", told.end, told.lines.join("\n  ")),
+        };
+        self.transcript.push(format!("{}: {outcome}", ask.argv.join(" ")));
+        Ok(told)
+    }
+
+    /// What was asked and told since this was asked last.
+    pub fn take_transcript(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.transcript)
+    }
+
+    /// Starts a payload.
+    pub fn start(&mut self, ask: &Ask) -> io::Result<Result<Running, String>> {
+        let ask = self.marked(ask);
+        self.isolator.start(&ask)
+    }
+
+    /// Why not even a harmless payload runs: then nothing that is refused proves a thing.
+    pub fn why_nothing_runs(&mut self) -> Option<String> {
+        if self.runs {
+            return None;
+        }
+        match self.probe(&["bomb", "ping"]) {
+            Ok(told) if told.lines == ["pong"] => {
+                self.runs = true;
+                None
+            }
+            Ok(told) => Some(format!("no container runs: {told:?}")),
+            Err(error) => Some(format!("no container runs: {error}")),
+        }
+    }
+
+    /// Runs the probe with these words in a default container.
+    pub fn probe(&mut self, words: &[&str]) -> io::Result<Told> {
+        let root = self.root()?;
+        self.run(&Ask::probe(root, words))
+    }
+
+    /// The probe on the host.
+    pub fn probe_path(&self) -> &Path {
+        &self.probe
+    }
+
+    /// Where the isolator's own files are, on the host.
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.dir.join("runtime")
+    }
+
+    fn marked(&self, ask: &Ask) -> Ask {
+        let mut ask = ask.clone();
+        ask.env.insert(MARK.to_owned(), format!("{}.", self.watch.name));
+        ask
+    }
+
+    /// The host as it is.
+    pub fn look(&self) -> Host {
+        self.watch.look()
+    }
+
+    /// What is not as it was.
+    pub fn changes(&self, before: &Host) -> Vec<String> {
+        self.watch.changes(before)
+    }
+
+    /// Takes it away.
+    pub fn clear(self) -> io::Result<()> {
+        self.isolator.close();
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        if mounts.contains(&*self.dir.to_string_lossy()) {
+            let dir = self.dir.display();
+            return Err(io::Error::other(format!(
+                "something is mounted below {dir}: left as it is"
+            )));
+        }
+        fs::remove_dir_all(&self.dir)
+    }
+}
+
+fn bring_libraries(program: &Path, root: &Path) -> io::Result<()> {
+    for library in libraries(program)? {
+        let target = root.join(library.strip_prefix("/").unwrap_or(&library));
+        fs::create_dir_all(target.parent().unwrap_or(root))?;
+        fs::copy(&library, target)?;
+    }
+    Ok(())
+}
+
+/// The libraries that a program loads, by the loader's own account.
+fn libraries(program: &Path) -> io::Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let path =
+        |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
+    Ok(text.lines().filter_map(path).filter(|path| path.exists()).collect())
+}
