@@ -31,6 +31,7 @@ mod log;
 mod order;
 mod proc;
 mod record;
+mod session;
 mod supervisor;
 mod sys;
 mod task;
@@ -51,3 +52,4 @@ pub use launch::{
 };
 pub use log::{LogError, LogReader, LogRecord, LogRequest, LogStream};
 pub use record::RecordError;
+pub use session::*;

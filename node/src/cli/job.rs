@@ -167,7 +167,7 @@ fn ulimit(text: &str) -> Result<(String, String), String> {
 }
 
 /// `NAME=VALUE`, or `NAME` for the value that it has here.
-fn variable(text: &str) -> Result<(String, Option<String>), String> {
+pub(crate) fn variable(text: &str) -> Result<(String, Option<String>), String> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, None),
