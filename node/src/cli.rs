@@ -37,6 +37,7 @@ mod tasks;
 mod terminal;
 mod times;
 mod token;
+mod typing;
 mod up;
 mod version;
 mod wait;
