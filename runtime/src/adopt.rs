@@ -1,11 +1,10 @@
 //! What a task's directory says about the task, to an agent that was not there.
 //!
 //! ```text
-//! end.json? ──▶ ended
-//! state.json missing ──▶ give the launch up: it never started
-//!            of another boot ──▶ lost
-//!            supervisor lives ──▶ running
-//!            supervisor is gone ──▶ end.json after all, or kill what is left: lost
+//! state says an end ──▶ ended
+//!       damaged, or of another boot ──▶ lost
+//!       supervisor lives ──▶ running
+//!       supervisor is gone ──▶ an end after all, or kill what is left: lost
 //! ```
 //!
 //! Every conclusion is written down before it is told, so the next agent, and
@@ -16,12 +15,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, Mode, RenameFlags};
+use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::launch::{End, StartFault, TaskId};
 use crate::order;
-use crate::proc::ProcessMark;
-use crate::record::{self, Claim, LAUNCH, LaunchRecord, RecordError};
+use crate::record::{self, RecordError, State};
+use crate::supervisor::{self, ADOPTION};
 use crate::{leftovers, proc};
 
 /// How long a launch found between claim and exec may take, before it is given up.
@@ -77,34 +78,41 @@ pub(crate) enum Standing {
 }
 
 /// Looks at one task's directory, and concludes what can be concluded. Blocks.
+///
+/// A supervisor that it finds will leave after this task: whoever asked watches its
+/// process.
 pub(crate) fn examine(dir: BorrowedFd<'_>, boot: &str) -> Result<Standing, RecordError> {
-    if let Some(end) = recorded_end(dir)? {
+    let Some(state) = sound(dir)? else { return lost(dir, None, "its state was damaged") };
+    if let Some(end) = state.end {
         return Ok(Standing::Ended(end));
     }
-    let (state, task) = match record::read_state(dir) {
-        Ok(Some(state)) => state,
-        Ok(None) => return unclaimed(dir, boot),
-        // Written in one step, so only a crash of the host leaves this.
-        Err(RecordError::Garbled { .. }) => return lost(dir, None, "its state was damaged"),
-        Err(error) => return Err(error),
-    };
-    let Claim::Supervised { supervisor } = state.claim else {
+    let Some(supervisor) = state.claim.supervisor else {
         return conclude(dir, interrupted("the launch was given up half done"));
     };
-    if state.boot != boot {
+    if state.claim.boot != boot {
         return lost(dir, None, "the host rebooted");
     }
-    let handle =
-        supervisor.open().map_err(|source| RecordError::Io { name: "/proc".into(), source })?;
-    match (handle, task) {
-        (Some(supervisor), Some(task)) => {
+    let handle = supervisor.open()?;
+    if let Some(supervisor) = &handle {
+        // Before the state is read again: if that has no end yet, this came in time.
+        let _ = pidfd_send_signal(supervisor, ADOPTION);
+    }
+    let Some(state) = sound(dir)? else { return lost(dir, None, "its state was damaged") };
+    match (handle, state) {
+        (_, State { end: Some(end), .. }) => Ok(Standing::Ended(end)),
+        (Some(supervisor), State { task: Some(task), .. }) => {
             Ok(Standing::Running { pid: task.pid.unsigned_abs(), supervisor })
         }
-        (Some(supervisor), None) => Ok(Standing::Starting { supervisor }),
-        (None, task) => match recorded_end(dir)? {
-            Some(end) => Ok(Standing::Ended(end)),
-            None => lost(dir, task, "its supervisor died"),
-        },
+        (Some(supervisor), State { task: None, .. }) => Ok(Standing::Starting { supervisor }),
+        (None, state) => lost(dir, Some(&state), "its supervisor died"),
+    }
+}
+
+/// The state, unless a crash of the host damaged it: it is never seen half made.
+fn sound(dir: BorrowedFd<'_>) -> Result<Option<State>, RecordError> {
+    match record::read(dir) {
+        Err(RecordError::Garbled { .. } | RecordError::Absent) => Ok(None),
+        read => read.map(Some),
     }
 }
 
@@ -123,33 +131,13 @@ pub(crate) fn examine_end(dir: BorrowedFd<'_>, boot: &str) -> Result<End, Record
     }
 }
 
-fn unclaimed(dir: BorrowedFd<'_>, boot: &str) -> Result<Standing, RecordError> {
-    let launch = record::read::<LaunchRecord>(dir, LAUNCH);
-    if !matches!(&launch, Ok(Some(launch)) if launch.boot == boot) {
-        // It may have run in that boot: state.json need not have reached the disk.
-        return match launch {
-            Err(error @ RecordError::Newer { .. }) => Err(error),
-            _ => lost(dir, None, "the host rebooted"),
-        };
-    }
-    if record::void(dir, boot)? {
-        return conclude(dir, interrupted("nobody had taken the launch when it was given up"));
-    }
-    // Somebody claimed it just now.
-    examine(dir, boot)
-}
-
 fn interrupted(reason: &str) -> End {
     End::NotStarted { fault: StartFault::Interrupted, reason: reason.to_owned() }
 }
 
-fn lost(
-    dir: BorrowedFd<'_>,
-    task: Option<ProcessMark>,
-    reason: &str,
-) -> Result<Standing, RecordError> {
+fn lost(dir: BorrowedFd<'_>, state: Option<&State>, reason: &str) -> Result<Standing, RecordError> {
     let mut reason = reason.to_owned();
-    if let Some(task) = task {
+    if let Some(task) = state.and_then(|state| state.task) {
         match leftovers::kill(task) {
             Ok(true) => {}
             Ok(false) => reason += "; some of its processes do not die",
@@ -160,17 +148,36 @@ fn lost(
 }
 
 fn conclude(dir: BorrowedFd<'_>, end: End) -> Result<Standing, RecordError> {
-    record::write_end(dir, &end)?;
+    record::conclude(dir, &end)?;
     // The first end stands, be it ours or not.
-    Ok(Standing::Ended(recorded_end(dir)?.unwrap_or(end)))
+    Ok(Standing::Ended(sound(dir)?.and_then(|state| state.end).unwrap_or(end)))
 }
 
-fn recorded_end(dir: BorrowedFd<'_>) -> Result<Option<End>, RecordError> {
-    match record::read_end(dir) {
-        Err(RecordError::Garbled { .. }) => {
-            Ok(Some(End::Lost { reason: "the record of its end was damaged".to_owned() }))
+/// Takes a launch that nobody answered out of the world, so that it can never run;
+/// none if it is somebody's. Blocks.
+pub(crate) fn give_up(
+    tasks: &OwnedFd,
+    id: &TaskId,
+    nonce: &str,
+    boot: &str,
+) -> Result<Option<End>, RecordError> {
+    let end = interrupted("nobody had taken the launch when it was given up");
+    let name = record::unfinished("void", id);
+    let io = io::Error::from;
+    match rustix::fs::mkdirat(tasks, name.as_str(), Mode::from_raw_mode(0o711)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(io(error).into()),
+    }
+    let dir = order::open_below(tasks, &name)?;
+    record::make_void(dir.as_fd(), nonce, boot, &end)?;
+    let flags = RenameFlags::NOREPLACE;
+    match rustix::fs::renameat_with(tasks, name.as_str(), tasks, id.as_str(), flags) {
+        Ok(()) => Ok(Some(end)),
+        Err(error) => {
+            let _ = rustix::fs::unlinkat(&dir, record::STATE, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(tasks, name.as_str(), AtFlags::REMOVEDIR);
+            if error == Errno::EXIST { Ok(None) } else { Err(io(error).into()) }
         }
-        read => read,
     }
 }
 
@@ -181,13 +188,16 @@ pub(crate) fn examine_all(
     boot: &str,
 ) -> Result<Vec<(TaskId, Standing)>, OpenError> {
     let unreadable = |source| OpenError::Directory { path: path.to_owned(), source };
+    supervisor::sweep(tasks).map_err(unreadable)?;
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
         let Some(id) = name.to_str().and_then(|name| name.parse::<TaskId>().ok()) else {
             // Directories being made or removed; no task has ever run in the
-            // first, and the second was told of long ago.
-            if name.as_encoded_bytes().starts_with(b".") {
+            // first, and the second was told of long ago. Waiting supervisors may
+            // live, and need theirs.
+            let is_prepared = name.to_str().is_some_and(supervisor::is_prepared);
+            if name.as_encoded_bytes().starts_with(b".") && !is_prepared {
                 std::fs::remove_dir_all(path.join(&name)).map_err(unreadable)?;
             }
             continue;

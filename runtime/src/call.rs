@@ -1,23 +1,27 @@
-//! The agent's end of the keeper's socket: finds the keeper or starts one, gives
-//! an order, waits for the answer.
+//! The agent's end of the small processes' sockets: finds the keeper or starts one,
+//! and carries messages without blocking.
 //!
-//! One connection per order. The answer to a launch comes from the supervisor
-//! itself, so a keeper that dies after it forked changes nothing.
+//! One connection per order. What answers is a supervisor, so a keeper that dies
+//! meanwhile changes nothing.
 
 use std::fs::OpenOptions;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags};
+use serde::de::DeserializeOwned;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-use crate::order::{self, Answer, KEEPER_LOG, MESSAGE_BYTES, Order};
-use crate::sys::Readable;
+use crate::frame::{self, Inbox, READ_BYTES};
+use crate::order::{self, KEEPER_LOG, Order, SOCKET};
 
 /// Keepers started for one launch before it fails: the first may find one that
 /// is just leaving.
@@ -70,14 +74,14 @@ impl Caller {
         Self { dir, path, program, starting: Mutex::new(()) }
     }
 
-    /// A connection to the keeper, which is started if there is none.
-    pub(crate) async fn connect(&self) -> Result<Readable, KeeperError> {
+    /// A connection to whichever supervisor waits; a keeper is started if there is none.
+    pub(crate) async fn connect(&self) -> Result<Line, KeeperError> {
         let failed = |source| KeeperError::Connect { source };
         let connection = match self.try_connect().await {
             Err(error) if is_absent(&error) => self.start_and_connect().await?,
             connected => connected.map_err(failed)?,
         };
-        Readable::new(connection).map_err(failed)
+        Line::new(connection).map_err(failed)
     }
 
     async fn start_and_connect(&self) -> Result<OwnedFd, KeeperError> {
@@ -101,8 +105,8 @@ impl Caller {
     async fn try_connect(&self) -> io::Result<OwnedFd> {
         let mut tries = 0;
         loop {
-            match self.connect_once() {
-                // The backlog is full: the keeper is busy forking.
+            match connect(&self.dir, SOCKET) {
+                // The backlog is full: all supervisors are busy.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && tries < BUSY_RETRIES => {
                     tries += 1;
                     tokio::time::sleep(BUSY_RETRY).await;
@@ -112,23 +116,24 @@ impl Caller {
         }
     }
 
-    fn connect_once(&self) -> io::Result<OwnedFd> {
-        let socket = order::socket(SocketFlags::NONBLOCK)?;
-        rustix::net::connect(&socket, &order::address(&self.dir)?)?;
-        Ok(socket)
-    }
-
     /// Asks a keeper, if there is one, to leave when its work is done.
     pub(crate) fn dismiss(&self) -> io::Result<()> {
-        match self.connect_once() {
+        match connect(&self.dir, SOCKET) {
             Err(error) if is_absent(&error) => Ok(()),
-            connection => order::send(&connection?, Order::Leave),
+            connection => order::say(connection?, &Order::Leave),
         }
     }
 }
 
-/// Whether a failure to connect means that no keeper lives.
-fn is_absent(error: &io::Error) -> bool {
+/// A connection to a socket below a directory.
+fn connect(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let socket = order::socket(SocketFlags::NONBLOCK)?;
+    rustix::net::connect(&socket, &order::address(dir, name)?)?;
+    Ok(socket)
+}
+
+/// Whether a failure to connect means that nobody is there.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
@@ -152,19 +157,85 @@ fn start(program: &Path, dir: &Path) -> Result<(), KeeperError> {
     if status.success() { Ok(()) } else { Err(KeeperError::Start { status, log: path }) }
 }
 
-/// Waits for the answer; none if the other side is gone.
-pub(crate) async fn answer(connection: &Readable) -> io::Result<Option<Answer>> {
-    loop {
-        let mut ready = connection.ready().await?;
-        let mut text = vec![0; MESSAGE_BYTES];
-        match rustix::net::recv(connection.fd(), text.as_mut_slice(), RecvFlags::empty()) {
-            Ok((0, _)) | Err(Errno::CONNRESET) => return Ok(None),
-            Ok((length, _)) => {
-                return order::parse(text.get(..length).unwrap_or_default()).map(Some);
+/// A connection to a supervisor.
+#[derive(Debug)]
+pub(crate) struct Line {
+    stream: UnixStream,
+    inbox: Inbox,
+    /// A descriptor that came with the last message.
+    passed: Option<OwnedFd>,
+}
+
+impl Line {
+    /// Over a socket that does not block.
+    fn new(socket: OwnedFd) -> io::Result<Self> {
+        let stream = UnixStream::from_std(socket.into())?;
+        Ok(Self { stream, inbox: Inbox::default(), passed: None })
+    }
+
+    /// To a socket below a directory.
+    pub(crate) fn connect(dir: impl AsFd, name: &str) -> io::Result<Self> {
+        Self::new(connect(dir, name)?)
+    }
+
+    /// Sends a frame. Dropping the future may leave half of it sent.
+    pub(crate) async fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        while let Some(rest) = frame.get(sent..).filter(|rest| !rest.is_empty()) {
+            let send = || {
+                rustix::net::send(&self.stream, rest, SendFlags::NOSIGNAL).map_err(io::Error::from)
+            };
+            // Tried first: an empty socket takes any usual message.
+            match send() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sent += self.stream.async_io(Interest::WRITABLE, send).await?;
+                }
+                done => sent += done?,
             }
-            Err(Errno::AGAIN) => ready.clear_ready(),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// The next message; none at the end of the connection. Dropping the future
+    /// loses nothing.
+    pub(crate) async fn hear<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        loop {
+            if let Some(body) = self.inbox.take()? {
+                return frame::decode(&body).map(Some);
+            }
+            let Self { stream, inbox, passed } = self;
+            let stream = &*stream;
+            let mut chunk = [0; READ_BYTES];
+            let read = || read(stream, &mut chunk, passed);
+            match stream.async_io(Interest::READABLE, read).await {
+                Ok(0) => return Ok(None),
+                Ok(length) => inbox.push(chunk.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
     }
+
+    /// The descriptor that came with what was heard.
+    pub(crate) fn passed(&mut self) -> Option<OwnedFd> {
+        self.passed.take()
+    }
+}
+
+fn read(stream: impl AsFd, chunk: &mut [u8], passed: &mut Option<OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut extra = RecvAncillaryBuffer::new(&mut space);
+    let mut into = [IoSliceMut::new(chunk)];
+    let message = loop {
+        match rustix::net::recvmsg(&stream, &mut into, &mut extra, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            read => break read?,
+        }
+    };
+    for message in extra.drain() {
+        if let RecvAncillaryMessage::ScmRights(handles) = message {
+            *passed = handles.last().or(passed.take());
+        }
+    }
+    Ok(message.bytes)
 }

@@ -17,17 +17,17 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::adopt::{self, OpenError, Standing};
+use crate::attach::{self, Attached, ControlError};
 use crate::call::{Caller, KeeperError};
 use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
 use crate::log::{LogError, LogReader, LogRequest};
-use crate::order::{self, TASKS};
-use crate::record::{self, Claim, Existing, RecordError, STOP, StopRecord, Survives};
+use crate::order::{self, Command, Recipient, TASKS};
+use crate::record::{self, RecordError};
 use crate::watch::{self, Shared, blocking};
 
 /// Events that may wait for the agent; then watchers wait too, and lose nothing.
@@ -123,40 +123,6 @@ pub enum LaunchError {
     ShutDown,
 }
 
-/// A task that was not told to stop.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StopError {
-    /// There is no such task.
-    #[error("there is no task {id} here")]
-    Unknown {
-        /// The id.
-        id: TaskId,
-    },
-    /// It has ended, or its launch has not returned yet.
-    #[error("task {id} is not running")]
-    NotRunning {
-        /// The id.
-        id: TaskId,
-    },
-    /// Its directory cannot be used.
-    #[error("cannot stop task {id}")]
-    Record {
-        /// The id.
-        id: TaskId,
-        /// Why.
-        source: RecordError,
-    },
-    /// The machine failed.
-    #[error("cannot stop task {id}")]
-    Io {
-        /// The id.
-        id: TaskId,
-        /// Why.
-        source: io::Error,
-    },
-}
-
 /// A task that was not removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -238,15 +204,50 @@ impl Runtime {
 
     /// Orders a task to stop: its stop signal now, SIGKILL to all of it after
     /// `grace`. The order holds even if the agent dies. A second one can only
-    /// shorten the grace.
-    ///
-    /// Where the order cannot be written down, as on a full disk, the task is told
-    /// all the same: its supervisor then gives it ten seconds, or what an earlier
-    /// order said, and nothing of this one is left for whoever looks later.
-    pub async fn stop(&self, id: &TaskId, grace: Duration) -> Result<(), StopError> {
-        let (shared, name) = (Arc::clone(&self.0.shared), id.clone());
-        let stopped = blocking(move || stop(&shared, name, grace)).await;
-        stopped.map_err(|source| StopError::Io { id: id.clone(), source })?
+    /// shorten the grace. A paused task goes on first.
+    pub async fn stop(&self, id: &TaskId, grace: Duration) -> Result<(), ControlError> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.tell(id, Command::Stop { grace_ms }).await
+    }
+
+    /// Sends a signal to a task's main process, or to all its processes.
+    pub async fn signal(
+        &self,
+        id: &TaskId,
+        signal: i32,
+        to: Recipient,
+    ) -> Result<(), ControlError> {
+        self.tell(id, Command::Signal { signal, to }).await
+    }
+
+    /// When the task is killed, agent or no agent: nanoseconds of `CLOCK_BOOTTIME`.
+    /// Replaces what its launch or an earlier call said.
+    pub async fn set_deadline(
+        &self,
+        id: &TaskId,
+        boot_ns: Option<u64>,
+    ) -> Result<(), ControlError> {
+        self.tell(id, Command::Deadline { boot_ns }).await
+    }
+
+    /// Stops all processes of a task where they are. Refused where there are no
+    /// control groups.
+    pub async fn pause(&self, id: &TaskId) -> Result<(), ControlError> {
+        self.tell(id, Command::Pause).await
+    }
+
+    /// Lets a paused task go on.
+    pub async fn resume(&self, id: &TaskId) -> Result<(), ControlError> {
+        self.tell(id, Command::Resume).await
+    }
+
+    /// Takes hold of the standard input of a task whose [`Streams`](crate::Streams) have one.
+    pub async fn attach(&self, id: &TaskId) -> Result<Attached, ControlError> {
+        attach::tell(&self.0.shared, id, &Command::Attach).await.map(Attached::new)
+    }
+
+    async fn tell(&self, id: &TaskId, command: Command) -> Result<(), ControlError> {
+        attach::tell(&self.0.shared, id, &command).await.map(drop)
     }
 
     /// Removes an ended task's directory, with its log and its scratch files.
@@ -357,42 +358,10 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn stop(shared: &Shared, id: TaskId, grace: Duration) -> Result<(), StopError> {
-    let dir = match order::open_below(&shared.tasks, id.as_str()) {
-        Ok(dir) => dir,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(StopError::Unknown { id });
-        }
-        Err(source) => return Err(StopError::Io { id, source }),
-    };
-    let record = |source| StopError::Record { id: id.clone(), source };
-    let state = record::read_state(dir.as_fd()).map_err(record)?;
-    let state = state.map(|(state, _)| state).filter(|state| state.boot == shared.boot);
-    let Some(Claim::Supervised { supervisor }) = state.map(|state| state.claim) else {
-        return Err(StopError::NotRunning { id });
-    };
-    let io = |source| StopError::Io { id: id.clone(), source };
-    let Some(supervisor) = supervisor.open().map_err(io)?.filter(|_| !record::has_end(dir.as_fd()))
-    else {
-        return Err(StopError::NotRunning { id });
-    };
-    let order = StopRecord { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
-    let written = record::write(dir.as_fd(), STOP, &order, Existing::Replaced, Survives::Processes);
-    if let Err(error) = written {
-        // A task must be stoppable when the disk is full, for it may be what fills it.
-        warn!(%id, error = &error as &dyn std::error::Error, "the order to stop is not written down");
-    }
-    match pidfd_send_signal(&supervisor, Signal::TERM) {
-        Ok(()) => Ok(()),
-        Err(Errno::SRCH) => Err(StopError::NotRunning { id }),
-        Err(error) => Err(io(error.into())),
-    }
-}
-
 fn remove(shared: &Shared, id: &TaskId) -> Result<(), RemoveError> {
     let io = |source| RemoveError::Io { id: id.clone(), source };
     match order::open_below(&shared.tasks, id.as_str()) {
-        Ok(dir) if !record::has_end(dir.as_fd()) => {
+        Ok(dir) if !record::is_over(dir.as_fd()) => {
             return Err(RemoveError::Running { id: id.clone() });
         }
         Ok(_) => {}
@@ -402,7 +371,7 @@ fn remove(shared: &Shared, id: &TaskId) -> Result<(), RemoveError> {
         Err(error) => return Err(io(error)),
     }
     // Moved away first: a half removed directory must not be taken for a task.
-    let old = shared.tasks_path.join(format!(".old-{id}"));
+    let old = shared.tasks_path.join(record::unfinished("old", id));
     if old.exists() {
         std::fs::remove_dir_all(&old).map_err(io)?;
     }

@@ -5,11 +5,14 @@
 //! fork of the agent costs a copy of its page tables, and because the parent of
 //! a task must not be a process that gets upgraded.
 //!
+//! It takes no orders. The supervisors that wait take them from the socket, which
+//! is theirs too; the keeper sees to it that a few wait at all times, and sleeps.
+//!
 //! Orphans of a supervisor that died come to the keeper, which kills them: a
 //! supervisor that ends well leaves none.
 //!
 //! Invariant: a keeper's death harms no task; it holds nothing that is not on
-//! disk. It never waits for an agent longer than [`ORDER_PATIENCE`].
+//! disk. It waits for nobody.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -22,31 +25,30 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags, sockopt};
+use rustix::net::{Shutdown, SocketFlags};
 use rustix::process::{
-    Pid, Signal, WaitOptions, chdir, geteuid, getpid, kill_process, set_child_subreaper, setsid,
-    wait,
+    Pid, Signal, WaitOptions, chdir, getpid, kill_process, set_child_subreaper, setsid, wait,
 };
 
 use rustix::thread::set_name;
 
-use crate::launch::{StartFault, TaskId};
-use crate::order::{self, Answer, LOCK, MESSAGE_BYTES, Order, SOCKET, TASKS};
+use crate::order::{self, LOCK, SOCKET, TASKS};
 use crate::proc;
-use crate::supervisor::{Post, TAKEN, supervise};
-use crate::sys::{self, Fork};
-
-/// How long a connection may take to give its order.
-const ORDER_PATIENCE: Duration = Duration::from_secs(1);
+use crate::sandbox::Facts;
+use crate::supervisor::{self, Post, TAKEN, WAITING, supervise};
+use crate::sys::{self, Fork, Seat, Seats};
 
 /// How long a starting keeper waits for one that is about to leave.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// Launches that may wait for the keeper; beyond these the agent tries again.
+/// Before the next attempt to fork, on a machine that is full.
+const FORK_RETRY: Duration = Duration::from_millis(100);
+
+/// Launches that may wait for a supervisor; beyond these the agent tries again.
 const BACKLOG: i32 = 1024;
 
 /// What `ps` calls it.
@@ -61,13 +63,18 @@ struct Keeper {
     tasks: OwnedFd,
     listener: OwnedFd,
     signals: OwnedFd,
-    /// Held for the life of this process; supervisors close it at once.
-    _lock: File,
+    /// Written by supervisors when there is something to see to.
+    wake: OwnedFd,
+    seats: Seats,
+    /// Held until the door is closed; supervisors close it at once.
+    lock: File,
     boot: String,
+    facts: Facts,
     supervisors: HashSet<Pid>,
     /// A supervisor died badly, so children that are none may come.
     orphans: bool,
-    leaving: bool,
+    /// Nobody can come in any more.
+    closed: bool,
 }
 
 /// Becomes the keeper of `dir`: call it first thing in `main`, before any thread
@@ -95,27 +102,33 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
     let Some(lock) = lock(&dir)? else { return Ok(None) };
     sys::block_only(&TAKEN);
     let signals = sys::signal_fd(&TAKEN)?;
-    match rustix::fs::unlinkat(&dir, SOCKET, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let listener = order::socket(SocketFlags::NONBLOCK)?;
+    unlink_socket(&dir)?;
+    supervisor::sweep(&tasks)?;
+    let listener = order::socket(SocketFlags::empty())?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
-    rustix::net::bind(&listener, &order::address(&dir)?)?;
+    rustix::net::bind(&listener, &order::address(&dir, SOCKET)?)?;
     rustix::net::listen(&listener, BACKLOG)?;
-    let supervisors = HashSet::new();
-    let boot = proc::boot_id()?;
     Ok(Some(Keeper {
         dir,
         tasks,
         listener,
         signals,
-        _lock: lock,
-        boot,
-        supervisors,
+        wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        seats: Seats::set_up()?,
+        lock,
+        boot: proc::boot_id()?,
+        facts: Facts::probe(),
+        supervisors: HashSet::new(),
         orphans: false,
-        leaving: false,
+        closed: false,
     }))
+}
+
+fn unlink_socket(dir: &OwnedFd) -> io::Result<()> {
+    match rustix::fs::unlinkat(dir, SOCKET, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn lock(dir: &OwnedFd) -> io::Result<Option<File>> {
@@ -140,7 +153,7 @@ fn lock(dir: &OwnedFd) -> io::Result<Option<File>> {
 
 fn connects(dir: &OwnedFd) -> io::Result<bool> {
     let socket = order::socket(SocketFlags::NONBLOCK)?;
-    Ok(rustix::net::connect(&socket, &order::address(dir)?).is_ok())
+    Ok(rustix::net::connect(&socket, &order::address(dir, SOCKET)?).is_ok())
 }
 
 fn detach_and_serve(keeper: Keeper) -> io::Result<()> {
@@ -159,70 +172,80 @@ fn detach_and_serve(keeper: Keeper) -> io::Result<()> {
 
 impl Keeper {
     fn serve(mut self) {
-        while !(self.leaving && self.supervisors.is_empty()) {
-            let mut watched = [
-                PollFd::new(&self.listener, PollFlags::IN),
-                PollFd::new(&self.signals, PollFlags::IN),
-            ];
-            if poll(&mut watched, None).is_err() {
+        loop {
+            let mut retry = None;
+            if !self.closed {
+                let done;
+                (self, done) = self.replenish();
+                retry = (!done).then(|| Timespec::try_from(FORK_RETRY).ok()).flatten();
+            }
+            let mut watched =
+                [PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
+            if poll(&mut watched, retry.as_ref()).is_err() {
                 continue;
             }
+            // What it counts does not matter.
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
             let [_, term, int, _] = sys::take_signals(self.signals.as_fd(), TAKEN);
             self.reap();
             if term || int {
-                break;
+                return self.close();
             }
-            self = self.accept_all();
-        }
-        // Whoever connected in time is served; the next one starts a new keeper.
-        let _ = rustix::fs::unlinkat(&self.dir, SOCKET, AtFlags::empty());
-        self.accept_all();
-    }
-
-    fn accept_all(mut self) -> Self {
-        loop {
-            let connection = match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
-                Ok(connection) => connection,
-                Err(Errno::INTR | Errno::CONNABORTED) => continue,
-                Err(Errno::AGAIN) => return self,
-                Err(error) => {
-                    eprintln!("starling keeper: cannot accept: {error}");
-                    sleep(LOCK_RETRY);
-                    return self;
-                }
-            };
-            match take_order(&connection) {
-                Ok(Order::Launch { id, nonce }) => self = self.launch(connection, id, nonce),
-                Ok(Order::Leave) => self.leaving = true,
-                Err(error) => {
-                    eprintln!("starling keeper: a bad order: {error}");
-                    let reason = order::shorten(error.to_string());
-                    let answer = Answer::NotStarted { fault: StartFault::Interrupted, reason };
-                    let _ = order::send(&connection, answer);
-                }
+            // Every one that lives is seated, so none has a task.
+            let is_idle = self.supervisors.len() == self.seats.taken();
+            if self.seats.is_leaving() && is_idle && !self.closed {
+                self.close();
+            }
+            if self.closed && self.supervisors.is_empty() {
+                return;
             }
         }
     }
 
-    fn launch(mut self, connection: OwnedFd, id: TaskId, nonce: String) -> Self {
-        self.leaving = false;
+    /// Lets nobody in any more. Who is before the door already is served by those
+    /// that wait; then they leave. The next agent to ask starts another keeper.
+    fn close(&mut self) {
+        let _ = unlink_socket(&self.dir);
+        let _ = rustix::net::shutdown(&self.listener, Shutdown::Read);
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+        self.closed = true;
+    }
+
+    /// Forks until enough wait. False if that must be tried again.
+    fn replenish(mut self) -> (Self, bool) {
+        while self.seats.taken() < WAITING {
+            let Some(seat) = self.seats.reserve() else { break };
+            let done;
+            (self, done) = self.fork(seat);
+            if !done {
+                return (self, false);
+            }
+        }
+        (self, true)
+    }
+
+    fn fork(mut self, seat: Seat) -> (Self, bool) {
+        let keeper = getpid();
         match sys::fork() {
             Ok(Fork::Parent(supervisor)) => {
+                self.seats.confirm(seat, supervisor);
                 self.supervisors.insert(supervisor);
-                self
+                (self, true)
             }
             Ok(Fork::Child) => {
-                let Self { tasks, boot, dir, listener, signals, _lock, .. } = self;
+                let Self { tasks, listener, wake, seats, boot, facts, dir, signals, lock, .. } =
+                    self;
                 // The lock above all: it is held as long as any copy is open.
-                drop((_lock, listener, signals, dir));
-                let post = Post { tasks, connection, id, nonce, boot };
+                drop((lock, signals, dir));
+                let listener = Some(listener);
+                let post = Post { tasks, listener, wake, seats, seat, keeper, boot, facts };
                 let status = catch_unwind(AssertUnwindSafe(|| supervise(post)));
                 sys::exit_now(status.unwrap_or(PANICKED));
             }
             Err(error) => {
-                // The agent finds the launch unclaimed and gives it up.
-                eprintln!("starling keeper: cannot fork for {id}: {error}");
-                self
+                self.seats.rise(seat);
+                eprintln!("starling keeper: cannot fork: {error}");
+                (self, false)
             }
         }
     }
@@ -231,7 +254,11 @@ impl Keeper {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if self.supervisors.remove(&pid) && status.exit_status() != Some(0) {
                 eprintln!("starling keeper: supervisor {pid:?} ended with {status:?}");
+                self.seats.vacate(pid);
                 self.orphans = true;
+                if let Err(error) = supervisor::sweep(&self.tasks) {
+                    eprintln!("starling keeper: cannot tidy up after it: {error}");
+                }
             }
         }
         if self.orphans {
@@ -245,18 +272,4 @@ impl Keeper {
             }
         }
     }
-}
-
-fn take_order(connection: &OwnedFd) -> io::Result<Order> {
-    let uid = sockopt::socket_peercred(connection)?.uid;
-    if !uid.is_root() && uid != geteuid() {
-        return Err(io::Error::other(format!("from user {uid:?}")));
-    }
-    sockopt::set_socket_timeout(connection, sockopt::Timeout::Recv, Some(ORDER_PATIENCE))?;
-    let mut text = vec![0; MESSAGE_BYTES];
-    let (length, _) = rustix::net::recv(connection, text.as_mut_slice(), RecvFlags::empty())?;
-    if length == 0 {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-    }
-    order::parse(text.get(..length).unwrap_or_default())
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
 use crate::container::Container;
+use crate::log::LogLimits;
 
 /// Longest task id: with the prefixes of unfinished directories it stays well
 /// below the 255 bytes of a file name.
@@ -155,6 +156,8 @@ pub struct Launch {
     pub rlimits: Vec<Rlimit>,
     /// Its standard streams.
     pub streams: Streams,
+    /// How much of what it writes is kept.
+    pub log: LogLimits,
     /// When its supervisor kills it, agent or no agent: nanoseconds of `CLOCK_BOOTTIME`.
     pub deadline_boot_ns: Option<u64>,
     /// Where it runs.
@@ -182,6 +185,7 @@ impl Launch {
             limits: Limits::default(),
             rlimits: Vec::new(),
             streams: Streams::Logged,
+            log: LogLimits::default(),
             deadline_boot_ns: None,
             place: Place::Process(Process::default()),
         }
@@ -210,6 +214,10 @@ impl Launch {
                 return Err(LaunchFlaw::Directory { path: path.clone() });
             }
             _ => {}
+        }
+        let LogLimits { file_bytes, files } = self.log;
+        if !LogLimits::FILE_BYTES.contains(&file_bytes) || !LogLimits::FILES.contains(&files) {
+            return Err(LaunchFlaw::Log { limits: self.log });
         }
         if Signal::from_named_raw(self.stop_signal).is_none() {
             return Err(LaunchFlaw::StopSignal { signal: self.stop_signal });
@@ -249,6 +257,17 @@ pub enum LaunchFlaw {
     Directory {
         /// The path.
         path: PathBuf,
+    },
+    /// Logs have a few files of a fair size.
+    #[error(
+        "a log of {} files of {} bytes cannot be: {} to {} files of {} to {} bytes can",
+        limits.files, limits.file_bytes,
+        LogLimits::FILES.start(), LogLimits::FILES.end(),
+        LogLimits::FILE_BYTES.start(), LogLimits::FILE_BYTES.end()
+    )]
+    Log {
+        /// What was asked for.
+        limits: LogLimits,
     },
     /// Only the classic signals can stop a task.
     #[error("{signal} is no signal to stop a task with")]
@@ -292,6 +311,11 @@ pub enum End {
         /// Which.
         signal: i32,
     },
+    /// The kernel killed it because it, or what it is limited with, used all the
+    /// memory it may.
+    OutOfMemory,
+    /// Its deadline passed, and it was killed.
+    Expired,
     /// It never ran.
     NotStarted {
         /// The kind of failure.
@@ -307,12 +331,15 @@ pub enum End {
 }
 
 impl End {
-    /// The exit code a shell would give: 128 and the signal, 127 for a program
-    /// that was not found, 126 for one that cannot be executed, 125 for the rest.
+    /// The exit code a shell would give: 128 and the signal (137 when it ran out of
+    /// memory), 127 for a program that was not found, 126 for one that cannot be
+    /// executed, 124 when its deadline passed, as `timeout` says, 125 for the rest.
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Exited { code } => *code,
             Self::Signalled { signal } => 128 + signal,
+            Self::OutOfMemory => 128 + libc::SIGKILL,
+            Self::Expired => 124,
             Self::NotStarted { fault: StartFault::NotFound, .. } => 127,
             Self::NotStarted { fault: StartFault::NotExecutable, .. } => 126,
             Self::NotStarted { .. } | Self::Lost { .. } => 125,

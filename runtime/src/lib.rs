@@ -20,10 +20,12 @@
 //! what to run and says what became of it.
 
 mod adopt;
+mod attach;
 mod call;
 mod cgroup;
 mod container;
 mod control;
+mod frame;
 mod keeper;
 mod launch;
 mod leftovers;
@@ -31,25 +33,27 @@ mod log;
 mod order;
 mod proc;
 mod record;
+mod sandbox;
 mod session;
 mod supervisor;
 mod sys;
-mod task;
 mod watch;
 
 pub use adopt::OpenError;
+pub use attach::{Attached, ControlError};
 pub use call::KeeperError;
 pub use cgroup::Limits;
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
     Root, SHM_BYTES, Seccomp, SystemPaths,
 };
-pub use control::{Config, LaunchError, Opened, RemoveError, Runtime, StopError};
+pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
 pub use keeper::keeper_main;
 pub use launch::{
     BadTaskId, End, Event, Found, FoundState, Launch, LaunchFlaw, Place, Process, Rlimit,
     StartFault, Streams, TaskId, User,
 };
-pub use log::{LogError, LogReader, LogRecord, LogRequest, LogStream};
+pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
+pub use order::Recipient;
 pub use record::RecordError;
 pub use session::*;

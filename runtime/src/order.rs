@@ -1,71 +1,166 @@
-//! What is said over the keeper's socket: one order, at most one answer.
+//! What is said between the agent and the small processes: the values, and the
+//! sockets that carry them.
 //!
-//! A launch goes through `launch.json`, because a message is bounded by the
-//! socket's buffer; only the id travels. The answer to a launch comes from the
-//! supervisor, which inherits the connection, so a supervisor that dies before
-//! it answers shows as the connection's end.
+//! ```text
+//! keeper-2.sock            agent ──Order──▶ a waiting supervisor ──Report──▶ agent
+//!                                  Reply ─▶                       … until the end
+//! tasks/ID/control.sock    agent ──Command──▶ the task's supervisor ──Done──▶ agent
+//!                                  Typed ───▶
+//! ```
+//!
+//! An order travels whole, so the agent does no disk work before it asks. The
+//! connection of a launch stays open for the task's life: its end without an
+//! `Ended` says that the supervisor died.
+//!
+//! The names carry the version of the protocol (see `frame`): an agent never
+//! speaks to a keeper that it does not understand, it starts its own.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
-use serde::de::DeserializeOwned;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
-use crate::launch::{StartFault, TaskId};
-use crate::proc::ProcessMark;
+use crate::frame::{self, Inbox, READ_BYTES};
+use crate::launch::{End, Launch, StartFault, TaskId};
 
-/// Version of these messages.
-pub(crate) const VERSION: u32 = 1;
-
-/// Longest message: an id or a reason.
-pub(crate) const MESSAGE_BYTES: usize = 8 << 10;
-
-/// Longest reason in an answer, so that the whole stays below `MESSAGE_BYTES`
-/// with every byte escaped.
+/// Longest reason in a report or a record.
 pub(crate) const REASON_BYTES: usize = 1 << 10;
 
-pub(crate) const SOCKET: &str = "keeper.sock";
-pub(crate) const LOCK: &str = "keeper.lock";
+pub(crate) const SOCKET: &str = "keeper-2.sock";
+pub(crate) const LOCK: &str = "keeper-2.lock";
 pub(crate) const KEEPER_LOG: &str = "keeper.log";
 pub(crate) const TASKS: &str = "tasks";
+/// In a task's directory.
+pub(crate) const CONTROL: &str = "control.sock";
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Message<T> {
-    pub(crate) version: u32,
-    pub(crate) body: T,
-}
-
+/// What an agent asks of whichever supervisor waits.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
-    /// Start what `tasks/ID/launch.json` asks for, if it has this nonce.
-    Launch { id: TaskId, nonce: String },
-    /// Leave as soon as no supervisor is left.
+    /// Start this. The nonce tells it from an earlier launch of the same id.
+    ///
+    /// Its text goes into the task's record as it came (see `record`), so the two
+    /// have one form.
+    Launch { nonce: String, launch: Box<Launch> },
+    /// The keeper shall leave as soon as no task runs.
     Leave,
 }
 
+/// What a supervisor says of a launch.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Answer {
-    Started { supervisor: ProcessMark, pid: u32 },
+pub(crate) enum Report {
+    /// There is a task of that id; this launch never was.
+    Exists,
+    /// The program runs.
+    Started { pid: u32 },
+    /// It does not, and will not.
     NotStarted { fault: StartFault, reason: String },
+    /// A network namespace comes with this message: make it a network, and reply.
+    NetworkWanted { id: TaskId },
+    /// It ended, nothing of it is left, and this is on record.
+    Ended { end: End },
 }
 
-/// A new socket of the kind both ends use.
+/// What the agent replies to a supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reply {
+    NetworkReady,
+    NetworkFailed { reason: String },
+}
+
+/// What an agent tells the supervisor of a running task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Command {
+    /// Its stop signal now, SIGKILL after the grace.
+    Stop {
+        grace_ms: u64,
+    },
+    Signal {
+        signal: i32,
+        to: Recipient,
+    },
+    /// When to kill it, in nanoseconds of `CLOCK_BOOTTIME`; never, if none.
+    Deadline {
+        boot_ns: Option<u64>,
+    },
+    Pause,
+    Resume,
+    /// From here on this connection carries [`Typed`].
+    Attach,
+}
+
+/// Which processes of a task get a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipient {
+    /// Its main process.
+    Main,
+    /// All of them.
+    All,
+}
+
+/// What came of a command.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Done {
+    Done,
+    Refused { reason: String },
+}
+
+/// What an attached connection carries: a kind, and its bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Typed {
+    Input(Vec<u8>),
+    InputEnd,
+    Resize { rows: u16, columns: u16 },
+}
+
+/// Most input in one message: a supervisor holds it until the task reads.
+pub(crate) const INPUT_BYTES: usize = 16 << 10;
+
+impl Typed {
+    pub(crate) fn frame(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Input(bytes) => frame::encode_bytes(&[&[1], bytes]),
+            Self::InputEnd => frame::encode_bytes(&[&[2]]),
+            Self::Resize { rows, columns } => {
+                frame::encode_bytes(&[&[3], &rows.to_le_bytes(), &columns.to_le_bytes()])
+            }
+        }
+    }
+
+    /// None if it is nothing this program knows.
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
+        match *body {
+            [1, ref bytes @ ..] if bytes.len() <= INPUT_BYTES => Some(Self::Input(bytes.to_vec())),
+            [2] => Some(Self::InputEnd),
+            [3, r0, r1, c0, c1] => Some(Self::Resize {
+                rows: u16::from_le_bytes([r0, r1]),
+                columns: u16::from_le_bytes([c0, c1]),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// A new socket of the kind all ends use.
 pub(crate) fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
     let flags = flags | SocketFlags::CLOEXEC;
-    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-/// The keeper's address. It leads through a directory handle, because a path in
-/// an address ends at 108 bytes and data directories may lie deeper; so `dir`
-/// must stay open while the address is used.
-pub(crate) fn address(dir: &OwnedFd) -> io::Result<SocketAddrUnix> {
-    use std::os::fd::AsRawFd;
-    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))?)
+/// The address of a socket below a directory. It leads through the handle, because a
+/// path in an address ends at 108 bytes and data directories may lie deeper; so
+/// `dir` must stay open while the address is used.
+pub(crate) fn address(dir: impl AsFd, name: &str) -> io::Result<SocketAddrUnix> {
+    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_fd().as_raw_fd()))?)
 }
 
 /// A handle to a directory.
@@ -75,30 +170,57 @@ pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// A handle to a directory directly below another.
-pub(crate) fn open_below(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn open_below(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
-pub(crate) fn send<T: Serialize>(connection: impl AsFd, body: T) -> io::Result<()> {
-    let text = serde_json::to_vec(&Message { version: VERSION, body })?;
-    rustix::net::send(connection, &text, SendFlags::NOSIGNAL)?;
-    Ok(())
+/// Says something to whoever is on the other side, without ever waiting for it: all
+/// that is said here fits an empty socket buffer.
+pub(crate) fn say<T: Serialize>(connection: impl AsFd, body: &T) -> io::Result<()> {
+    let text = frame::encode(body)?;
+    let sent = rustix::net::send(connection, &text, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    if sent == text.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// What a received message says. An empty one is the connection's end.
-pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> io::Result<T> {
-    let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
-    let Message { version, body } = serde_json::from_slice::<Message<serde_json::Value>>(text)?;
-    if version > VERSION {
-        return Err(invalid(format!("a message of version {version}; this end knows {VERSION}")));
-    }
-    Ok(serde_json::from_value(body)?)
+/// Reads once into the inbox. False at the end of the stream.
+pub(crate) fn hear(
+    connection: impl AsFd,
+    inbox: &mut Inbox,
+    flags: RecvFlags,
+) -> Result<bool, Errno> {
+    let mut chunk = [0; READ_BYTES];
+    let (length, _) = rustix::net::recv(connection, &mut chunk[..], flags)?;
+    inbox.push(chunk.get(..length).unwrap_or_default());
+    Ok(length > 0)
 }
 
-/// Cuts a reason to what an answer can carry.
+/// Cuts a reason to what is told and kept.
 pub(crate) fn shorten(mut reason: String) -> String {
     let end = (0..=REASON_BYTES.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));
     reason.truncate(end.unwrap_or(0));
     reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_comes_back_and_nonsense_does_not() {
+        let all = [
+            Typed::Input(b"ls\n".to_vec()),
+            Typed::InputEnd,
+            Typed::Resize { rows: 24, columns: 300 },
+        ];
+        for typed in all {
+            let mut inbox = Inbox::default();
+            inbox.push(&typed.frame().expect("framed"));
+            let body = inbox.take().expect("sound").expect("whole");
+            assert_eq!(Typed::read(&body), Some(typed));
+        }
+        for bad in [&[][..], &[9], &[2, 2], &[3, 1]] {
+            assert_eq!(Typed::read(bad), None);
+        }
+    }
 }

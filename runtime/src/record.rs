@@ -1,293 +1,280 @@
-//! The files of a task's directory, as both sides of a crash read them.
+//! What a task's directory says, as both sides of a crash read it.
 //!
 //! ```text
-//! launch.json   the request             written by the agent, before it asks
-//! state.json    who runs it             claimed once; a second line names the process
-//! stop.json     the order to stop       written by the agent
-//! end.json      how it ended            written once, durable
-//! log.N         its output              see `log`
-//! scratch/      where it starts         the task's own
+//! state          lines that are only ever added; see `Line`
+//! control.sock   where its supervisor takes commands
+//! log.N          its output              see `log`
+//! scratch/       where it starts         the task's own
 //! ```
 //!
-//! `state.json` is first created exclusively: whoever creates it owns the launch,
-//! be it the supervisor that is about to start the program or an agent that
-//! gives up a launch it finds half done. That is why none runs twice.
+//! The directory is prepared under another name and becomes the task's by one
+//! rename that replaces nothing: that is the claim. Whoever makes it owns the
+//! launch, be it the supervisor that is about to start the program or an agent that
+//! gives up a launch nobody answered. That is why none runs twice.
 //!
-//! Each file carries a version; a newer one is refused, never guessed at.
+//! Only whole lines count. Nothing here is synced: what must survive the host is in
+//! its user's own journal, and a task whose last lines a crash of the host took is
+//! lost, as all tasks of that boot are. The room for the end is reserved before the
+//! task starts, so that a full disk takes no end.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::launch::{End, Launch};
+use crate::launch::{End, Launch, TaskId};
 use crate::proc::ProcessMark;
 
-/// Version of all files here.
-const VERSION: u32 = 1;
+/// Version of the state file.
+const VERSION: u32 = 2;
 
-/// Longest record read: a launch with its arguments, each byte of them escaped.
-const RECORD_BYTES: u64 = 8 << 20;
+/// Longest state read: a launch is bounded by its message.
+const STATE_BYTES: u64 = 8 << 20;
 
-pub(crate) const LAUNCH: &str = "launch.json";
-pub(crate) const STATE: &str = "state.json";
-pub(crate) const STOP: &str = "stop.json";
-pub(crate) const END: &str = "end.json";
+/// Room kept for what follows the launch: a mark, and an end whose reason has all
+/// its bytes escaped to six.
+const RESERVED: u64 = 8 << 10;
+
+/// How an end's line begins.
+const END_LINE: &[u8] = br#"{"end":"#;
+const LAUNCH_LINE: &[u8] = br#"{"launch":"#;
+
+pub(crate) const STATE: &str = "state";
 pub(crate) const SCRATCH: &str = "scratch";
 
+/// A line of the state file, behind the first, which names the version.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct LaunchRecord {
-    /// Tells this launch from an earlier one of the same id.
-    pub(crate) nonce: String,
-    /// The boot in which it was asked for.
-    pub(crate) boot: String,
-    pub(crate) launch: Launch,
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Claim(Claim),
+    /// As it was ordered.
+    Launch {
+        nonce: String,
+        launch: Box<Launch>,
+    },
+    /// The main process, once it runs.
+    Task(ProcessMark),
+    End(EndRecord),
 }
 
-/// The first line of `state.json`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct StateRecord {
-    pub(crate) nonce: String,
-    pub(crate) boot: String,
-    pub(crate) claim: Claim,
+struct Version {
+    version: u32,
 }
 
 /// Who owns a launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Claim {
-    /// An agent gave it up: it must never start.
-    Void,
-    /// A supervisor runs it, or is about to.
-    Supervised { supervisor: ProcessMark },
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    /// Tells this launch from an earlier one of the same id.
+    pub(crate) nonce: String,
+    /// The boot in which it was claimed.
+    pub(crate) boot: String,
+    /// Who runs it; nobody, if an agent gave it up.
+    pub(crate) supervisor: Option<ProcessMark>,
+    /// The control group of all its processes.
+    pub(crate) slot: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct StopRecord {
-    pub(crate) grace_ms: u64,
+struct EndRecord {
+    end: End,
+    unix_ns: u64,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct EndRecord {
-    pub(crate) end: End,
-    pub(crate) unix_ns: u64,
+/// All that a state says, but for the launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) claim: Claim,
+    pub(crate) task: Option<ProcessMark>,
+    pub(crate) end: Option<End>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Envelope<T> {
-    version: u32,
-    body: T,
-}
-
-/// A file of a task's directory that cannot be read or written.
+/// A task's record that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// A later version of this program wrote it.
-    #[error("{name} has version {version}, and this program knows up to {VERSION}; upgrade it")]
+    #[error("the state has version {version}, and this program knows up to {VERSION}; upgrade it")]
     Newer {
-        /// The file.
-        name: String,
         /// Its version.
         version: u32,
     },
-    /// It holds no record.
-    #[error("{name} cannot be understood")]
+    /// It says nothing sound.
+    #[error("the state cannot be understood")]
     Garbled {
-        /// The file.
-        name: String,
         /// Where it went wrong.
         source: serde_json::Error,
     },
+    /// It says nothing at all.
+    #[error("the state is not there")]
+    Absent,
     /// The file system failed.
-    #[error("cannot use {name}")]
-    Io {
-        /// The file.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("cannot use the state")]
+    Io(#[from] io::Error),
 }
 
-impl RecordError {
-    fn io(name: &str, source: impl Into<io::Error>) -> Self {
-        Self::Io { name: name.to_owned(), source: source.into() }
+/// A new state file, with room for what must not be lost.
+pub(crate) fn make(dir: impl AsFd) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, STATE, flags, Mode::RUSR | Mode::WUSR)?;
+    reserve(&file, 0)?;
+    Ok(File::from(file))
+}
+
+fn reserve(file: impl AsFd, from: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, from, RESERVED) {
+        // Some file systems cannot; there a full disk may take an end.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Reads a record; none if there is no such file.
-pub(crate) fn read<T: DeserializeOwned>(
-    dir: BorrowedFd<'_>,
-    name: &str,
-) -> Result<Option<T>, RecordError> {
-    let text = read_text(dir, name).map_err(|error| RecordError::io(name, error))?;
-    text.map(|text| parse(name, &text)).transpose()
-}
-
-fn read_text(dir: BorrowedFd<'_>, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let mut text = Vec::new();
-    file.take(RECORD_BYTES).read_to_end(&mut text)?;
-    Ok(Some(text))
-}
-
-fn parse<T: DeserializeOwned>(name: &str, text: &[u8]) -> Result<T, RecordError> {
-    let garbled = |source| RecordError::Garbled { name: name.to_owned(), source };
-    // The version first: the body of a newer one may look like anything.
-    let Envelope { version, body } =
-        serde_json::from_slice::<Envelope<serde_json::Value>>(text).map_err(garbled)?;
-    if version > VERSION {
-        return Err(RecordError::Newer { name: name.to_owned(), version });
+/// Writes a claim into a state that is empty, with the launch it is for: the body of
+/// an [`Order::Launch`](crate::order::Order) as it came.
+pub(crate) fn claim(state: &mut File, claim: &Claim, launch: &[u8]) -> io::Result<()> {
+    if !launch.starts_with(LAUNCH_LINE) || launch.contains(&b'\n') {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the launch is not one line"));
     }
-    serde_json::from_value(body).map_err(garbled)
-}
-
-/// Who runs a task, and the task's process once it exists.
-pub(crate) fn read_state(
-    dir: BorrowedFd<'_>,
-) -> Result<Option<(StateRecord, Option<ProcessMark>)>, RecordError> {
-    let text = read_text(dir, STATE).map_err(|error| RecordError::io(STATE, error))?;
-    let Some(text) = text else { return Ok(None) };
-    let mut lines = text.split_inclusive(|byte| *byte == b'\n');
-    let state = parse(STATE, lines.next().unwrap_or_default())?;
-    // The second line counts when it is whole.
-    let task = lines.next().filter(|line| line.ends_with(b"\n"));
-    Ok(Some((state, task.map(|line| parse(STATE, line)).transpose()?)))
-}
-
-/// Adds the task's process to its state: a line behind the claim, since making a
-/// file anew is the dearest step of a launch.
-pub(crate) fn add_task(dir: BorrowedFd<'_>, task: ProcessMark) -> Result<(), RecordError> {
-    let failed = |source| RecordError::Garbled { name: STATE.to_owned(), source };
-    let mut line =
-        serde_json::to_vec(&Envelope { version: VERSION, body: task }).map_err(failed)?;
-    line.push(b'\n');
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(dir, STATE, flags, Mode::empty()).map(File::from);
-    file.map_err(io::Error::from)
-        .and_then(|mut file| file.write_all(&line))
-        .map_err(|error| RecordError::io(STATE, error))
-}
-
-/// What becomes of a record already there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Existing {
-    Replaced,
-    Kept,
-}
-
-/// What a record survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Survives {
-    /// Every crash but the host's.
-    Processes,
-    /// The host's too.
-    Host,
-}
-
-/// Writes a record in one step. False if one was there and is kept.
-pub(crate) fn write<T: Serialize>(
-    dir: BorrowedFd<'_>,
-    name: &str,
-    body: &T,
-    existing: Existing,
-    survives: Survives,
-) -> Result<bool, RecordError> {
-    let mut text = serde_json::to_vec(&Envelope { version: VERSION, body })
-        .map_err(|source| RecordError::Garbled { name: name.to_owned(), source })?;
+    let mut text = head(claim)?;
+    text.extend_from_slice(launch);
     text.push(b'\n');
-    write_text(dir, name, &text, existing, survives).map_err(|error| RecordError::io(name, error))
+    // What was reserved is as good as used.
+    if text.len() as u64 > RESERVED / 4 {
+        reserve(&*state, text.len() as u64)?;
+    }
+    add(state, &text)
 }
 
-fn write_text(
-    dir: BorrowedFd<'_>,
-    name: &str,
-    text: &[u8],
-    existing: Existing,
-    survives: Survives,
-) -> io::Result<bool> {
-    let unfinished = format!(".{name}.{}", rustix::thread::gettid().as_raw_nonzero());
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let mut file =
-        File::from(rustix::fs::openat(dir, unfinished.as_str(), flags, Mode::RUSR | Mode::WUSR)?);
-    let renamed = file.write_all(text).and_then(|()| {
-        let flags = match existing {
-            Existing::Replaced => RenameFlags::empty(),
-            Existing::Kept => RenameFlags::NOREPLACE,
-        };
-        Ok(rustix::fs::renameat_with(dir, unfinished.as_str(), dir, name, flags)?)
-    });
-    if let Err(error) = renamed {
-        // Nothing better can be done with a second failure than to report the first.
-        let _ = rustix::fs::unlinkat(dir, unfinished.as_str(), AtFlags::empty());
-        let kept = existing == Existing::Kept && error.kind() == io::ErrorKind::AlreadyExists;
-        return if kept { Ok(false) } else { Err(error) };
-    }
-    if survives == Survives::Host {
-        // After the rename: a torn record can then only be seen after a reboot,
-        // and a reboot ends the task anyway; one journal commit serves both.
-        file.sync_all()?;
-        rustix::fs::fsync(dir)?;
-    }
-    Ok(true)
+fn head(claim: &Claim) -> io::Result<Vec<u8>> {
+    let mut text = line(&Version { version: VERSION })?;
+    text.extend(line(&Line::Claim(claim.clone()))?);
+    Ok(text)
 }
 
-/// Records how a task ended, durably. The first end stands.
-pub(crate) fn write_end(dir: BorrowedFd<'_>, end: &End) -> Result<(), RecordError> {
-    let record = EndRecord { end: end.clone(), unix_ns: unix_ns() };
-    match write(dir, END, &record, Existing::Kept, Survives::Host) {
-        // The disk may be full, and an end must not be lost to that: the launch,
-        // which is not needed any more, gives its room.
-        Err(RecordError::Io { .. }) => reuse_launch(dir, &record),
-        written => written.map(drop),
+fn line<T: Serialize>(body: &T) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec(body)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Adds whole lines, or nothing.
+fn add(state: &mut File, text: &[u8]) -> io::Result<()> {
+    match state.write(text) {
+        Ok(length) if length == text.len() => Ok(()),
+        Ok(length) => {
+            // A torn line would spoil the next one.
+            let whole = state.seek(SeekFrom::End(0))?.saturating_sub(length as u64);
+            state.set_len(whole)?;
+            Err(Errno::NOSPC.into())
+        }
+        Err(error) => Err(error),
     }
 }
 
-fn reuse_launch(dir: BorrowedFd<'_>, record: &EndRecord) -> Result<(), RecordError> {
-    let garbled = |source| RecordError::Garbled { name: END.to_owned(), source };
-    let text = serde_json::to_vec(&Envelope { version: VERSION, body: record }).map_err(garbled)?;
-    let reuse = || -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let mut file = File::from(rustix::fs::openat(dir, LAUNCH, flags, Mode::empty())?);
-        file.write_all(&text)?;
-        file.set_len(text.len() as u64)?;
-        rustix::fs::renameat_with(dir, LAUNCH, dir, END, RenameFlags::NOREPLACE)?;
-        file.sync_all()?;
-        Ok(rustix::fs::fsync(dir)?)
+/// Names the task's process.
+pub(crate) fn add_task(state: &mut File, task: ProcessMark) -> io::Result<()> {
+    add(state, &line(&Line::Task(task))?)
+}
+
+/// Records how a task ended.
+pub(crate) fn add_end(state: &mut File, end: &End) -> io::Result<()> {
+    add(state, &line(&Line::End(EndRecord { end: end.clone(), unix_ns: unix_ns() }))?)
+}
+
+/// Records an end beside whatever is there. The first end stands.
+pub(crate) fn conclude(dir: BorrowedFd<'_>, end: &End) -> Result<(), RecordError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(dir, STATE, flags, Mode::RUSR | Mode::WUSR);
+    let mut file = File::from(file.map_err(io::Error::from)?);
+    let mut text = Vec::new();
+    Read::by_ref(&mut file).take(STATE_BYTES).read_to_end(&mut text)?;
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        // Torn by a crash of the host: what follows must not be taken for its rest.
+        add(&mut file, b"\n")?;
+    }
+    add_end(&mut file, end)?;
+    Ok(())
+}
+
+/// Makes the record of a launch that was given up, in an empty directory.
+pub(crate) fn make_void(dir: BorrowedFd<'_>, nonce: &str, boot: &str, end: &End) -> io::Result<()> {
+    let claim =
+        Claim { nonce: nonce.to_owned(), boot: boot.to_owned(), supervisor: None, slot: None };
+    let mut file = make(dir)?;
+    add(&mut file, &head(&claim)?)?;
+    add_end(&mut file, end)
+}
+
+fn open(dir: BorrowedFd<'_>) -> Result<File, RecordError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(dir, STATE, flags, Mode::empty()) {
+        Ok(file) => Ok(File::from(file)),
+        Err(Errno::NOENT) => Err(RecordError::Absent),
+        Err(error) => Err(RecordError::Io(error.into())),
+    }
+}
+
+/// What a task's state says.
+pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<State, RecordError> {
+    let mut text = Vec::new();
+    open(dir)?.take(STATE_BYTES).read_to_end(&mut text)?;
+    let garbled = |source| RecordError::Garbled { source };
+    let mut lines =
+        text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let first = lines.next().ok_or(RecordError::Absent)?;
+    let Version { version } = serde_json::from_slice(first).map_err(garbled)?;
+    if version > VERSION {
+        return Err(RecordError::Newer { version });
+    }
+    let (mut claim, mut task, mut end) = (None, None, None);
+    for line in lines.filter(|line| !line.starts_with(LAUNCH_LINE)) {
+        match serde_json::from_slice(line) {
+            Ok(Line::Claim(found)) => claim = claim.or(Some(found)),
+            Ok(Line::Task(found)) => task = task.or(Some(found)),
+            Ok(Line::End(found)) => end = end.or(Some(found.end)),
+            Ok(Line::Launch { .. }) => {}
+            // Only a crash of the host tears lines, and then an end may follow.
+            Err(_) if claim.is_some() => {}
+            Err(source) => return Err(garbled(source)),
+        }
+    }
+    Ok(State { claim: claim.ok_or(RecordError::Absent)?, task, end })
+}
+
+/// The launch of a task, as it was ordered.
+pub(crate) fn read_launch(dir: BorrowedFd<'_>) -> Result<Launch, RecordError> {
+    let mut text = Vec::new();
+    open(dir)?.take(STATE_BYTES).read_to_end(&mut text)?;
+    let mut lines =
+        text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let line = lines.find(|line| line.starts_with(LAUNCH_LINE)).ok_or(RecordError::Absent)?;
+    match serde_json::from_slice(line) {
+        Ok(Line::Launch { launch, .. }) => Ok(*launch),
+        Ok(_) => Err(RecordError::Absent),
+        Err(source) => Err(RecordError::Garbled { source }),
+    }
+}
+
+/// Whether the task has ended, or its directory is being removed.
+pub(crate) fn is_over(dir: BorrowedFd<'_>) -> bool {
+    let Ok(mut file) = open(dir) else { return true };
+    let mut last = || -> io::Result<bool> {
+        let length = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(RESERVED)))?;
+        let mut text = Vec::new();
+        Read::by_ref(&mut file).take(RESERVED).read_to_end(&mut text)?;
+        let mut lines = text.split_inclusive(|byte| *byte == b'\n').rev();
+        Ok(lines.any(|line| line.starts_with(END_LINE) && line.ends_with(b"\n")))
     };
-    reuse().map_err(|error| RecordError::io(END, error))
+    last().unwrap_or(false)
 }
 
-/// How a task ended, if it has.
-pub(crate) fn read_end(dir: BorrowedFd<'_>) -> Result<Option<End>, RecordError> {
-    Ok(read::<EndRecord>(dir, END)?.map(|record| record.end))
-}
-
-/// Whether the end is recorded, readable or not.
-pub(crate) fn has_end(dir: BorrowedFd<'_>) -> bool {
-    rustix::fs::statat(dir, END, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
-/// Whether the task's directory is whole: it is made with its launch, and
-/// emptied only when it is removed.
-pub(crate) fn has_launch(dir: BorrowedFd<'_>) -> bool {
-    rustix::fs::statat(dir, LAUNCH, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
-/// Takes a launch that nobody owns yet out of the world. False if it is owned.
-pub(crate) fn void(dir: BorrowedFd<'_>, boot: &str) -> Result<bool, RecordError> {
-    let state = StateRecord { nonce: String::new(), boot: boot.to_owned(), claim: Claim::Void };
-    write(dir, STATE, &state, Existing::Kept, Survives::Processes)
+/// The name of a directory that is being made for a task, or removed.
+pub(crate) fn unfinished(kind: &str, id: &TaskId) -> String {
+    format!(".{kind}-{id}")
 }
 
 /// Now, as logs and records tell it.
@@ -298,57 +285,75 @@ pub(crate) fn unix_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::path::Path;
 
     use super::*;
+    use crate::launch::TaskId;
+    use crate::order::Order;
 
-    #[test]
-    fn the_first_end_stands() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let handle = File::open(dir.path()).expect("a handle");
-        let (first, second) = (End::Exited { code: 3 }, End::Lost { reason: "late".into() });
-        write_end(handle.as_fd(), &first).expect("written");
-        write_end(handle.as_fd(), &second).expect("kept");
-        assert_eq!(read_end(handle.as_fd()).expect("read"), Some(first));
-        let names: Vec<_> = std::fs::read_dir(dir.path()).expect("listed").collect();
-        assert_eq!(names.len(), 1);
+    fn order() -> (Launch, Vec<u8>) {
+        let id: TaskId = "a".parse().expect("an id");
+        let launch = Launch::new(id, ["true", "with\na line"]);
+        let order = Order::Launch { nonce: "n".into(), launch: Box::new(launch.clone()) };
+        (launch, serde_json::to_vec(&order).expect("text"))
+    }
+
+    fn sample() -> Claim {
+        let supervisor = Some(ProcessMark { pid: 1, start: 2 });
+        Claim { nonce: "n".into(), boot: "b".into(), supervisor, slot: None }
+    }
+
+    fn begin(dir: &Path) -> (File, File) {
+        let handle = File::open(dir).expect("a handle");
+        let mut state = make(&handle).expect("made");
+        claim(&mut state, &sample(), &order().1).expect("claimed");
+        (handle, state)
     }
 
     #[test]
-    fn an_end_finds_room_on_a_full_disk() {
+    fn what_was_added_is_read_and_the_first_end_stands() {
         let dir = tempfile::tempdir().expect("a directory");
-        let handle = File::open(dir.path()).expect("a handle");
-        std::fs::write(dir.path().join(LAUNCH), "x".repeat(4096)).expect("written");
-        let record = EndRecord { end: End::Signalled { signal: 9 }, unix_ns: 1 };
-        reuse_launch(handle.as_fd(), &record).expect("written");
-        assert_eq!(read_end(handle.as_fd()).expect("read"), Some(record.end));
-    }
-
-    #[test]
-    fn the_task_is_a_second_line_of_the_claim_and_counts_when_whole() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let handle = File::open(dir.path()).expect("a handle");
+        let (handle, mut state) = begin(dir.path());
+        let read = || super::read(handle.as_fd()).expect("read");
+        assert_eq!(read(), State { claim: sample(), task: None, end: None });
+        assert_eq!(read_launch(handle.as_fd()).expect("a launch"), order().0);
         let mark = ProcessMark { pid: 7, start: 8 };
-        assert!(void(handle.as_fd(), "boot").expect("claimed"));
-        assert!(!void(handle.as_fd(), "boot").expect("kept"));
-        let task = || read_state(handle.as_fd()).expect("read").expect("a state").1;
-        assert_eq!(task(), None);
-        add_task(handle.as_fd(), mark).expect("added");
-        assert_eq!(task(), Some(mark));
-        let whole = std::fs::read(dir.path().join(STATE)).expect("read");
-        std::fs::write(dir.path().join(STATE), &whole[..whole.len() - 1]).expect("torn");
-        assert_eq!(task(), None);
+        add_task(&mut state, mark).expect("added");
+        assert!(!is_over(handle.as_fd()));
+        let (first, second) = (End::Exited { code: 3 }, End::Lost { reason: "late".into() });
+        add_end(&mut state, &first).expect("added");
+        conclude(handle.as_fd(), &second).expect("kept");
+        assert_eq!(read(), State { claim: sample(), task: Some(mark), end: Some(first) });
+        assert!(is_over(handle.as_fd()));
     }
 
     #[test]
-    fn a_newer_record_is_refused_and_a_torn_one_is_told_apart() {
+    fn a_torn_line_does_not_count_and_spoils_nothing_after_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (handle, mut state) = begin(dir.path());
+        add_end(&mut state, &End::Exited { code: 3 }).expect("added");
+        let whole = std::fs::read(dir.path().join(STATE)).expect("read");
+        std::fs::write(dir.path().join(STATE), &whole[..whole.len() - 2]).expect("torn");
+        assert_eq!(read(handle.as_fd()).expect("read").end, None);
+        assert!(!is_over(handle.as_fd()));
+        let end = End::Lost { reason: "reboot".into() };
+        conclude(handle.as_fd(), &end).expect("concluded");
+        assert_eq!(read(handle.as_fd()).expect("read").end, Some(end));
+    }
+
+    #[test]
+    fn a_newer_state_is_refused_and_an_empty_or_zeroed_one_told_apart() {
         let dir = tempfile::tempdir().expect("a directory");
         let handle = File::open(dir.path()).expect("a handle");
-        std::fs::write(dir.path().join(END), br#"{"version":2,"body":[7]}"#).expect("written");
-        let newer = read_end(handle.as_fd());
-        assert!(matches!(newer, Err(RecordError::Newer { version: 2, .. })), "{newer:?}");
-        std::fs::write(dir.path().join(END), br#"{"version":1,"bo"#).expect("written");
-        let torn = read_end(handle.as_fd());
-        assert!(matches!(torn, Err(RecordError::Garbled { .. })), "{torn:?}");
+        let read = |text: &[u8]| {
+            std::fs::write(dir.path().join(STATE), text).expect("written");
+            super::read(handle.as_fd())
+        };
+        let newer = read(b"{\"version\":3,\"more\":[7]}\n???\n");
+        assert!(matches!(newer, Err(RecordError::Newer { version: 3 })), "{newer:?}");
+        let empty = read(b"{\"version\":2}");
+        assert!(matches!(empty, Err(RecordError::Absent)), "{empty:?}");
+        let zeroed = read(&[&[0; 64][..], b"\n"].concat());
+        assert!(matches!(zeroed, Err(RecordError::Garbled { .. })), "{zeroed:?}");
     }
 }

@@ -1,39 +1,41 @@
-//! What the agent does for each task: asks for its start, waits for its
-//! supervisor to leave, tells how it ended.
+//! What the agent does for each task: asks for its start, hears of its end, tells it.
 //!
 //! Each of these is one tokio task in the handle's `JoinSet`. Whoever asked for a
-//! launch may stop listening; the launch goes on, and is watched.
+//! launch may stop listening; the launch goes on, and is watched. While all goes
+//! well the agent touches no file: the supervisor says everything over one
+//! connection, and only the connection's early end makes the agent look.
 //!
-//! Invariant: a task is in `busy` from before its directory exists until its end
-//! is known, so nobody can remove it or launch it again in between.
+//! Invariant: a task is in `busy` from before it is asked for until its end is
+//! known, so nobody can remove it or launch it again in between.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, RenameFlags};
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 use crate::adopt::{self, Standing};
-use crate::call::{self, Caller};
+use crate::call::{Caller, Line};
 use crate::control::LaunchError;
-use crate::launch::{End, Event, Launch, StartFault, TaskId, User};
-use crate::order::{self, Answer, Order};
-use crate::proc;
-use crate::record::{self, Existing, LAUNCH, LaunchRecord, RecordError, SCRATCH, Survives};
+use crate::frame;
+use crate::launch::{End, Event, Launch, StartFault, TaskId};
+use crate::order::{self, Order, Reply, Report};
+use crate::record::{self, RecordError};
 use crate::sys::Readable;
 
 /// How long keeper and supervisor may be silent before a launch that nobody has
 /// claimed is given up.
 const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Others may pass through, nobody may look.
-const PASSAGE: u32 = 0o711;
+/// Supervisors that may die with an order in hand before the launch fails: each
+/// was the fault of somebody who killed it, or its keeper.
+const TRIES: usize = 5;
 
 /// What all watchers share.
 #[derive(Debug)]
@@ -62,6 +64,11 @@ impl Shared {
             debug!("nobody listens to events");
         }
     }
+
+    async fn tell_end(&self, id: TaskId, end: End) {
+        self.release(&id);
+        self.tell(Event::Ended { id, end }).await;
+    }
 }
 
 /// Runs blocking work where it may block.
@@ -71,29 +78,22 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }
 
-/// Watches a task to its end, and tells it.
+/// Watches a task that another agent started to its end, and tells it.
 pub(crate) async fn watch(shared: Arc<Shared>, id: TaskId, supervisor: OwnedFd) {
-    let end = match Readable::new(supervisor) {
-        Ok(supervisor) => match supervisor.ready().await {
-            Ok(_) => end_of(&shared, &id).await,
-            Err(error) => unknown_end(&id, &error),
-        },
-        Err(error) => unknown_end(&id, &error),
-    };
-    shared.release(&id);
-    shared.tell(Event::Ended { id, end }).await;
+    let end = end_after(&shared, &id, supervisor).await;
+    shared.tell_end(id, end).await;
 }
 
-async fn end_of(shared: &Arc<Shared>, id: &TaskId) -> End {
-    let dir = order::open_below(&shared.tasks, id.as_str());
-    if let Ok(Some(end)) = dir.map(|dir| record::read_end(dir.as_fd()).ok().flatten()) {
-        return end;
+/// How a task ends whose supervisor is watched.
+async fn end_after(shared: &Arc<Shared>, id: &TaskId, supervisor: OwnedFd) -> End {
+    let gone = async { Readable::new(supervisor)?.ready().await.map(|ready| drop(ready)) };
+    if let Err(error) = gone.await {
+        return unknown_end(id, &error);
     }
     // A lost task may take a while to kill.
     let (work, name) = (Arc::clone(shared), id.clone());
     let examined = blocking(move || {
-        let dir = order::open_below(&work.tasks, name.as_str())
-            .map_err(|source| RecordError::Io { name: name.to_string(), source })?;
+        let dir = order::open_below(&work.tasks, name.as_str())?;
         adopt::examine_end(dir.as_fd(), &work.boot)
     });
     match examined.await {
@@ -116,18 +116,15 @@ pub(crate) async fn launch(
 ) {
     let id = launch.id.clone();
     match begin(&shared, launch).await {
-        Ok((pid, supervisor)) => {
+        Ok((pid, watched)) => {
             // An asker that went away learns it from the events.
             let _ = asker.send(Ok(pid));
             shared.tell(Event::Started { id: id.clone(), pid }).await;
-            match supervisor {
-                Some(supervisor) => watch(shared, id, supervisor).await,
-                None => {
-                    let end = end_of(&shared, &id).await;
-                    shared.release(&id);
-                    shared.tell(Event::Ended { id, end }).await;
-                }
-            }
+            let end = match watched {
+                Watched::Line(line) => hear_end(&shared, &id, line).await,
+                Watched::Process(supervisor) => end_after(&shared, &id, supervisor).await,
+            };
+            shared.tell_end(id, end).await;
         }
         Err(error) => {
             shared.release(&id);
@@ -139,114 +136,157 @@ pub(crate) async fn launch(
     }
 }
 
-type Begun = (u32, Option<OwnedFd>);
+/// What says when a task ends.
+enum Watched {
+    Line(Line),
+    Process(OwnedFd),
+}
+
+type Begun = (u32, Watched);
 
 async fn begin(shared: &Arc<Shared>, launch: Launch) -> Result<Begun, LaunchError> {
     let id = launch.id.clone();
     let io = |source| LaunchError::Io { id: id.clone(), source };
-    let nonce = proc::nonce().map_err(io)?;
-    let record = LaunchRecord { nonce: nonce.clone(), boot: shared.boot.clone(), launch };
-    let work = Arc::clone(shared);
-    blocking(move || prepare(&work, &record)).await.map_err(io)??;
-    let connection = match shared.caller.connect().await {
-        Ok(connection) => connection,
-        Err(error) => {
-            // Nobody was asked, so the id is free again.
-            let path = shared.tasks_path.join(id.as_str());
-            let removed =
-                blocking(move || std::fs::remove_dir_all(path)).await.and_then(|done| done);
-            if let Err(error) = removed {
-                warn!(%id, %error, "the directory of a task that was not started stays");
-            }
-            return Err(LaunchError::Keeper { source: error });
+    let nonce = nonce().map_err(io)?;
+    let order = Order::Launch { nonce: nonce.clone(), launch: Box::new(launch) };
+    let order = frame::encode(&order).map_err(io)?;
+    for _ in 0..TRIES {
+        let line =
+            shared.caller.connect().await.map_err(|source| LaunchError::Keeper { source })?;
+        if line.send(&order).await.is_ok()
+            && let Some(begun) = answer(shared, &id, &nonce, line).await
+        {
+            return begun;
         }
-    };
-    let order = Order::Launch { id: id.clone(), nonce };
-    if let Err(error) = order::send(connection.fd(), order) {
-        debug!(%id, %error, "the keeper left before it was asked");
-        return settle(shared, &id).await;
+        // The other side is gone. What it had not claimed it never will.
+        if let Some(begun) = settle(shared, &id, &nonce).await? {
+            return Ok(begun);
+        }
+        debug!(%id, "a supervisor died with an order in hand");
     }
-    let answer = match tokio::time::timeout(LAUNCH_PATIENCE, call::answer(&connection)).await {
-        Ok(answer) => answer,
-        Err(_) => match give_up(shared, &id).await? {
-            Some(refusal) => return Err(refusal),
-            // A slow start, but somebody is at it.
-            None => call::answer(&connection).await,
-        },
-    };
-    match answer {
-        Ok(Some(Answer::Started { supervisor, pid })) => Ok((pid, supervisor.open().map_err(io)?)),
-        Ok(Some(Answer::NotStarted { fault: StartFault::Interrupted, .. })) | Ok(None) => {
-            settle(shared, &id).await
-        }
-        Ok(Some(Answer::NotStarted { fault, reason })) => {
-            let dir = order::open_below(&shared.tasks, id.as_str()).map_err(io)?;
-            // A supervisor that could not claim the launch could not end it either.
-            if !record::has_end(dir.as_fd()) {
-                give_up(shared, &id).await?;
+    let reason = format!("{TRIES} supervisors died with the order in hand");
+    Err(LaunchError::NotStarted { fault: StartFault::Interrupted, reason })
+}
+
+/// What comes of an order that was given; none if the other side died.
+async fn answer(
+    shared: &Arc<Shared>,
+    id: &TaskId,
+    nonce: &str,
+    mut line: Line,
+) -> Option<Result<Begun, LaunchError>> {
+    let mut patience = Some(LAUNCH_PATIENCE);
+    loop {
+        let heard = match patience {
+            Some(patience) => tokio::time::timeout(patience, line.hear()).await,
+            None => Ok(line.hear().await),
+        };
+        let Ok(heard) = heard else {
+            match give_up(shared, id, nonce).await {
+                Ok(Some(end)) => return Some(Err(refusal(end))),
+                // A slow start, but somebody is at it.
+                Ok(None) => patience = None,
+                Err(error) => return Some(Err(error)),
             }
-            Err(LaunchError::NotStarted { fault, reason })
-        }
-        Err(error) => {
-            warn!(%id, %error, "the answer to a launch cannot be read");
-            settle(shared, &id).await
+            continue;
+        };
+        match heard {
+            Ok(Some(Report::Started { pid })) => return Some(Ok((pid, Watched::Line(line)))),
+            Ok(Some(Report::NotStarted { fault, reason })) => {
+                return Some(Err(LaunchError::NotStarted { fault, reason }));
+            }
+            Ok(Some(Report::Exists)) => {
+                return Some(Err(LaunchError::Exists { id: id.clone() }));
+            }
+            Ok(Some(Report::Ended { end })) => return Some(Err(LaunchError::Lost { end })),
+            Ok(Some(Report::NetworkWanted { id })) => {
+                let reply = match line.passed() {
+                    Some(namespace) => match network(&id, namespace) {
+                        Ok(()) => Reply::NetworkReady,
+                        Err(reason) => Reply::NetworkFailed { reason },
+                    },
+                    None => Reply::NetworkFailed { reason: "no namespace came".to_owned() },
+                };
+                let reply = frame::encode(&reply).ok()?;
+                line.send(&reply).await.ok()?;
+            }
+            Ok(None) => return None,
+            Err(error) => {
+                warn!(%id, %error, "the answer to a launch cannot be read");
+                return None;
+            }
         }
     }
 }
 
-/// Makes the task's directory, whole or not at all. Blocks.
-fn prepare(shared: &Shared, record: &LaunchRecord) -> Result<(), LaunchError> {
-    let id = &record.launch.id;
-    let unfinished = shared.tasks_path.join(format!(".new-{id}"));
-    let made = make(&unfinished, record).and_then(|()| {
-        let path = shared.tasks_path.join(id.as_str());
-        rustix::fs::renameat_with(CWD, &unfinished, CWD, &path, RenameFlags::NOREPLACE)
-            .map_err(io::Error::from)
-    });
-    made.map_err(|source| {
-        // The first failure is the one to report.
-        let _ = std::fs::remove_dir_all(&unfinished);
-        if source.kind() == io::ErrorKind::AlreadyExists {
-            LaunchError::Exists { id: id.clone() }
-        } else {
-            LaunchError::Io { id: id.clone(), source }
-        }
-    })
+/// Makes a network of a container's namespace.
+fn network(id: &TaskId, namespace: OwnedFd) -> Result<(), String> {
+    drop(namespace);
+    Err(format!("there is no bridge here to connect {id} to"))
 }
 
-fn make(path: &std::path::Path, record: &LaunchRecord) -> io::Result<()> {
-    std::fs::DirBuilder::new().mode(PASSAGE).create(path)?;
-    let dir = order::open_directory(path)?;
-    // The umask has no say here.
-    rustix::fs::fchmod(&dir, Mode::from_raw_mode(PASSAGE))?;
-    rustix::fs::mkdirat(&dir, SCRATCH, Mode::RWXU)?;
-    if let Some(User { uid, gid }) = record.launch.user()
-        && rustix::process::geteuid().is_root()
-    {
-        let scratch = order::open_below(&dir, SCRATCH)?;
-        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-        rustix::fs::fchown(&scratch, Some(uid), Some(gid))?;
+/// How a started task ends, as its supervisor tells it.
+async fn hear_end(shared: &Arc<Shared>, id: &TaskId, mut line: Line) -> End {
+    match line.hear().await {
+        Ok(Some(Report::Ended { end })) => return end,
+        Ok(Some(other)) => warn!(%id, ?other, "a running task's supervisor talks nonsense"),
+        Ok(None) => debug!(%id, "a supervisor died"),
+        Err(error) => warn!(%id, %error, "a supervisor cannot be heard"),
     }
-    match record::write(dir.as_fd(), LAUNCH, record, Existing::Kept, Survives::Processes) {
-        Ok(_) => Ok(()),
-        Err(RecordError::Io { source, .. }) => Err(source),
-        Err(error) => Err(io::Error::other(error)),
+    match examine(shared, id).await {
+        Ok(Standing::Ended(end)) => end,
+        Ok(Standing::Running { supervisor, .. } | Standing::Starting { supervisor }) => {
+            end_after(shared, id, supervisor).await
+        }
+        Err(error) => unknown_end(id, &error),
     }
+}
+
+/// Something nobody has used before.
+fn nonce() -> io::Result<String> {
+    let mut bytes = [0_u8; 16];
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
 }
 
 /// Gives up a launch that nobody has claimed; none if somebody has.
-async fn give_up(shared: &Arc<Shared>, id: &TaskId) -> Result<Option<LaunchError>, LaunchError> {
-    match examine(shared, id).await? {
-        Standing::Ended(end) => Ok(Some(refusal(end))),
-        Standing::Starting { .. } | Standing::Running { .. } => Ok(None),
-    }
+async fn give_up(
+    shared: &Arc<Shared>,
+    id: &TaskId,
+    nonce: &str,
+) -> Result<Option<End>, LaunchError> {
+    let (work, name, nonce) = (Arc::clone(shared), id.clone(), nonce.to_owned());
+    blocking(move || adopt::give_up(&work.tasks, &name, &nonce, &work.boot))
+        .await
+        .map_err(|source| LaunchError::Io { id: id.clone(), source })?
+        .map_err(|source| LaunchError::Record { id: id.clone(), source })
 }
 
-/// Finds out what became of a launch whose answer will not come.
-async fn settle(shared: &Arc<Shared>, id: &TaskId) -> Result<Begun, LaunchError> {
+/// Finds out what became of a launch whose answer will not come; none if it was not
+/// taken by anybody.
+async fn settle(
+    shared: &Arc<Shared>,
+    id: &TaskId,
+    nonce: &str,
+) -> Result<Option<Begun>, LaunchError> {
+    let dir = match order::open_below(&shared.tasks, id.as_str()) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(LaunchError::Io { id: id.clone(), source }),
+    };
+    match record::read(dir.as_fd()) {
+        Ok(state) if state.claim.nonce == nonce => {}
+        Ok(_) | Err(_) => return Err(LaunchError::Exists { id: id.clone() }),
+    }
+    let record = |source| LaunchError::Record { id: id.clone(), source };
     loop {
-        match examine(shared, id).await? {
-            Standing::Running { pid, supervisor } => return Ok((pid, Some(supervisor))),
+        match examine(shared, id).await.map_err(record)? {
+            Standing::Running { pid, supervisor } => {
+                return Ok(Some((pid, Watched::Process(supervisor))));
+            }
             Standing::Ended(end) => return Err(refusal(end)),
             Standing::Starting { supervisor } => {
                 // It could not answer, so it is about to end.
@@ -258,17 +298,13 @@ async fn settle(shared: &Arc<Shared>, id: &TaskId) -> Result<Begun, LaunchError>
     }
 }
 
-async fn examine(shared: &Arc<Shared>, id: &TaskId) -> Result<Standing, LaunchError> {
+async fn examine(shared: &Arc<Shared>, id: &TaskId) -> Result<Standing, RecordError> {
     let (work, name) = (Arc::clone(shared), id.clone());
-    let io = |source| LaunchError::Io { id: id.clone(), source };
     blocking(move || {
-        let dir = order::open_below(&work.tasks, name.as_str())
-            .map_err(|source| LaunchError::Io { id: name.clone(), source })?;
+        let dir = order::open_below(&work.tasks, name.as_str())?;
         adopt::examine(dir.as_fd(), &work.boot)
-            .map_err(|source| LaunchError::Record { id: name, source })
     })
-    .await
-    .map_err(io)?
+    .await?
 }
 
 fn refusal(end: End) -> LaunchError {

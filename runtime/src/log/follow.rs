@@ -1,7 +1,7 @@
 //! The agent's side of a log: a cursor, and something that wakes it.
 //!
 //! It knows nothing but the task's directory. That is enough: the directory says
-//! what was written and, by `end.json`, that nothing more will be.
+//! what was written and, by its state, that nothing more will be.
 
 use std::collections::VecDeque;
 use std::io;
@@ -109,7 +109,7 @@ impl LogReader {
 /// Reads on from where the cursor stands. Blocks.
 fn look(mut cursor: Cursor) -> (Cursor, Result<Sight, LogError>) {
     // Asked before it is read: what is there after the end of the task is all.
-    let is_over = is_over(cursor.dir());
+    let is_over = record::is_over(cursor.dir().as_fd());
     let mut records = VecDeque::new();
     let mut then = Then::More;
     while records.len() < RECORDS_AT_ONCE && then == Then::More {
@@ -122,11 +122,6 @@ fn look(mut cursor: Cursor) -> (Cursor, Result<Sight, LogError>) {
         }
     }
     (cursor, Ok(Sight { records, then }))
-}
-
-/// Whether the task has ended: its end is recorded, or its directory is being removed.
-fn is_over(dir: &OwnedFd) -> bool {
-    record::has_end(dir.as_fd()) || !record::has_launch(dir.as_fd())
 }
 
 impl Wake {

@@ -1,10 +1,11 @@
 //! A task's output on disk: what the supervisor writes and the agent reads.
 //!
 //! ```text
-//! log.7    "STARLOG" 1 │ record │ record │ …          full, no longer written
-//! log.8    "STARLOG" 1 │ record │ rec                 the end may be torn
+//! log.7    "STARLOG" 2 │ record │ record │ …          full, no longer written
+//! log.8    "STARLOG" 2 │ record │ rec                 the end may be torn
 //!
-//! record   u64 unix nanoseconds │ u8 kind │ u32 length │ bytes   (little endian)
+//! record   u64 unix nanoseconds │ u64 number │ u8 kind │ u32 length │ bytes
+//!                                                          (little endian)
 //! ```
 //!
 //! Files are numbered and never renamed, so a reader that keeps its file open
@@ -22,24 +23,46 @@ pub use follow::LogReader;
 pub(crate) use write::LogWriter;
 
 use std::io;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
 
 use crate::launch::TaskId;
 
-/// Files kept per task.
-pub(crate) const LOG_FILES: u64 = 2;
+/// How much of a task's output is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// Size at which a new file is begun.
+    pub file_bytes: u64,
+    /// Files kept.
+    pub files: u32,
+}
 
-/// Size at which a new file is begun. Two of them hold the last hundred thousand
-/// lines and more, and a thousand tasks fit a small disk.
-pub(crate) const LOG_FILE_BYTES: u64 = 8 << 20;
+impl LogLimits {
+    /// Sizes that a file may have: a few of the longest records, and what a small
+    /// machine may lose in one go.
+    pub const FILE_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
+
+    /// Numbers of files: one would be emptied under its readers.
+    pub const FILES: RangeInclusive<u32> = 2..=1_000;
+}
+
+impl Default for LogLimits {
+    /// Two files hold the last hundred thousand lines and more, and a thousand tasks
+    /// fit a small disk.
+    fn default() -> Self {
+        Self { file_bytes: 8 << 20, files: 2 }
+    }
+}
 
 /// Longest output in one record. Longer writes are split.
 pub(crate) const CHUNK_BYTES: usize = 16 << 10;
 
 /// How each file begins; the last byte is the version.
-const MAGIC: [u8; 8] = *b"STARLOG\x01";
+const MAGIC: [u8; 8] = *b"STARLOG\x02";
 
 /// Bytes before a record's own.
-const HEAD_BYTES: usize = 8 + 1 + 4;
+const HEAD_BYTES: usize = 8 + 8 + 1 + 4;
 
 /// Which of its two outputs a task wrote to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +80,9 @@ pub enum LogRecord {
     Output {
         /// When it was read from the task, in nanoseconds since 1970.
         unix_ns: u64,
+        /// Its place in the log: each piece has one more than the last, and what was
+        /// dropped has numbers too.
+        number: u64,
         /// Where the task wrote it.
         stream: LogStream,
         /// What it wrote.
@@ -131,6 +157,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {
     unix_ns: u64,
+    number: u64,
     kind: Kind,
     length: usize,
 }
@@ -139,17 +166,21 @@ impl Head {
     fn write(self, out: &mut Vec<u8>) {
         let length = u32::try_from(self.length).unwrap_or(u32::MAX);
         out.extend_from_slice(&self.unix_ns.to_le_bytes());
+        out.extend_from_slice(&self.number.to_le_bytes());
         out.push(self.kind.byte());
         out.extend_from_slice(&length.to_le_bytes());
     }
 
     /// None if these bytes cannot be a record's head.
     fn read(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
-        let [n0, n1, n2, n3, n4, n5, n6, n7, kind, l0, l1, l2, l3] = *bytes;
-        let length = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).ok()?;
-        let kind = Kind::of(kind)?;
-        let unix_ns = u64::from_le_bytes([n0, n1, n2, n3, n4, n5, n6, n7]);
-        (1..=CHUNK_BYTES).contains(&length).then_some(Self { unix_ns, kind, length })
+        let (time, rest) = bytes.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let ([kind], length) = rest.split_first_chunk()?;
+        let length = usize::try_from(u32::from_le_bytes(*length.first_chunk()?)).ok()?;
+        let kind = Kind::of(*kind)?;
+        let (unix_ns, number) = (u64::from_le_bytes(*time), u64::from_le_bytes(*number));
+        let fits = (1..=CHUNK_BYTES).contains(&length);
+        fits.then_some(Self { unix_ns, number, kind, length })
     }
 }
 

@@ -194,7 +194,12 @@ impl Cursor {
         let skipped = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
         self.skip -= skipped as u64;
         let bytes = bytes.get(skipped..).filter(|bytes| !bytes.is_empty())?;
-        Some(LogRecord::Output { unix_ns: head.unix_ns, stream, bytes: bytes.to_vec() })
+        Some(LogRecord::Output {
+            unix_ns: head.unix_ns,
+            number: head.number,
+            stream,
+            bytes: bytes.to_vec(),
+        })
     }
 
     /// Reads the window anew from the first record not taken. False if that

@@ -14,14 +14,15 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::{
-    CHUNK_BYTES, HEAD_BYTES, Head, Kind, LOG_FILE_BYTES, LOG_FILES, LogStream, MAGIC, file_name,
-};
+use super::{CHUNK_BYTES, HEAD_BYTES, Head, Kind, LogLimits, LogStream, MAGIC, file_name};
 use crate::record::unix_ns;
 
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     dir: OwnedFd,
+    limits: LogLimits,
+    /// Number of the next record.
+    number: u64,
     file: Option<File>,
     /// Number of the next file.
     next: u64,
@@ -34,17 +35,37 @@ pub(crate) struct LogWriter {
 
 impl LogWriter {
     /// A log in a task's directory, which has none yet. A silent task never gets one.
-    pub(crate) fn new(dir: OwnedFd) -> Self {
-        Self { dir, file: None, next: 0, end: 0, pending: Vec::new(), dropped: 0 }
+    pub(crate) fn new(dir: OwnedFd, limits: LogLimits) -> Self {
+        Self {
+            dir,
+            limits,
+            number: 0,
+            file: None,
+            next: 0,
+            end: 0,
+            pending: Vec::new(),
+            dropped: 0,
+        }
     }
 
     /// Adds output, to be written by the next `flush`.
     pub(crate) fn append(&mut self, stream: LogStream, output: &[u8]) {
         for bytes in output.chunks(CHUNK_BYTES) {
-            let head = Head { unix_ns: unix_ns(), kind: Kind::Output(stream), length: bytes.len() };
+            let head = self.head(Kind::Output(stream), bytes.len());
             head.write(&mut self.pending);
             self.pending.extend_from_slice(bytes);
         }
+    }
+
+    fn head(&mut self, kind: Kind, length: usize) -> Head {
+        let number = self.number;
+        self.number += 1;
+        Head { unix_ns: unix_ns(), number, kind, length }
+    }
+
+    /// Marks what could not be written, if that can be written now.
+    pub(crate) fn finish(&mut self) {
+        self.flush();
     }
 
     /// Writes what was added, or drops it.
@@ -67,18 +88,18 @@ impl LogWriter {
     fn write_mark(&mut self) -> Result<(), ()> {
         let mut mark = Vec::new();
         let count = self.dropped.to_le_bytes();
-        Head { unix_ns: unix_ns(), kind: Kind::Missing, length: count.len() }.write(&mut mark);
+        self.head(Kind::Missing, count.len()).write(&mut mark);
         mark.extend_from_slice(&count);
         if self.write(&mark) == mark.len() { Ok(()) } else { Err(()) }
     }
 
     /// Writes as many whole records as fit; returns their length.
     fn write(&mut self, text: &[u8]) -> usize {
-        let full = self.end + text.len() as u64 > LOG_FILE_BYTES;
+        let full = self.end + text.len() as u64 > self.limits.file_bytes;
         let file = match &mut self.file {
             Some(file) if !full => file,
             slot => {
-                let Ok(file) = begin_file(&self.dir, self.next) else { return 0 };
+                let Ok(file) = begin_file(&self.dir, self.next, self.limits) else { return 0 };
                 self.end = MAGIC.len() as u64;
                 self.next += 1;
                 slot.insert(file)
@@ -118,8 +139,8 @@ fn records(text: &[u8]) -> impl Iterator<Item = (usize, Head)> {
 }
 
 /// Makes a file, and room for it first.
-fn begin_file(dir: &OwnedFd, number: u64) -> io::Result<File> {
-    if let Some(old) = number.checked_sub(LOG_FILES) {
+fn begin_file(dir: &OwnedFd, number: u64, limits: LogLimits) -> io::Result<File> {
+    if let Some(old) = number.checked_sub(u64::from(limits.files)) {
         // It may be gone already, if making its successor failed the last time.
         let _ = rustix::fs::unlinkat(dir, file_name(old), AtFlags::empty());
     }
@@ -155,7 +176,7 @@ mod tests {
     }
 
     fn writer(dir: &tempfile::TempDir) -> LogWriter {
-        LogWriter::new(File::open(dir.path()).expect("a handle").into())
+        LogWriter::new(File::open(dir.path()).expect("a handle").into(), LogLimits::default())
     }
 
     #[test]
@@ -195,7 +216,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut log = writer(&dir);
         let chunk = vec![b'x'; CHUNK_BYTES];
-        let chunks = 3 * LOG_FILE_BYTES as usize / CHUNK_BYTES;
+        let limits = LogLimits::default();
+        let chunks = 3 * limits.file_bytes as usize / CHUNK_BYTES;
         for _ in 0..chunks {
             log.append(LogStream::Stdout, &chunk);
             log.flush();
@@ -206,13 +228,13 @@ mod tests {
         let files = std::fs::read_dir(dir.path()).expect("listed");
         let sizes: Vec<u64> =
             files.map(|file| file.and_then(|file| file.metadata()).expect("size").len()).collect();
-        assert_eq!(sizes.len() as u64, LOG_FILES);
-        assert!(sizes.iter().all(|size| *size <= LOG_FILE_BYTES), "{sizes:?}");
+        assert_eq!(sizes.len(), limits.files as usize);
+        assert!(sizes.iter().all(|size| *size <= limits.file_bytes), "{sizes:?}");
     }
 
     #[test]
     fn a_torn_end_and_a_zeroed_end_hide_nothing_before_them() {
-        for tail in [&[7_u8; 5][..], &[0; 64], &[9, 0, 0, 0, 0, 0, 0, 0, 1, 200, 0, 0, 0, b'x']] {
+        for tail in [&[7_u8; 5][..], &[0; 64], &[&[9; 16][..], &[1, 200, 0, 0, 0, b'x']].concat()] {
             let dir = tempfile::tempdir().expect("a directory");
             let mut log = writer(&dir);
             log.append(LogStream::Stdout, b"kept");

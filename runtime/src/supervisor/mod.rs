@@ -1,272 +1,285 @@
-//! The supervisor: parent of one task, from before its start until after its end.
+//! The supervisor: waits for an order, then is the parent of one task, from before
+//! its start until after its end; and waits again.
 //!
 //! ```text
-//! claim ─▶ fork ─▶ answer ─▶ drain pipes, obey stop ─▶ main process ends
-//!                                                        │
-//!            leave ◀─ end.json (durable) ◀─ drain ◀─ kill the rest
+//! prepare ─▶ wait ─▶ order ─▶ claim ─▶ start ─▶ answer ─▶ drain pipes, obey
+//!    ▲                                                      │
+//!    └──── told ◀─ end on record ◀─ drain ◀─ kill the rest ◀─ main process ends
 //! ```
 //!
 //! A fork of the keeper, without exec: it costs a few pages. Every orphan of the
 //! task comes to it, so what the task leaves behind is its children, in whatever
-//! session they hide. It has one thread and no runtime; it waits in one `poll`.
+//! session they hide. It has one thread and no runtime.
 //!
-//! Invariant: it never leaves while anything of its task lives (but for a
-//! process the kernel cannot kill), and never before the end is on disk. It
+//! Waiting, it dies with its keeper; with an order it outlives everybody. All it
+//! keeps from one task to the next is itself: nothing of it comes from a task.
+//!
+//! Invariant: it is never done with a task while anything of it lives (but for a
+//! process the kernel cannot kill), and never before the end is on record. It
 //! never waits for the agent.
 
+mod desk;
+mod group;
+mod input;
+mod prepared;
 mod pump;
+mod running;
+mod signals;
+mod start;
+mod streams;
 mod tree;
+
+pub(crate) use prepared::{is_prepared, sweep};
+pub(crate) use signals::{ADOPTION, TAKEN};
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags, sockopt};
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group,
-    set_child_subreaper, setsid, wait,
+    Pid, Signal, geteuid, getpid, getppid, set_child_subreaper, set_parent_process_death_signal,
+    setsid,
 };
-
 use rustix::thread::set_name;
 
-use crate::launch::{End, Launch, StartFault, TaskId};
-use crate::order::{self, Answer};
+use crate::frame::{self, Inbox};
+use crate::launch::StartFault;
+use crate::order::{self, Order, Report};
 use crate::proc::ProcessMark;
-use crate::record::{
-    self, Claim, Existing, LAUNCH, LaunchRecord, SCRATCH, STATE, STOP, StateRecord, StopRecord,
-    Survives,
-};
-use crate::sys::{self, Fork};
-use crate::task::{self, Ends, Plan, REPORT_BYTES};
-use pump::Pump;
+use crate::sandbox::Facts;
+use crate::sys::{self, Seat, Seats};
+use group::Group;
+use prepared::Prepared;
+use signals::{KEEPER_DEATH, Signals};
 
-/// Signals the keeper and its supervisors take from a descriptor.
-pub(crate) const TAKEN: [Signal; 4] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP];
+/// Supervisors that wait, at least: the next launches find one without a fork.
+/// More than the cores of a small machine can start at once, and few enough to
+/// cost nothing.
+pub(crate) const WAITING: usize = 4;
 
 /// What `ps` calls it; fifteen bytes are shown.
 const NAME: &CStr = c"starling-superv";
+const WAITING_NAME: &CStr = c"starling-waits";
 
-/// Grace of a stop that came without an order, from somebody's `kill`.
-const UNORDERED_GRACE: Duration = Duration::from_secs(10);
+/// How long a connection may take to give its order.
+const ORDER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Longest grace obeyed: a larger number is a mistake.
-const GRACE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Before the next attempt to accept, where descriptors or memory are short.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Orders one supervisor takes, so that whatever may grow in it starts anew.
+const ORDERS: u64 = 1_000;
+
+/// Longest order after which it is still reused: a longer one may have grown it.
+const REUSE_ORDER_BYTES: usize = 64 << 10;
 
 /// What a supervisor is forked with.
 #[derive(Debug)]
 pub(crate) struct Post {
     pub(crate) tasks: OwnedFd,
-    pub(crate) connection: OwnedFd,
-    pub(crate) id: TaskId,
-    pub(crate) nonce: String,
+    /// Where orders come; blocking. None when it was given up.
+    pub(crate) listener: Option<OwnedFd>,
+    /// Wakes the keeper.
+    pub(crate) wake: OwnedFd,
+    pub(crate) seats: Seats,
+    pub(crate) seat: Seat,
+    pub(crate) keeper: Pid,
     pub(crate) boot: String,
+    pub(crate) facts: Facts,
 }
 
 #[derive(Debug)]
-struct NotStarted {
-    fault: StartFault,
-    reason: String,
-    /// Whether the launch is ours, so that its end is for us to record.
-    claimed: bool,
-}
-
-impl NotStarted {
-    fn system(what: &str, error: impl std::fmt::Display, claimed: bool) -> Self {
-        Self { fault: StartFault::System, reason: format!("{what}: {error}"), claimed }
-    }
-}
-
-/// A started task.
-#[derive(Debug)]
-struct Running {
-    dir: OwnedFd,
-    task: Pid,
-    stop_signal: Signal,
-    signals: OwnedFd,
-    pump: Pump,
-    kill_at: Option<Instant>,
-}
-
-/// Runs one task to its end; returns this process's exit status.
-pub(crate) fn supervise(post: Post) -> i32 {
-    let begun = claim(&post).and_then(start);
-    let Post { connection, .. } = post;
-    match begun {
-        Ok((running, answer)) => {
-            // An agent that is gone finds the state on disk.
-            let _ = order::send(&connection, answer);
-            drop(connection);
-            running.run()
-        }
-        Err((dir, NotStarted { fault, reason, claimed })) => {
-            let reason = order::shorten(reason);
-            let mut status = 0;
-            if let Some(dir) = dir.filter(|_| claimed) {
-                let end = End::NotStarted { fault, reason: reason.clone() };
-                status = record_end(dir.as_fd(), &end);
-            }
-            let _ = order::send(&connection, Answer::NotStarted { fault, reason });
-            status
-        }
-    }
-}
-
-struct Claimed {
-    dir: OwnedFd,
-    launch: Launch,
+struct Supervisor {
+    post: Post,
+    pid: Pid,
     own: ProcessMark,
+    /// None while it works.
+    seat: Option<Seat>,
+    signals: Signals,
+    null: OwnedFd,
+    group: Group,
+    prepared: Option<Prepared>,
+    /// Directories prepared so far.
+    made: u64,
+    inbox: Inbox,
+    /// Takes no further order.
+    leaves: bool,
+    /// Something is wrong that the keeper must look after.
+    is_bad: bool,
 }
 
-type Failure = (Option<OwnedFd>, NotStarted);
-
-/// Makes the launch ours, unless somebody gave it up.
-fn claim(post: &Post) -> Result<Claimed, Failure> {
-    let early =
-        |what: &str, error: &dyn std::fmt::Display| (None, NotStarted::system(what, error, false));
-    let dir = order::open_below(&post.tasks, post.id.as_str())
-        .map_err(|error| early("cannot open the task's directory", &error))?;
-    let record = record::read::<LaunchRecord>(dir.as_fd(), LAUNCH)
-        .map_err(|error| early("cannot read the launch", &error))?;
-    let Some(LaunchRecord { launch, .. }) = record.filter(|record| record.nonce == post.nonce)
-    else {
-        return Err(early("there is no such launch", &post.id));
-    };
-    launch.check().map_err(|flaw| early("the launch is flawed", &flaw))?;
-    let own = ProcessMark::own().map_err(|error| early("cannot read /proc", &error))?;
-    let claim = Claim::Supervised { supervisor: own };
-    let state = StateRecord { nonce: post.nonce.clone(), boot: post.boot.clone(), claim };
-    match record::write(dir.as_fd(), STATE, &state, Existing::Kept, Survives::Processes) {
-        Ok(true) => Ok(Claimed { dir, launch, own }),
-        Ok(false) => {
-            let reason = "the launch was given up before it came here".to_owned();
-            Err((None, NotStarted { fault: StartFault::Interrupted, reason, claimed: false }))
-        }
-        Err(error) => Err(early("cannot claim the launch", &error)),
-    }
-}
-
-fn start(claimed: Claimed) -> Result<(Running, Answer), Failure> {
-    let Claimed { dir, launch, own } = claimed;
-    match fork_task(&dir, &launch) {
-        Ok((task, signals, mut pump)) => {
-            let mark = ProcessMark::of(task).map_err(|error| error.to_string());
-            let recorded = mark.and_then(|mark| {
-                record::add_task(dir.as_fd(), mark).map_err(|error| error.to_string())
-            });
-            if let Err(error) = recorded {
-                // A task that a restarted agent could not find must not run.
-                tree::kill_children(&signals, &mut pump);
-                let failure = NotStarted::system("cannot record the start", error, true);
-                return Err((Some(dir), failure));
-            }
-            let pid = task.as_raw_nonzero().get().unsigned_abs();
-            let answer = Answer::Started { supervisor: own, pid };
-            let stop_signal = Signal::from_named_raw(launch.stop_signal).unwrap_or(Signal::TERM);
-            let running = Running { dir, task, stop_signal, signals, pump, kill_at: None };
-            Ok((running, answer))
-        }
-        Err(failure) => Err((Some(dir), failure)),
-    }
-}
-
-/// Forks the task and waits until its program runs or has failed to.
-fn fork_task(dir: &OwnedFd, launch: &Launch) -> Result<(Pid, OwnedFd, Pump), NotStarted> {
-    let failed = |error: io::Error| NotStarted::system("cannot prepare the task", error, true);
-    let errno = |error: rustix::io::Errno| failed(error.into());
-    setsid().map_err(errno)?;
-    set_name(NAME).map_err(errno)?;
-    set_child_subreaper(Some(getpid())).map_err(errno)?;
-    // A log that hits a file size limit must come back as an error.
-    sys::ignore(Signal::XFSZ);
-    sys::block_only(&TAKEN);
-    let signals = sys::signal_fd(&TAKEN).map_err(failed)?;
-
-    let scratch = order::open_below(dir, SCRATCH).map_err(failed)?;
-    let plan = Plan::new(launch, scratch)
-        .ok_or_else(|| NotStarted::system("cannot prepare the task", "a zero byte", true))?;
-    let (out, stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(errno)?;
-    let (err, stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(errno)?;
-    let (reported, report) = pipe_with(PipeFlags::CLOEXEC).map_err(errno)?;
-    let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(errno)?;
-    let log = rustix::io::fcntl_dupfd_cloexec(dir, 3).map_err(errno)?;
-    let pump = Pump::new(log, out, err).map_err(failed)?;
-    let ends = Ends { stdin, stdout, stderr, report };
-    let task = match sys::fork().map_err(failed)? {
-        Fork::Child => plan.become_task(&ends),
-        Fork::Parent(task) => task,
-    };
-    drop(ends);
-    let mut text = [0; REPORT_BYTES];
-    if let Ok(REPORT_BYTES) = rustix::io::retry_on_intr(|| rustix::io::read(&reported, &mut text)) {
-        let _ = rustix::process::waitpid(Some(task), WaitOptions::empty());
-        let (fault, reason) = task::read_report(text, launch);
-        return Err(NotStarted { fault, reason, claimed: true });
-    }
-    Ok((task, signals, pump))
-}
-
-impl Running {
-    fn run(mut self) -> i32 {
-        let status = loop {
-            let timeout = self.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
-            self.pump.wait(&self.signals, timeout);
-            let [_, stop, int, hup] = sys::take_signals(self.signals.as_fd(), TAKEN);
-            if let Some(status) = self.reap() {
-                break status;
-            }
-            if stop || int || hup {
-                self.stop();
-            }
-            if self.kill_at.is_some_and(|at| at <= Instant::now()) {
-                self.kill_at = None;
-                // Unreaped, so these numbers are still the task's. The rest of the
-                // tree follows as soon as the main process is gone.
-                let _ = kill_process_group(self.task, Signal::KILL);
-                let _ = kill_process(self.task, Signal::KILL);
-            }
-        };
-        let alone = tree::kill_children(&self.signals, &mut self.pump);
-        self.pump.finish();
-        let end = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => End::Exited { code },
-            (None, Some(signal)) => End::Signalled { signal },
-            (None, None) => End::Lost { reason: format!("status {:#x}", status.as_raw()) },
-        };
-        // A bad status makes the keeper look for what stayed.
-        record_end(self.dir.as_fd(), &end).max(i32::from(!alone))
-    }
-
-    /// Takes the status of every dead child; returns the main process's.
-    fn reap(&self) -> Option<WaitStatus> {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if pid == self.task {
-                return Some(status);
-            }
-        }
-        None
-    }
-
-    /// Obeys an order to stop. A second one can only shorten the grace.
-    fn stop(&mut self) {
-        let order = record::read::<StopRecord>(self.dir.as_fd(), STOP).ok().flatten();
-        let grace = order.map_or(UNORDERED_GRACE, |order| Duration::from_millis(order.grace_ms));
-        let until = Instant::now() + grace.min(GRACE_MAX);
-        self.kill_at = Some(self.kill_at.map_or(until, |at| at.min(until)));
-        let _ = kill_process_group(self.task, self.stop_signal);
-        // A stopped process hears nothing until it goes on.
-        let _ = kill_process_group(self.task, Signal::CONT);
-    }
-}
-
-fn record_end(dir: BorrowedFd<'_>, end: &End) -> i32 {
-    match record::write_end(dir, end) {
-        Ok(()) => 0,
+/// Takes orders until there is no place for another waiting one; returns this
+/// process's exit status.
+pub(crate) fn supervise(post: Post) -> i32 {
+    match Supervisor::new(post) {
+        Ok(supervisor) => i32::from(!supervisor.serve()),
         Err(error) => {
-            eprintln!("starling supervisor: cannot record {end:?}: {error:?}");
+            eprintln!("starling supervisor: cannot begin: {error}");
             1
+        }
+    }
+}
+
+impl Supervisor {
+    fn new(post: Post) -> io::Result<Self> {
+        let pid = getpid();
+        post.seats.confirm(post.seat, pid);
+        setsid()?;
+        set_child_subreaper(Some(pid))?;
+        // A log that hits a file size limit must come back as an error, and so must
+        // a pipe that nobody reads.
+        sys::ignore(Signal::XFSZ);
+        sys::ignore(Signal::PIPE);
+        let signals = Signals::new()?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let seat = Some(post.seat);
+        Ok(Self {
+            post,
+            pid,
+            own: ProcessMark::own()?,
+            seat,
+            signals,
+            null,
+            group: Group::default(),
+            prepared: None,
+            made: 0,
+            inbox: Inbox::default(),
+            leaves: false,
+            is_bad: false,
+        })
+    }
+
+    /// False if something went wrong that leaves work for the keeper.
+    fn serve(mut self) -> bool {
+        while let Some(connection) = self.wait() {
+            self.obey(connection);
+            if self.leaves || self.is_bad || self.made >= ORDERS || !self.sit() {
+                break;
+            }
+        }
+        self.rise();
+        if let Some(prepared) = self.prepared.take() {
+            prepared.remove(&self.post.tasks);
+        }
+        !self.is_bad
+    }
+
+    /// Takes a place among those that wait, if there is one.
+    fn sit(&mut self) -> bool {
+        self.seat = self.post.seats.sit(self.pid);
+        if self.post.seats.is_leaving() {
+            self.wake_keeper();
+        }
+        self.seat.is_some()
+    }
+
+    fn rise(&mut self) {
+        if let Some(seat) = self.seat.take() {
+            self.post.seats.rise(seat);
+        }
+    }
+
+    fn wake_keeper(&self) {
+        // A keeper that is gone needs nothing.
+        let _ = rustix::io::write(&self.post.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits for somebody with an order; none if it is time to leave.
+    fn wait(&mut self) -> Option<OwnedFd> {
+        set_parent_process_death_signal(Some(Signal::KILL)).ok()?;
+        // It may have died before that held.
+        if getppid() != Some(self.post.keeper) {
+            return None;
+        }
+        let _ = set_name(WAITING_NAME);
+        if let Err(error) = self.prepare() {
+            // The order will meet it again, and can be told.
+            eprintln!("starling supervisor: cannot prepare: {error}");
+        }
+        let connection = loop {
+            let listener = self.post.listener.as_ref()?;
+            match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+                Ok(connection) => break connection,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                // The keeper closed the door, and nobody is left before it.
+                Err(Errno::INVAL) => return None,
+                Err(error) => {
+                    eprintln!("starling supervisor: cannot accept: {error}");
+                    sleep(ACCEPT_RETRY);
+                }
+            }
+        };
+        self.rise();
+        if self.post.seats.taken() < WAITING {
+            self.wake_keeper();
+        }
+        let _ = set_name(NAME);
+        // From here on it lives for its task.
+        set_parent_process_death_signal(Some(KEEPER_DEATH)).ok()?;
+        Some(connection)
+    }
+
+    fn prepare(&mut self) -> io::Result<()> {
+        if self.prepared.is_none() {
+            self.made += 1;
+            self.prepared = Some(Prepared::make(&self.post.tasks, self.own, self.made)?);
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, connection: OwnedFd) {
+        self.inbox.clear();
+        match self.order(&connection) {
+            Ok(Some((Order::Launch { nonce, launch }, text))) => {
+                self.post.seats.set_leaving(false);
+                self.leaves |= text.len() > REUSE_ORDER_BYTES;
+                self.launch(&connection, nonce, *launch, text);
+            }
+            Ok(Some((Order::Leave, _))) => {
+                self.post.seats.set_leaving(true);
+                self.wake_keeper();
+            }
+            // Somebody looked whether we are there.
+            Ok(None) => {}
+            Err(error) => {
+                eprintln!("starling supervisor: a bad order: {error}");
+                let reason = order::shorten(format!("the order cannot be understood: {error}"));
+                let report = Report::NotStarted { fault: StartFault::System, reason };
+                let _ = order::say(&connection, &report);
+            }
+        }
+    }
+
+    /// What the other side wants, with its text; none if it wants nothing.
+    fn order(&mut self, connection: &OwnedFd) -> io::Result<Option<(Order, Vec<u8>)>> {
+        let uid = sockopt::socket_peercred(connection)?.uid;
+        if !uid.is_root() && uid != geteuid() {
+            return Err(io::Error::other(format!("from user {uid:?}")));
+        }
+        let Some(text) = self.message(connection, ORDER_PATIENCE)? else { return Ok(None) };
+        Ok(Some((frame::decode(&text)?, text)))
+    }
+
+    /// The next message of a connection; none at its end.
+    fn message(&mut self, from: &OwnedFd, patience: Duration) -> io::Result<Option<Vec<u8>>> {
+        let until = Instant::now() + patience;
+        sockopt::set_socket_timeout(from, sockopt::Timeout::Recv, Some(patience))?;
+        loop {
+            if let Some(text) = self.inbox.take()? {
+                return Ok(Some(text));
+            }
+            match order::hear(from, &mut self.inbox, RecvFlags::empty()) {
+                Ok(true) if Instant::now() < until => {}
+                Ok(true) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(false) | Err(Errno::CONNRESET) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }

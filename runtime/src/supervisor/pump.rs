@@ -1,16 +1,15 @@
-//! The supervisor's wait: the task's two pipes into its log, and signals.
+//! The task's outputs into its log.
 //!
 //! Invariant: a pipe is never read blocking. Any process may hold the other end
 //! for as long as it likes.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::signals::Signals;
 use crate::log::{CHUNK_BYTES, LogStream, LogWriter};
 
 /// Reads of one pipe before signals are looked at again.
@@ -22,54 +21,59 @@ const LAST_READS: usize = (1 << 20) / CHUNK_BYTES;
 
 #[derive(Debug)]
 pub(super) struct Pump {
-    /// Open pipes of the task.
-    pipes: Vec<(LogStream, OwnedFd)>,
+    /// Open ends of what the task writes to; not blocking.
+    outputs: Vec<(LogStream, OwnedFd)>,
     log: LogWriter,
     chunk: Vec<u8>,
 }
 
 impl Pump {
-    pub(super) fn new(dir: OwnedFd, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
-        for pipe in [&out, &err] {
-            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
-        }
-        let pipes = vec![(LogStream::Stdout, out), (LogStream::Stderr, err)];
-        Ok(Self { pipes, log: LogWriter::new(dir), chunk: vec![0; CHUNK_BYTES] })
+    pub(super) fn new(log: LogWriter, outputs: Vec<(LogStream, OwnedFd)>) -> Self {
+        Self { outputs, log, chunk: Vec::new() }
+    }
+
+    pub(super) fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.outputs.iter().map(|(_, output)| output.as_fd())
     }
 
     /// Waits for a signal, for output or for the time to pass, and logs the output.
-    pub(super) fn wait(&mut self, signals: &OwnedFd, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut watched: Vec<_> = [signals.as_fd()]
+    pub(super) fn wait(&mut self, signals: &Signals, timeout: Duration) {
+        let timeout = Timespec::try_from(timeout).ok();
+        let mut watched: Vec<_> = [signals.fd().as_fd()]
             .into_iter()
-            .chain(self.pipes.iter().map(|(_, pipe)| pipe.as_fd()))
+            .chain(self.outputs())
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
-        let ready = match poll(&mut watched, timeout.as_ref()) {
-            Ok(ready) => ready,
-            Err(_) => return,
-        };
+        let Ok(ready) = poll(&mut watched, timeout.as_ref()) else { return };
         let output = watched.iter().skip(1).any(|fd| !fd.revents().is_empty());
         if ready > 0 && output {
-            self.drain(READS_PER_TURN);
+            self.turn();
         }
     }
 
-    /// Logs what is left and closes the pipes.
+    /// Logs some of what is there.
+    pub(super) fn turn(&mut self) {
+        self.drain(READS_PER_TURN);
+    }
+
+    /// Logs what is left and closes the outputs.
     pub(super) fn finish(&mut self) {
         self.drain(LAST_READS);
-        self.pipes.clear();
+        self.outputs.clear();
+        self.log.finish();
     }
 
     fn drain(&mut self, reads: usize) {
-        let Self { pipes, log, chunk } = self;
-        pipes.retain(|(stream, pipe)| {
+        let Self { outputs, log, chunk } = self;
+        chunk.resize(CHUNK_BYTES, 0);
+        outputs.retain(|(stream, output)| {
             for _ in 0..reads {
-                match rustix::io::read(pipe, chunk.as_mut_slice()) {
+                match rustix::io::read(output, chunk.as_mut_slice()) {
                     Ok(0) => return false,
                     Ok(length) => log.append(*stream, chunk.get(..length).unwrap_or_default()),
                     Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) => return true,
+                    // A terminal whose last user is gone.
                     Err(_) => return false,
                 }
             }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use runtime::{End, FoundState, LogStream, OpenError, StartFault};
+use runtime::{End, FoundState, LaunchError, LogStream, OpenError, StartFault};
 use rustix::process::Signal;
 
-use crate::stage::{PATIENCE, Stage, id, kill, lives, numbers, until};
+use crate::stage::{PATIENCE, Stage, id, kill, lives, numbers, script, until};
 
 fn states(found: Vec<runtime::Found>) -> Vec<(String, FoundState)> {
     found.into_iter().map(|found| (found.id.to_string(), found.state)).collect()
@@ -49,11 +49,12 @@ async fn a_restarted_agent_can_stop_what_it_did_not_start() {
 async fn an_end_that_no_agent_saw_is_told_to_the_next() {
     let stage = Stage::set().await;
     let go = stage.file("a", "scratch").join("go");
-    let end = stage.file("a", "end.json");
+    let state = stage.file("a", "state");
     stage.start("a", "until [ -e go ]; do sleep 0.005; done; echo heard; exit 12").await;
     let dir = stage.close();
     std::fs::write(go, "").expect("told");
-    until("the supervisor records the end", || end.exists()).await;
+    let ended = || std::fs::read_to_string(&state).is_ok_and(|text| text.contains("{\"end\""));
+    until("the supervisor records the end", ended).await;
     let (stage, found) = Stage::reopen(dir).await;
     let ended = FoundState::Ended(End::Exited { code: 12 });
     assert_eq!(states(found), [("a".to_owned(), ended)]);
@@ -132,22 +133,24 @@ async fn without_keeper_and_agent_a_lost_task_is_ended_by_the_next_agent() {
 }
 
 #[tokio::test]
-async fn a_launch_that_never_reached_the_keeper_is_given_up_for_good() {
+async fn a_claim_of_nobody_is_given_up_for_good() {
     let stage = Stage::set().await;
-    // A task of this boot, as an agent that died before its order leaves it.
-    let pid = stage.start("a", "sleep 60").await;
+    stage.start("a", "sleep 60").await;
     stage.runtime.stop(&id("a"), Duration::ZERO).await.expect("ordered");
-    until("it ends", || stage.file("a", "end.json").exists() && !lives(pid as i32)).await;
     until("no supervisor is left", || stage.supervisors().is_empty()).await;
-    for name in ["state.json", "end.json", "stop.json"] {
-        std::fs::remove_file(stage.file("a", name)).expect("removed");
-    }
+    // As an agent leaves it that died while it gave a launch up.
+    let state = stage.state("a");
+    let claim = state.lines().nth(1).expect("a claim");
+    let (before, _) = claim.split_once("\"supervisor\":").expect("a supervisor");
+    let text = format!("{{\"version\":2}}\n{before}\"supervisor\":null,\"slot\":null}}}}\n");
+    std::fs::write(stage.file("a", "state"), text).expect("written");
     let (stage, found) = Stage::reopen(stage.close()).await;
     let end = only_end(found);
     let given_up = matches!(&end, End::NotStarted { fault: StartFault::Interrupted, .. });
     assert!(given_up, "{end:?}");
     assert_eq!(end.exit_code(), 125);
-    assert!(stage.file("a", "state.json").exists());
+    let again = stage.launch(script("a", "true")).await;
+    assert!(matches!(again, Err(LaunchError::Exists { .. })), "{again:?}");
 }
 
 #[tokio::test]
@@ -156,13 +159,12 @@ async fn a_task_of_another_boot_is_lost() {
     stage.start("a", "true").await;
     stage.end("a").await;
     until("no supervisor is left", || stage.supervisors().is_empty()).await;
-    let state = stage.file("a", "state.json");
+    let text = stage.state("a");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot id");
-    let text = std::fs::read_to_string(&state).expect("a state");
     let other = text.replace(boot.trim(), "00000000-0000-0000-0000-000000000000");
     assert_ne!(text, other);
-    std::fs::write(&state, other).expect("written");
-    std::fs::remove_file(stage.file("a", "end.json")).expect("removed");
+    let (other, _) = other.split_once("{\"end\"").expect("an end");
+    std::fs::write(stage.file("a", "state"), other).expect("written");
     let (_stage, found) = Stage::reopen(stage.close()).await;
     let end = only_end(found);
     assert!(matches!(&end, End::Lost { reason } if reason.contains("rebooted")), "{end:?}");

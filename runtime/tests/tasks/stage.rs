@@ -66,6 +66,18 @@ impl Stage {
         self.path().join("tasks").join(task).join(name)
     }
 
+    /// What is on record of a task.
+    pub(crate) fn state(&self, task: &str) -> String {
+        fs::read_to_string(self.file(task, "state")).expect("a state")
+    }
+
+    /// The tasks that have a directory.
+    pub(crate) fn directories(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path().join("tasks")).expect("listed").flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| !name.starts_with('.')).collect()
+    }
+
     pub(crate) async fn launch(&self, launch: Launch) -> Result<u32, LaunchError> {
         timeout(PATIENCE, self.runtime.launch(launch)).await.expect("a launch in time")
     }
@@ -143,7 +155,7 @@ impl Stage {
         self.helpers("starling-keeper").first().copied()
     }
 
-    /// The supervisors of this directory.
+    /// The supervisors of this directory that have a task.
     pub(crate) fn supervisors(&self) -> Vec<i32> {
         self.helpers("starling-superv")
     }

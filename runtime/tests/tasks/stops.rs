@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runtime::{End, Launch, StopError};
+use runtime::{ControlError, End, Launch};
 
 use crate::stage::{PATIENCE, Stage, id, lives, numbers, script, until};
 
@@ -58,22 +58,12 @@ async fn a_second_order_shortens_the_grace() {
 }
 
 #[tokio::test]
-async fn a_task_is_told_even_where_the_order_cannot_be_written() {
-    let mut stage = Stage::set().await;
-    stage.start("a", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done").await;
-    stage.says("a", "ready").await;
-    std::fs::create_dir(stage.file("a", "stop.json")).expect("in its place");
-    stage.runtime.stop(&id("a"), PATIENCE).await.expect("told");
-    assert_eq!(stage.end("a").await, End::Exited { code: 7 });
-}
-
-#[tokio::test]
 async fn only_a_running_task_can_be_stopped() {
     let mut stage = Stage::set().await;
     let stopped = stage.runtime.stop(&id("a"), Duration::ZERO).await;
-    assert!(matches!(stopped, Err(StopError::Unknown { .. })), "{stopped:?}");
+    assert!(matches!(stopped, Err(ControlError::Unknown { .. })), "{stopped:?}");
     stage.start("a", "true").await;
     stage.end("a").await;
     let stopped = stage.runtime.stop(&id("a"), Duration::ZERO).await;
-    assert!(matches!(stopped, Err(StopError::NotRunning { .. })), "{stopped:?}");
+    assert!(matches!(stopped, Err(ControlError::NotRunning { .. })), "{stopped:?}");
 }

@@ -3,11 +3,10 @@
 //! All that needs memory is done before the fork, in [`Plan::new`]. Between fork
 //! and exec there are only system calls.
 //!
-//! Invariant: [`Plan::become_task`] allocates nothing, locks nothing, returns
-//! never. Containers will put their steps where `enter` is.
+//! Invariant: [`Plan::become_task`] allocates nothing and locks nothing.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::Mode;
@@ -17,23 +16,22 @@ use rustix::thread::{
     Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::launch::{Launch, StartFault, User};
+use super::Ends;
+use crate::launch::{Launch, StartFault, Streams, User};
 use crate::sys::{self, CStrings};
 
 /// Where programs are when the environment does not say.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Length of a failure report: the step and the error number.
-pub(crate) const REPORT_BYTES: usize = 8;
-
 /// What the task needs, in the form in which it needs it.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(super) struct Plan {
     candidates: Vec<CString>,
     argv: CStrings,
     env: CStrings,
     place: Place,
     user: Option<User>,
+    has_terminal: bool,
 }
 
 #[derive(Debug)]
@@ -44,28 +42,18 @@ enum Place {
     Path(CString),
 }
 
-/// The task's ends of what connects it with its supervisor.
-#[derive(Debug)]
-pub(crate) struct Ends {
-    pub(crate) stdin: OwnedFd,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
-    /// Closed by a successful exec.
-    pub(crate) report: OwnedFd,
-}
-
 /// How far the child came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Prepare = 0,
-    User = 1,
-    Directory = 2,
-    Exec = 3,
+pub(super) enum Step {
+    Prepare,
+    User,
+    Directory,
+    Exec,
 }
 
 impl Plan {
     /// Prepares a checked launch; none if some text of it holds a zero byte.
-    pub(crate) fn new(launch: &Launch, scratch: OwnedFd) -> Option<Self> {
+    pub(super) fn new(launch: &Launch, scratch: OwnedFd) -> Option<Self> {
         let program = launch.argv.first()?;
         let argv = launch.argv.iter().map(|word| CString::new(word.as_str()).ok());
         let env =
@@ -80,23 +68,22 @@ impl Plan {
             env: CStrings::new(env.collect::<Option<_>>()?),
             place,
             user: launch.user(),
+            has_terminal: matches!(launch.streams, Streams::Terminal { .. }),
         })
     }
 
-    /// Turns this freshly forked process into the task. A failure goes through
-    /// the report pipe.
-    pub(crate) fn become_task(&self, ends: &Ends) -> ! {
-        let (step, error) = self.enter(ends);
-        let mut report = [0; REPORT_BYTES];
-        report[0] = step as u8;
-        report[4..].copy_from_slice(&error.raw_os_error().to_le_bytes());
-        // The supervisor holds the other end, and the pipe is empty.
-        let _ = rustix::io::write(&ends.report, &report);
-        sys::exit_now(127);
+    /// Turns this fresh process into the task; returns how far it came if that fails.
+    pub(super) fn become_task(&self, ends: &Ends, join: &[BorrowedFd<'_>]) -> (Step, Errno) {
+        for group in join {
+            if let Err(error) = rustix::io::write(group, b"0") {
+                return (Step::Prepare, error);
+            }
+        }
+        self.enter(ends)
     }
 
     fn enter(&self, ends: &Ends) -> (Step, Errno) {
-        if let Err(error) = prepare(ends) {
+        if let Err(error) = prepare(ends, self.has_terminal) {
             return (Step::Prepare, error);
         }
         if let Place::Scratch(scratch) = &self.place
@@ -136,7 +123,7 @@ impl Plan {
     }
 }
 
-fn prepare(ends: &Ends) -> Result<(), Errno> {
+fn prepare(ends: &Ends, has_terminal: bool) -> Result<(), Errno> {
     // Its own session, hence its own group, which it cannot leave.
     setsid()?;
     sys::default_dispositions();
@@ -144,6 +131,9 @@ fn prepare(ends: &Ends) -> Result<(), Errno> {
     rustix::stdio::dup2_stdin(&ends.stdin)?;
     rustix::stdio::dup2_stdout(&ends.stdout)?;
     rustix::stdio::dup2_stderr(&ends.stderr)?;
+    if has_terminal {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    }
     sys::close_all_on_exec().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
@@ -170,22 +160,20 @@ fn candidates(program: &str, path: Option<&str>) -> Option<Vec<CString>> {
         .collect()
 }
 
-/// What a failure report means.
-pub(crate) fn read_report(report: [u8; REPORT_BYTES], launch: &Launch) -> (StartFault, String) {
-    let [step, _, _, _, number @ ..] = report;
-    let error = std::io::Error::from_raw_os_error(i32::from_le_bytes(number));
+/// What a failure means.
+pub(super) fn explain(step: Step, error: Errno, launch: &Launch) -> (StartFault, String) {
     let program = launch.argv.first().map_or("", String::as_str);
-    if step == Step::User as u8 {
+    if step == Step::User {
         let User { uid, gid } = launch.user().unwrap_or(User { uid: 0, gid: 0 });
         (StartFault::User, format!("cannot run as {uid}:{gid}: {error}"))
-    } else if step == Step::Directory as u8 {
+    } else if step == Step::Directory {
         let directory =
             launch.directory.as_deref().map_or("scratch".into(), |path| path.to_string_lossy());
         (StartFault::Directory, format!("cannot enter {directory}: {error}"))
-    } else if step == Step::Exec as u8 {
-        let fault = match Errno::from_io_error(&error) {
-            Some(Errno::NOENT | Errno::NOTDIR) => StartFault::NotFound,
-            Some(Errno::NOMEM | Errno::TOOBIG | Errno::AGAIN | Errno::MFILE | Errno::NFILE) => {
+    } else if step == Step::Exec {
+        let fault = match error {
+            Errno::NOENT | Errno::NOTDIR => StartFault::NotFound,
+            Errno::NOMEM | Errno::TOOBIG | Errno::AGAIN | Errno::MFILE | Errno::NFILE => {
                 StartFault::System
             }
             _ => StartFault::NotExecutable,

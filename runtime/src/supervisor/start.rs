@@ -1,0 +1,228 @@
+//! From an order to a running program, and from its end to the next wait.
+
+use std::fs::File;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::process::{Pid, Signal};
+
+use super::Supervisor;
+use super::desk::Desk;
+use super::prepared::Prepared;
+use super::pump::Pump;
+use super::running::{Fate, Ran, Running};
+use super::streams::{self, Ours};
+use super::tree;
+use crate::frame;
+use crate::launch::{End, Launch, TaskId};
+use crate::log::LogWriter;
+use crate::order::{self, Reply, Report};
+use crate::proc::ProcessMark;
+use crate::record::{self, Claim};
+use crate::sandbox::{self, NotStarted};
+
+/// How long an agent may take to make a network.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A program that runs, and what we hold of it.
+struct Begun {
+    task: Pid,
+    ours: Ours,
+    oom_kills: u64,
+}
+
+/// Why a launch is not ours.
+enum Unclaimed {
+    Exists,
+    Failed(NotStarted),
+}
+
+impl Supervisor {
+    /// Runs one task to its end and tells the agent.
+    pub(super) fn launch(&mut self, agent: &OwnedFd, nonce: String, launch: Launch, text: Vec<u8>) {
+        // What was meant for the last task is not for this one.
+        self.signals.take();
+        let claimed = self.claim(nonce, &launch, &text);
+        drop(text);
+        let prepared = match claimed {
+            Ok(prepared) => prepared,
+            Err(Unclaimed::Exists) => {
+                let _ = order::say(agent, &Report::Exists);
+                return;
+            }
+            Err(Unclaimed::Failed(NotStarted { fault, reason })) => {
+                let reason = order::shorten(reason);
+                let _ = order::say(agent, &Report::NotStarted { fault, reason });
+                return;
+            }
+        };
+        let begun = self.begin(agent, &prepared, &launch);
+        let Prepared { dir, mut state, control, .. } = prepared;
+        let (end, report) = match begun {
+            Ok(begun) => {
+                let end = self.run(agent, dir, &mut state, control, launch, begun);
+                (end.clone(), Report::Ended { end })
+            }
+            Err(NotStarted { fault, reason }) => {
+                let reason = order::shorten(reason);
+                let end = End::NotStarted { fault, reason: reason.clone() };
+                (end, Report::NotStarted { fault, reason })
+            }
+        };
+        if let Err(error) = record::add_end(&mut state, &end) {
+            // Who asks later finds this process gone and no end: a lost task.
+            eprintln!("starling supervisor: cannot record {end:?}: {error}");
+            self.is_bad = true;
+        }
+        // An agent that is gone finds the end on record. Its successor watches this
+        // process, as a signal said or will: so it must not stay.
+        self.leaves |= order::say(agent, &report).is_err();
+        self.signals.take();
+        self.leaves |= self.signals.adopted || self.signals.orphaned;
+    }
+
+    /// Makes the launch ours, unless there is a task of that id.
+    fn claim(
+        &mut self,
+        nonce: String,
+        launch: &Launch,
+        text: &[u8],
+    ) -> Result<Prepared, Unclaimed> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Unclaimed::Failed(NotStarted::system(what, error))
+        };
+        launch.check().map_err(|flaw| failed("the launch is flawed", &flaw))?;
+        self.group.fit(&launch.limits).map_err(|error| failed("cannot limit the task", &error))?;
+        let slot = self.group.name();
+        let boot = self.post.boot.clone();
+        let claim = Claim { nonce, boot, supervisor: Some(self.own), slot };
+        // The second attempt is for a directory that was swept away as it waited.
+        for _ in 0..2 {
+            let prepare = "cannot prepare the task's directory";
+            self.prepare().map_err(|error| failed(prepare, &error))?;
+            let Some(mut prepared) = self.prepared.take() else { continue };
+            let done = record::claim(&mut prepared.state, &claim, text);
+            let done = done.and_then(|()| self.give(&prepared, launch));
+            if let Err(error) = done {
+                prepared.remove(&self.post.tasks);
+                return Err(failed("cannot record the launch", &error));
+            }
+            match prepared.become_task(&self.post.tasks, &launch.id) {
+                Ok(()) => return Ok(prepared),
+                Err(Errno::NOENT) => {}
+                Err(error) => {
+                    prepared.remove(&self.post.tasks);
+                    return Err(match error {
+                        Errno::EXIST => Unclaimed::Exists,
+                        error => failed("cannot claim the launch", &error),
+                    });
+                }
+            }
+        }
+        Err(failed("cannot claim the launch", &"its directory vanishes"))
+    }
+
+    fn give(&self, prepared: &Prepared, launch: &Launch) -> std::io::Result<()> {
+        match launch.user() {
+            Some(user) if rustix::process::geteuid().is_root() => prepared.give(user),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the program.
+    fn begin(
+        &mut self,
+        agent: &OwnedFd,
+        prepared: &Prepared,
+        launch: &Launch,
+    ) -> Result<Begun, NotStarted> {
+        let failed = |error: Errno| NotStarted::system("cannot prepare the task", error);
+        let oom_kills = self.group.oom_kills();
+        let (ends, ours) = streams::open(launch, &self.null).map_err(failed)?;
+        let facts = self.post.facts.clone();
+        let group = std::mem::take(&mut self.group);
+        let sandbox_order = sandbox::Order {
+            launch,
+            facts: &facts,
+            dir: prepared.dir.as_fd(),
+            join: group.join(),
+            ends,
+        };
+        let mut network = |namespace| self.network(agent, &launch.id, namespace);
+        let spawned = sandbox::spawn(sandbox_order, &mut network);
+        self.group = group;
+        let spawned = spawned?;
+        let ours = match spawned.terminal {
+            Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
+            None => ours,
+        };
+        Ok(Begun { task: spawned.pid, ours, oom_kills })
+    }
+
+    fn run(
+        &mut self,
+        agent: &OwnedFd,
+        dir: OwnedFd,
+        state: &mut File,
+        control: OwnedFd,
+        launch: Launch,
+        begun: Begun,
+    ) -> End {
+        let Begun { task, ours, oom_kills } = begun;
+        let mut pump = Pump::new(LogWriter::new(dir, launch.log), ours.outputs);
+        let recorded = ProcessMark::of(task).and_then(|mark| record::add_task(state, mark));
+        if let Err(error) = recorded {
+            // A task that a restarted agent could not find must not run.
+            self.is_bad |= !tree::kill_children(&mut self.signals, &mut pump, &self.group);
+            return End::Lost { reason: format!("its start could not be recorded: {error}") };
+        }
+        let pid = task.as_raw_nonzero().get().unsigned_abs();
+        // An agent that is gone finds the state on disk.
+        self.leaves |= order::say(agent, &Report::Started { pid }).is_err();
+        let running = Running {
+            own: self.own,
+            task,
+            stop_signal: Signal::from_named_raw(launch.stop_signal).unwrap_or(Signal::TERM),
+            signals: &mut self.signals,
+            group: &self.group,
+            orders: &mut self.post.listener,
+            pump,
+            input: ours.input,
+            desk: Desk::new(control),
+            fate: Fate::new(launch.deadline_boot_ns, oom_kills),
+        };
+        // What is not needed any more is not held for the task's life.
+        drop(launch);
+        let Ran { end, is_gone } = running.run();
+        // The keeper looks for what stayed.
+        self.is_bad |= !is_gone;
+        end
+    }
+
+    /// Has the agent make a network of a namespace.
+    fn network(&mut self, agent: &OwnedFd, id: &TaskId, namespace: OwnedFd) -> Result<(), String> {
+        let text = frame::encode(&Report::NetworkWanted { id: id.clone() });
+        let text = text.map_err(|error| error.to_string())?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut extra = SendAncillaryBuffer::new(&mut space);
+        let handles = [namespace.as_fd()];
+        extra.push(SendAncillaryMessage::ScmRights(&handles));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let gone = "the agent is gone, and networks are its work";
+        rustix::net::sendmsg(agent, &[IoSlice::new(&text)], &mut extra, flags)
+            .map_err(|_| gone.to_owned())?;
+        match self.message(agent, NETWORK_PATIENCE) {
+            Ok(Some(text)) => match frame::decode(&text) {
+                Ok(Reply::NetworkReady) => Ok(()),
+                Ok(Reply::NetworkFailed { reason }) => Err(reason),
+                Err(error) => Err(error.to_string()),
+            },
+            Ok(None) => Err(gone.to_owned()),
+            Err(error) => Err(format!("no network came: {error}")),
+        }
+    }
+}
