@@ -30,6 +30,9 @@ pub struct Container {
     pub user: String,
     /// Whose ids its users are.
     pub ids: Ids,
+    /// The first of the [`IDS`] host ids that it has of its own. The runtime picks one
+    /// that no other task has when none is given.
+    pub id_base: Option<u32>,
     /// Which network it has.
     pub network: Network,
     /// What it calls itself; the task's id, cut to fit, if none is given.
@@ -64,6 +67,7 @@ impl Container {
             changes: Changes::Disk,
             user: "0:0".to_owned(),
             ids: Ids::Own,
+            id_base: None,
             network: Network::None,
             hostname: None,
             mounts: Vec::new(),

@@ -37,7 +37,7 @@ use rustix::thread::set_name;
 
 use crate::order::{self, LOCK, SOCKET, TASKS};
 use crate::proc;
-use crate::sandbox::Facts;
+use crate::plan::Facts;
 use crate::supervisor::{self, Post, TAKEN, WAITING, supervise};
 use crate::sys::{self, Fork, Seat, Seats};
 

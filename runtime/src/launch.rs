@@ -173,6 +173,14 @@ impl Launch {
         }
     }
 
+    /// The first host id of a container's own range, if it was picked.
+    pub(crate) fn id_base(&self) -> Option<u32> {
+        match &self.place {
+            Place::Process(_) => None,
+            Place::Container(container) => container.id_base,
+        }
+    }
+
     /// A plain process with an empty environment, in its scratch directory, as the
     /// agent's user, without limits, stopped by SIGTERM.
     pub fn new<A: Into<String>>(id: TaskId, argv: impl IntoIterator<Item = A>) -> Self {

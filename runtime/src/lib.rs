@@ -22,18 +22,22 @@
 mod adopt;
 mod attach;
 mod call;
+mod capability;
 mod cgroup;
 mod container;
 mod control;
 mod frame;
 mod keeper;
+mod landlock;
 mod launch;
 mod leftovers;
 mod log;
 mod order;
+mod plan;
 mod proc;
 mod record;
 mod sandbox;
+mod seccomp;
 mod session;
 mod supervisor;
 mod sys;
@@ -42,6 +46,7 @@ mod watch;
 pub use adopt::OpenError;
 pub use attach::{Attached, ControlError};
 pub use call::KeeperError;
+pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::Limits;
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
@@ -55,5 +60,9 @@ pub use launch::{
 };
 pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
 pub use order::Recipient;
+pub use plan::{
+    Cover, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw, Problem,
+    Source, Special, Step, Tree, plan,
+};
 pub use record::RecordError;
 pub use session::*;

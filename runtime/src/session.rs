@@ -110,20 +110,3 @@ pub struct ProcessRow {
     /// Its program and arguments.
     pub command: String,
 }
-// TEMPSTUB
-pub enum Whom { Main, All }
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage { pub cpu_ns: Option<u64>, pub memory_bytes: Option<u64>, pub memory_peak_bytes: Option<u64>, pub pids: Option<u64>, pub io_read_bytes: Option<u64>, pub io_write_bytes: Option<u64> }
-use crate::{Runtime,TaskId};
-impl Runtime {
- pub async fn exec(&self,_:&TaskId,_:Exec)->Result<Session,SessionOver>{Err(SessionOver)}
- pub async fn copy_out(&self,_:&TaskId,_:&std::path::Path)->Result<Session,SessionOver>{Err(SessionOver)}
- pub async fn copy_in(&self,_:&TaskId,_:&std::path::Path)->Result<Session,SessionOver>{Err(SessionOver)}
- pub async fn attach(&self,_:&TaskId)->Result<SessionInput,SessionOver>{Err(SessionOver)}
- pub async fn end(&self,_:&TaskId)->Result<Option<End>,SessionOver>{Err(SessionOver)}
- pub async fn usage(&self,_:&TaskId)->Result<Usage,SessionOver>{Err(SessionOver)}
- pub async fn processes(&self,_:&TaskId)->Result<Vec<ProcessRow>,SessionOver>{Err(SessionOver)}
- pub async fn pause(&self,_:&TaskId)->Result<(),SessionOver>{Err(SessionOver)}
- pub async fn resume(&self,_:&TaskId)->Result<(),SessionOver>{Err(SessionOver)}
- pub async fn signal(&self,_:&TaskId,_:i32,_:Whom)->Result<(),SessionOver>{Err(SessionOver)}
-}

@@ -1,34 +1,46 @@
-//! Turns a launch into a running program: the border between supervising and
-//! isolating.
+//! Executes a [`Plan`] from top to bottom: turns a launch into a running program.
 //!
-//! Called in a supervisor, which has one thread. It returns when the program runs,
-//! or has failed to.
+//! ```text
+//! supervisor        open ─▶ clone ─▶ map ids ─▶ go ┐           ┌▶ started, or why not
+//! process                    └─▶ join, session ─▶ wait ─▶ mount ─▶ pivot ─▶ renounce ─▶ exec
+//! ```
+//!
+//! It runs in a supervisor, which has one thread and must stay small. A container is
+//! cloned with its own memory and reports through a socket that its exec closes. A
+//! plain process runs on its supervisor's memory until its exec, which is twice as
+//! fast, so what it needs is made before.
+//!
+//! Nothing is looked up by path on behalf of a container but its sources on the host,
+//! once, by the supervisor; all else goes through handles that cannot be left
+//! (`place`), so that nobody can exchange a path under us.
+//!
+//! Invariants: [`spawn`] either returns a process that has executed its program, or
+//! leaves none; no descriptor stays open in the supervisor but those it returns.
 
+mod chamber;
+mod clocks;
+mod outside;
+mod place;
 mod process;
+mod program;
+mod reaper;
+mod report;
+pub(crate) mod rlimit;
+mod root;
+mod special;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod user;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::Pid;
 
 use crate::launch::{Launch, Place, StartFault};
-use crate::order::{self};
-use crate::record::SCRATCH;
-use crate::sys;
-use process::Plan;
+use crate::plan::{self, Facts, PlanFlaw};
 
-/// What this machine can do, found out once.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {}
-
-impl Facts {
-    /// Looks at the machine.
-    pub(crate) fn probe() -> Self {
-        Self {}
-    }
-}
-
-/// The task's ends of what connects it with its supervisor. With a terminal for a
-/// plain process all three are the same one.
+/// The task's ends of its standard streams.
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) stdin: OwnedFd,
@@ -36,61 +48,70 @@ pub(crate) struct Ends {
     pub(crate) stderr: OwnedFd,
 }
 
-/// A program to start.
+/// Control groups that the process joins.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Join<'a> {
+    /// A directory of version 2, in which it is born.
+    pub(crate) into: Option<BorrowedFd<'a>>,
+    /// `cgroup.procs` of each hierarchy of version 1, open for writing.
+    pub(crate) procs: &'a [OwnedFd],
+}
+
+/// What to start, and with what.
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) launch: &'a Launch,
     pub(crate) facts: &'a Facts,
-    /// The task's directory.
+    /// First id of the container's own range: see [`ids`](crate::ids).
+    pub(crate) id_base: u32,
+    /// The task's directory: `scratch/`, `root/` and `etc/` are below it.
     pub(crate) dir: BorrowedFd<'a>,
-    /// The files of its control groups: writing `0` joins.
-    pub(crate) join: Vec<BorrowedFd<'a>>,
-    pub(crate) ends: Ends,
+    /// Where the runtime keeps volumes; none if it keeps none.
+    pub(crate) volumes: Option<BorrowedFd<'a>>,
+    pub(crate) join: Join<'a>,
+    /// The network namespace of the other task, for [`Network::Of`](crate::Network::Of).
+    pub(crate) network_of: Option<BorrowedFd<'a>>,
+    /// Its standard streams; none if it has a terminal.
+    pub(crate) ends: Option<Ends>,
 }
 
-/// A program that runs.
+/// A process that executes its program.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
-    /// The other side of a container's terminal.
+    /// The supervisor's end of its terminal, if it has one.
     pub(crate) terminal: Option<OwnedFd>,
 }
 
-/// A program that does not.
-#[derive(Debug)]
+/// Why no program runs. Nothing of it is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotStarted {
     pub(crate) fault: StartFault,
     pub(crate) reason: String,
 }
 
 impl NotStarted {
-    pub(crate) fn system(what: &str, error: impl std::fmt::Display) -> Self {
-        Self { fault: StartFault::System, reason: format!("{what}: {error}") }
+    pub(crate) fn system(reason: impl Into<String>) -> Self {
+        Self { fault: StartFault::System, reason: reason.into() }
     }
 }
 
-/// Starts the program of a checked launch.
-pub(crate) fn spawn(
-    order: Order<'_>,
-    _network: &mut dyn FnMut(OwnedFd) -> Result<(), String>,
-) -> Result<Spawned, NotStarted> {
-    let Order { launch, facts: _, dir, join, ends } = order;
-    if let Place::Container(_) = launch.place {
-        return Err(NotStarted::system("cannot start a container", "not here yet"));
+impl From<PlanFlaw> for NotStarted {
+    fn from(flaw: PlanFlaw) -> Self {
+        Self::system(flaw.to_string())
     }
-    let failed =
-        |error: &dyn std::fmt::Display| NotStarted::system("cannot prepare the task", error);
-    let scratch = order::open_below(dir, SCRATCH).map_err(|error| failed(&error))?;
-    let plan = Plan::new(launch, scratch).ok_or_else(|| failed(&"a zero byte"))?;
-    let mut failure = None;
-    let pid = sys::vfork(&mut || failure = Some(plan.become_task(&ends, &join)));
-    let pid = pid.map_err(|error| failed(&error))?;
-    match failure {
-        None => Ok(Spawned { pid, terminal: None }),
-        Some((step, error)) => {
-            let _ = waitpid(Some(pid), WaitOptions::empty());
-            let (fault, reason) = process::explain(step, error, launch);
-            Err(NotStarted { fault, reason })
-        }
+}
+
+/// Gives a container's network namespace addresses, before anything of it runs.
+pub(crate) type Connect<'a> = &'a mut dyn FnMut(OwnedFd) -> Result<(), String>;
+
+/// Starts what is ordered; returns once its program runs, or has failed to.
+///
+/// The caller has one thread.
+pub(crate) fn spawn(order: Order<'_>, connect: Connect<'_>) -> Result<Spawned, NotStarted> {
+    let plan = plan::plan(order.launch, order.facts, order.id_base)?;
+    match &order.launch.place {
+        Place::Process(_) => process::spawn(&plan, order),
+        Place::Container(_) => outside::spawn(&plan, order, connect),
     }
 }

@@ -20,13 +20,13 @@
 
 mod desk;
 mod group;
-mod input;
+pub(crate) mod input;
 mod prepared;
 mod pump;
 mod running;
 mod signals;
 mod start;
-mod streams;
+pub(crate) mod streams;
 mod tree;
 
 pub(crate) use prepared::{is_prepared, sweep};
@@ -51,7 +51,7 @@ use crate::frame::{self, Inbox};
 use crate::launch::StartFault;
 use crate::order::{self, Order, Report};
 use crate::proc::ProcessMark;
-use crate::sandbox::Facts;
+use crate::plan::Facts;
 use crate::sys::{self, Seat, Seats};
 use group::Group;
 use prepared::Prepared;

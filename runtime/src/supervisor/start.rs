@@ -93,7 +93,7 @@ impl Supervisor {
         text: &[u8],
     ) -> Result<Prepared, Unclaimed> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Unclaimed::Failed(NotStarted::system(what, error))
+            Unclaimed::Failed(NotStarted::system(format!("{what}: {error}")))
         };
         launch.check().map_err(|flaw| failed("the launch is flawed", &flaw))?;
         self.group.fit(&launch.limits).map_err(|error| failed("cannot limit the task", &error))?;
@@ -140,25 +140,29 @@ impl Supervisor {
         prepared: &Prepared,
         launch: &Launch,
     ) -> Result<Begun, NotStarted> {
-        let failed = |error: Errno| NotStarted::system("cannot prepare the task", error);
+        let failed = |error: Errno| NotStarted::system(format!("cannot prepare the task: {error}"));
         let oom_kills = self.group.oom_kills();
-        let (ends, ours) = streams::open(launch, &self.null).map_err(failed)?;
+        let (ends, ours) = streams::open(launch.streams, &self.null).map_err(failed)?.map_or((None, None), |(ends, ours)| (Some(ends), Some(ours)));
         let facts = self.post.facts.clone();
         let group = std::mem::take(&mut self.group);
         let sandbox_order = sandbox::Order {
             launch,
             facts: &facts,
+            id_base: launch.id_base().unwrap_or_default(),
             dir: prepared.dir.as_fd(),
-            join: group.join(),
+            volumes: None,
+            join: sandbox::Join::default(),
+            network_of: None,
             ends,
         };
         let mut network = |namespace| self.network(agent, &launch.id, namespace);
         let spawned = sandbox::spawn(sandbox_order, &mut network);
         self.group = group;
         let spawned = spawned?;
-        let ours = match spawned.terminal {
-            Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
-            None => ours,
+        let ours = match (spawned.terminal, ours) {
+            (Some(terminal), _) => streams::of_terminal(terminal).map_err(failed)?,
+            (None, Some(ours)) => ours,
+            (None, None) => return Err(failed(Errno::NOTTY)),
         };
         Ok(Begun { task: spawned.pid, ours, oom_kills })
     }

@@ -9,13 +9,19 @@
     reason = "fork, exec and signal masks have no safe form; each block argues its case"
 )]
 
+pub(crate) mod capability;
+pub(crate) mod clone;
+#[cfg(test)]
+pub(crate) mod forked;
+pub(crate) mod landlock;
+pub(crate) mod loopback;
+pub(crate) mod mount;
 mod readable;
 mod seats;
-mod vfork;
+pub(crate) mod seccomp;
 
 pub(crate) use readable::Readable;
 pub(crate) use seats::{Seat, Seats};
-pub(crate) use vfork::vfork;
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::io;

@@ -1,0 +1,115 @@
+//! From a launch and what this machine can do to a list of steps. Pure: nothing
+//! here looks at the machine, makes or changes anything but [`Facts::probe`].
+//!
+//! ```text
+//! Launch ─┐
+//! Facts ──┼─▶ plan ─▶ steps of the supervisor ─┐    open, clone, map ids, go
+//! id base ┘           steps of the process ────┴─▶  mount, pivot, renounce, execute
+//! ```
+//!
+//! A launch that cannot run is refused here, with the field that is wrong, before
+//! anything was done for it. The order of the steps is the security argument:
+//! what needs power comes first, what takes it away comes last, and each step may
+//! rely on those above it.
+
+mod check;
+mod container;
+mod facts;
+mod flaw;
+mod namespaces;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub use facts::{Facts, IdRange, Kernel};
+pub use flaw::{PlanFlaw, Problem};
+pub use namespaces::Namespaces;
+pub use step::{Cover, IdMap, MapWriter, Owners, Source, Special, Step, Tree};
+
+use crate::launch::{Launch, Place, Process};
+
+/// What is done for a launch, in order: first the supervisor's steps, then those of
+/// the process it makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Plan {
+    /// All steps.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// What is opened of the host, by the numbers that later steps use.
+    pub fn trees(&self) -> impl Iterator<Item = &Tree> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Open(tree) => Some(tree),
+            _ => None,
+        })
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One line for each step, numbered as failures number them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, step) in (1..).zip(&self.steps) {
+            let who = if step.is_supervisors() { "supervisor" } else { "task" };
+            writeln!(f, "{number:3} {who:10} {step}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Plans a launch.
+///
+/// `id_base` is the first of the [`IDS`](crate::IDS) host ids that the container
+/// has of its own; a container with the host's ids and a plain process ignore it.
+pub fn plan(launch: &Launch, facts: &Facts, id_base: u32) -> Result<Plan, PlanFlaw> {
+    check::check(launch)?;
+    let steps = match &launch.place {
+        Place::Process(process) => of_process(launch, process, facts)?,
+        Place::Container(container) => container::steps(launch, container, facts, id_base)?,
+    };
+    Ok(Plan { steps })
+}
+
+fn of_process(launch: &Launch, process: &Process, facts: &Facts) -> Result<Vec<Step>, PlanFlaw> {
+    let mut steps = vec![Step::Clone(Namespaces::NONE), Step::JoinGroups, Step::Session];
+    if let Some(step) = terminal(launch) {
+        steps.push(step);
+    }
+    steps.push(Step::Streams);
+    if launch.directory.is_none() {
+        // Entered before the user changes: the way there may be closed to it.
+        steps.push(Step::Scratch);
+    }
+    steps.extend(launch.rlimits.iter().cloned().map(Step::Limit));
+    if let Some(user) = process.user {
+        if facts.uid != 0 && user.uid != facts.uid {
+            let lacks = "only a runtime of root runs tasks of other users";
+            return Err(PlanFlaw::new("process.user", Problem::Machine { lacks }));
+        }
+        steps.push(Step::Become(user));
+    }
+    steps.push(Step::NoNewPrivileges);
+    if !process.hidden.is_empty() && facts.landlock > 0 {
+        steps.push(Step::Hide(process.hidden.clone()));
+    }
+    steps.extend(launch.directory.clone().map(Step::Directory));
+    steps.push(execute(launch));
+    Ok(steps)
+}
+
+fn terminal(launch: &Launch) -> Option<Step> {
+    match launch.streams {
+        crate::Streams::Terminal { rows, columns } => Some(Step::Terminal { rows, columns }),
+        _ => None,
+    }
+}
+
+fn execute(launch: &Launch) -> Step {
+    Step::Execute(launch.argv.first().cloned().unwrap_or_default())
+}

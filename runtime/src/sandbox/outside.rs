@@ -1,0 +1,378 @@
+//! The supervisor's part of starting a container: what needs the host's rights.
+//!
+//! Handles are made before the clone and inherited by it, so nothing has to be sent:
+//! showing a tree's owners through the new user namespace changes the mount that both
+//! sides hold.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::chamber::Chamber;
+use super::place::is_procfs;
+use super::program::Program;
+use super::report::{self, Failure, Outcome};
+use super::{Connect, NotStarted, Order, Spawned, rlimit};
+use crate::container::Access;
+use crate::launch::User;
+use crate::plan::{IdMap, MapWriter, Owners, Plan, Source, Step, Tree};
+use crate::sys::clone;
+use crate::sys::mount::{MountAttributes, Reach, set_attributes};
+use crate::sys::{self, Fork};
+
+/// Where changes to the root go, below the task's directory.
+pub(super) const CHANGES: &str = "root";
+/// Files that the runtime wrote for the container, below the task's directory.
+const TEXTS: &str = "etc";
+
+struct Outside<'a> {
+    plan: &'a Plan,
+    order: &'a Order<'a>,
+    /// What `Open` opened, in its order; none for a file that is not there.
+    trees: Vec<Option<OwnedFd>>,
+    /// The network that a joined one was left for.
+    home: Option<OwnedFd>,
+    proc: OwnedFd,
+}
+
+struct Child<'a> {
+    pid: Pid,
+    socket: &'a OwnedFd,
+    users: Option<OwnedFd>,
+}
+
+pub(super) fn spawn(
+    plan: &Plan,
+    order: Order<'_>,
+    connect: Connect<'_>,
+) -> Result<Spawned, NotStarted> {
+    let system = |what: &str, error: Errno| {
+        NotStarted::system(format!("{what}: {}", std::io::Error::from(error)))
+    };
+    let failed = |at: usize, failure: Failure| report::in_words(plan, at, &failure);
+    let (socket, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| system("cannot make a socket", error))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty())
+        .map_err(|error| system("cannot open /proc", error))?;
+    let mut outside = Outside { plan, order: &order, trees: Vec::new(), home: None, proc };
+    let mut steps = plan.steps().iter().enumerate();
+    let (at, namespaces) = loop {
+        match steps.next() {
+            Some((at, Step::Clone(namespaces))) => break (at, *namespaces),
+            Some((at, step)) => outside.before(step).map_err(|failure| failed(at, failure))?,
+            None => return Err(NotStarted::system("the plan makes no process")),
+        }
+    };
+    let forked = clone::fork_into(namespaces.bits(), order.join.into);
+    let left = outside.leave_network();
+    let (side, birth) = forked.map_err(|error| failed(at, error.into()))?;
+    let pid = match side {
+        Fork::Parent(pid) => pid,
+        Fork::Child => {
+            drop(socket);
+            let Outside { trees, .. } = outside;
+            Chamber::new(plan, &order, trees, theirs, birth).live()
+        }
+    };
+    drop(theirs);
+    let mut child = Child { pid, socket: &socket, users: None };
+    let mut done = left.map_err(|failure| (at, failure));
+    for (at, step) in steps.take_while(|(_, step)| step.is_supervisors()) {
+        done = done.and_then(|()| {
+            outside.after(step, &mut child, connect).map_err(|failure| (at, failure))
+        });
+    }
+    drop(child);
+    let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
+    match outcome {
+        Ok(Outcome::Runs(terminal)) => return Ok(Spawned { pid, terminal }),
+        Ok(Outcome::Failed(at, failure)) => {
+            end(pid);
+            Err(failed(at, failure))
+        }
+        Err((at, failure)) => {
+            // If the process failed first, that is why, and it has said so.
+            let said = rustix::fs::fcntl_setfl(&socket, OFlags::NONBLOCK)
+                .and_then(|()| report::receive(&socket));
+            end(pid);
+            match said {
+                Ok(Outcome::Failed(at, first)) => Err(failed(at, first)),
+                _ => Err(failed(at, failure)),
+            }
+        }
+    }
+}
+
+/// Leaves nothing of a process that will not run its program.
+fn end(pid: Pid) {
+    let _ = kill_process(pid, Signal::KILL);
+    let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+}
+
+impl Outside<'_> {
+    fn before(&mut self, step: &Step) -> Result<(), Failure> {
+        match step {
+            Step::Open(tree) => {
+                let opened = self.open(tree)?;
+                self.trees.push(opened);
+                Ok(())
+            }
+            Step::PrepareChanges { owner } => prepare_changes(self.order.dir, *owner),
+            Step::JoinNetwork => self.join_network(),
+            _ => Err(Failure::because("this is not the supervisor's to do")),
+        }
+    }
+
+    fn after(
+        &mut self,
+        step: &Step,
+        child: &mut Child<'_>,
+        connect: &mut dyn FnMut(OwnedFd) -> Result<(), String>,
+    ) -> Result<(), Failure> {
+        match step {
+            Step::MapIds(map) => {
+                self.map_ids(map, child.pid)?;
+                child.users = Some(self.of_process(child.pid, "ns/user", OFlags::RDONLY)?);
+                Ok(())
+            }
+            Step::ShowOwners { tree, owners } => self.show_owners(*tree, *owners, child),
+            Step::RaiseLimit(limit) => Ok(rlimit::raise(child.pid, limit)?),
+            Step::Connect => {
+                let network = self.of_process(child.pid, "ns/net", OFlags::RDONLY)?;
+                connect(network).map_err(Failure::because)
+            }
+            Step::Go => {
+                rustix::net::send(child.socket, &[0], SendFlags::NOSIGNAL)?;
+                Ok(())
+            }
+            _ => Err(Failure::because("this is not the supervisor's to do")),
+        }
+    }
+
+    fn open(&self, tree: &Tree) -> Result<Option<OwnedFd>, Failure> {
+        let path = OFlags::PATH | OFlags::CLOEXEC;
+        let source = match &tree.source {
+            Source::Layer(layer) => open_host(layer, path | OFlags::DIRECTORY)?,
+            Source::Host(source) => open_host(source, path)?,
+            Source::Device(source) => open_device(source, path)?,
+            Source::Volume(name) => self.open_volume(name)?,
+            Source::Changes => below(self.order.dir, CHANGES, path | OFlags::DIRECTORY)?,
+            Source::Text(name) => match open_text(self.order.dir, name) {
+                Err(Errno::NOENT) => return Ok(None),
+                found => found?,
+            },
+        };
+        if !self.order.facts.privileged() {
+            // It cannot be cloned here; the process opens it again where it can.
+            return Ok(Some(source));
+        }
+        let clone = clone_tree(source.as_fd(), reach(&tree.source))?;
+        if tree.owners == Owners::Disk {
+            set_attributes(clone.as_fd(), attributes(tree), None, reach(&tree.source))?;
+        }
+        Ok(Some(clone))
+    }
+
+    fn open_volume(&self, name: &str) -> Result<OwnedFd, Failure> {
+        let none = || Failure::because("this runtime keeps no volumes");
+        let volumes = self.order.volumes.ok_or_else(none)?;
+        match rustix::fs::mkdirat(volumes, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(below(volumes, name, OFlags::PATH | OFlags::DIRECTORY)?)
+    }
+
+    fn show_owners(
+        &self,
+        tree: usize,
+        owners: Owners,
+        child: &Child<'_>,
+    ) -> Result<(), Failure> {
+        let Some(mount) = self.trees.get(tree).and_then(Option::as_ref) else { return Ok(()) };
+        let Some(opened) = self.plan.trees().nth(tree) else { return Err(Failure::because("there is no such tree")) };
+        let attributes = attributes(opened);
+        let users = child.users.as_ref().map(AsFd::as_fd);
+        let reach = reach(&opened.source);
+        match set_attributes(mount.as_fd(), attributes, users, reach) {
+            Err(error) if owners == Owners::MappedIfPossible => {
+                let refused = [libc::EINVAL, libc::EPERM].map(Some);
+                if !refused.contains(&error.raw_os_error()) {
+                    return Err(error.into());
+                }
+                Ok(set_attributes(mount.as_fd(), attributes, None, reach)?)
+            }
+            Err(error) => {
+                let hint = format!("{} (its file system may not map owners)", opened.source);
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                Err(Failure { errno, detail: hint })
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn join_network(&mut self) -> Result<(), Failure> {
+        let other = self.order.network_of;
+        let other = other.ok_or_else(|| Failure::because("the other task does not run"))?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let home = rustix::fs::openat(&self.proc, "self/ns/net", flags, Mode::empty())?;
+        move_into_link_name_space(other, Some(LinkNameSpaceType::Network))?;
+        self.home = Some(home);
+        Ok(())
+    }
+
+    fn leave_network(&mut self) -> Result<(), Failure> {
+        match self.home.take() {
+            None => Ok(()),
+            Some(home) => {
+                let kind = Some(LinkNameSpaceType::Network);
+                Ok(move_into_link_name_space(home.as_fd(), kind)?)
+            }
+        }
+    }
+
+    /// A file of `/proc/PID`; the process is our unreaped child, so it is this one.
+    fn of_process(&self, pid: Pid, name: &str, flags: OFlags) -> Result<OwnedFd, Failure> {
+        is_procfs(&self.proc)?;
+        let path = format!("{}/{name}", pid.as_raw_nonzero());
+        Ok(rustix::fs::openat(&self.proc, path, flags | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    fn map_ids(&self, map: &IdMap, pid: Pid) -> Result<(), Failure> {
+        if map.writer == MapWriter::Helpers {
+            run_helper("newuidmap", pid, &map.uids)?;
+            return run_helper("newgidmap", pid, &map.gids);
+        }
+        let write = |name: &str, text: &str| -> Result<(), Failure> {
+            let file = self.of_process(pid, name, OFlags::WRONLY)?;
+            is_procfs(&file)?;
+            rustix::io::write(&file, text.as_bytes()).map_err(Failure::at(name))?;
+            Ok(())
+        };
+        if map.writer == MapWriter::Owner {
+            write("setgroups", "deny")?;
+        }
+        for (name, lines) in [("uid_map", &map.uids), ("gid_map", &map.gids)] {
+            let lines = lines.iter();
+            let text: String = lines.map(|[inside, outside, count]| format!("{inside} {outside} {count}\n")).collect();
+            write(name, &text)?;
+        }
+        Ok(())
+    }
+}
+
+fn open_host(path: &Path, flags: OFlags) -> Result<OwnedFd, Failure> {
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn open_device(path: &Path, flags: OFlags) -> Result<OwnedFd, Failure> {
+    let device = open_host(path, flags)?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&device)?.st_mode) {
+        FileType::CharacterDevice | FileType::BlockDevice => Ok(device),
+        _ => Err(Failure::because("it is no device")),
+    }
+}
+
+fn open_text(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let texts = below(dir, TEXTS, OFlags::PATH | OFlags::DIRECTORY)?;
+    below(texts.as_fd(), name, OFlags::PATH)
+}
+
+fn below(dir: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// A detached copy of a mount, which nobody else sees.
+pub(super) fn clone_tree(source: BorrowedFd<'_>, reach: Reach) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    match reach {
+        Reach::This => open_tree(source, c"", flags),
+        Reach::All => open_tree(source, c"", flags | OpenTreeFlags::AT_RECURSIVE),
+    }
+}
+
+/// Whether mounts below a source come with it.
+pub(super) fn reach(source: &Source) -> Reach {
+    match source {
+        Source::Host(_) => Reach::All,
+        _ => Reach::This,
+    }
+}
+
+pub(super) fn attributes(tree: &Tree) -> MountAttributes {
+    let devices = match &tree.source {
+        Source::Device(_) => MountAttributes::NONE,
+        _ => MountAttributes::NO_DEVICES,
+    };
+    let write = match tree.access {
+        Access::Read => MountAttributes::READ_ONLY,
+        Access::Write => MountAttributes::NONE,
+    };
+    MountAttributes::NO_SETUID.and(devices).and(write)
+}
+
+/// Makes `root/` of a task's directory with what overlayfs wants in it.
+fn prepare_changes(dir: BorrowedFd<'_>, owner: User) -> Result<(), Failure> {
+    let fresh = make_directory(dir, CHANGES, 0o700)?;
+    let root = below(dir, CHANGES, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("merged", 0o700)] {
+        make_directory(root.as_fd(), name, mode)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(&root, name, Some(uid), Some(gid), flags)?;
+    }
+    rustix::fs::fchown(&root, Some(uid), Some(gid))?;
+    if !fresh {
+        // A volatile mount leaves its mark, and the next one would refuse it.
+        for (name, flags) in [
+            ("work/work/incompat/volatile/dirty", AtFlags::empty()),
+            ("work/work/incompat/volatile", AtFlags::REMOVEDIR),
+        ] {
+            let _ = rustix::fs::unlinkat(&root, name, flags);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the directory is new.
+fn make_directory(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<bool, Errno> {
+    match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs `newuidmap` or its twin, which writes a map that only root may.
+fn run_helper(name: &str, pid: Pid, lines: &[[u32; 3]]) -> Result<(), Failure> {
+    let mut argv = vec![name.to_owned(), pid.as_raw_nonzero().to_string()];
+    argv.extend(lines.iter().flatten().map(u32::to_string));
+    let program = Program::new(&argv, &std::collections::BTreeMap::new());
+    let program = program.ok_or_else(|| Failure::because("no program"))?;
+    let helper = match sys::fork()? {
+        Fork::Parent(helper) => helper,
+        Fork::Child => {
+            sys::default_dispositions();
+            sys::block_only(&[]);
+            program.execute();
+            sys::exit_now(127)
+        }
+    };
+    let status = rustix::io::retry_on_intr(|| waitpid(Some(helper), WaitOptions::empty()))?;
+    match status.and_then(|(_, status)| status.exit_status()) {
+        Some(0) => Ok(()),
+        Some(code) => Err(Failure::because(format!("{name} exited with {code}"))),
+        None => Err(Failure::because(format!("{name} was killed"))),
+    }
+}

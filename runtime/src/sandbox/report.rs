@@ -1,0 +1,154 @@
+//! What a new process says to its supervisor before its program runs: why it does
+//! not, or here is the terminal. Silence and the end of the socket mean it runs.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+
+use super::NotStarted;
+use crate::launch::StartFault;
+use crate::plan::{Plan, Step};
+
+/// Longest message: a step, an error and a sentence.
+const MESSAGE_BYTES: usize = 1024;
+
+const FAILED: u8 = b'F';
+const TERMINAL: u8 = b'T';
+
+/// Why a step failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The kernel's word; zero if it said none.
+    pub(super) errno: i32,
+    /// Ours, if there is more to say than the step and the errno do.
+    pub(super) detail: String,
+}
+
+impl Failure {
+    pub(super) fn because(detail: impl Into<String>) -> Self {
+        Self { errno: 0, detail: detail.into() }
+    }
+
+    /// An error with the thing it is about.
+    pub(super) fn at(thing: impl std::fmt::Display) -> impl FnOnce(Errno) -> Self {
+        move |error| Self { errno: error.raw_os_error(), detail: thing.to_string() }
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(error: Errno) -> Self {
+        Self { errno: error.raw_os_error(), detail: String::new() }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno) => Self { errno, detail: String::new() },
+            None => Self::because(error.to_string()),
+        }
+    }
+}
+
+/// The failure of a plan's step, counted from 0, in words.
+pub(super) fn in_words(plan: &Plan, at: usize, failure: &Failure) -> NotStarted {
+    let number = at + 1;
+    let Some(step) = plan.steps().get(at) else {
+        return NotStarted::system(format!("step {number} failed: {}", failure.detail));
+    };
+    let Failure { errno, detail } = failure;
+    let error = std::io::Error::from_raw_os_error(*errno);
+    // Without the "(os error 22)" that the standard library adds.
+    let error = error.to_string();
+    let error = error.split(" (os error").next().unwrap_or_default();
+    let because = match (*errno, detail.as_str()) {
+        (0, detail) => detail.to_owned(),
+        (_, "") => error.to_owned(),
+        (_, detail) => format!("{detail}: {error}"),
+    };
+    let fault = fault(step, *errno);
+    NotStarted { fault, reason: format!("cannot {step}: {because} (step {number})") }
+}
+
+fn fault(step: &Step, errno: i32) -> StartFault {
+    match step {
+        Step::Execute(_) => match Errno::from_raw_os_error(errno) {
+            Errno::NOENT | Errno::NOTDIR => StartFault::NotFound,
+            Errno::NOMEM | Errno::TOOBIG | Errno::AGAIN | Errno::MFILE | Errno::NFILE => {
+                StartFault::System
+            }
+            _ => StartFault::NotExecutable,
+        },
+        Step::Scratch | Step::Directory(_) => StartFault::Directory,
+        Step::FindUser(_) | Step::BecomeFound(_) | Step::Become(_) => StartFault::User,
+        _ => StartFault::System,
+    }
+}
+
+/// Tells the supervisor which step failed. It may be gone, and then nobody asks.
+pub(super) fn send_failure(socket: BorrowedFd<'_>, at: usize, failure: &Failure) {
+    let mut message = vec![FAILED];
+    message.extend(u32::try_from(at).unwrap_or(u32::MAX).to_le_bytes());
+    message.extend(failure.errno.to_le_bytes());
+    message.extend(failure.detail.as_bytes());
+    message.truncate(MESSAGE_BYTES);
+    let _ = rustix::net::send(socket, &message, SendFlags::NOSIGNAL);
+}
+
+/// Hands the supervisor its end of the terminal.
+pub(super) fn send_terminal(socket: BorrowedFd<'_>, terminal: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [terminal];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let message = [IoSlice::new(&[TERMINAL])];
+    rustix::net::sendmsg(socket, &message, &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// What came of a new process.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Its program runs, with this terminal if it was to have one.
+    Runs(Option<OwnedFd>),
+    /// This step failed.
+    Failed(usize, Failure),
+}
+
+/// Waits for it.
+pub(super) fn receive(socket: impl AsFd) -> Result<Outcome, Errno> {
+    let mut terminal = None;
+    loop {
+        let mut text = [0; MESSAGE_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut message = [IoSliceMut::new(&mut text)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = match rustix::net::recvmsg(&socket, &mut message, &mut control, flags) {
+            Ok(received) => received.bytes,
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error),
+        };
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut fds) = part {
+                terminal = fds.next().or(terminal);
+            }
+        }
+        let text = text.get(..received).unwrap_or_default();
+        match text {
+            [] => return Ok(Outcome::Runs(terminal)),
+            [FAILED, a, b, c, d, e, f, g, h, detail @ ..] => {
+                let at = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+                let errno = i32::from_le_bytes([*e, *f, *g, *h]);
+                let detail = String::from_utf8_lossy(detail).into_owned();
+                return Ok(Outcome::Failed(at, Failure { errno, detail }));
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The file systems of the kernel's own that every container has, and what is hidden
+//! in them.
+//!
+//! Each is reached through the handle that its mount gave, never through the root:
+//! what an image or a volume has at `/proc` does not matter.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, major, minor};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
+};
+
+use super::outside::clone_tree;
+use super::place::{attach, is_procfs, kind, open_plain, Kind};
+use super::report::Failure;
+use super::terminal::{self, Terminal};
+use crate::plan::{Cover, Special};
+use crate::sys::mount::{MountAttributes, Reach, set_attributes};
+
+/// Docker's size of `/dev`.
+const DEV_BYTES: u64 = 64 << 10 << 10;
+/// The group `tty`, everywhere.
+const TTY_GROUP: u32 = 5;
+
+/// Nothing on it gives privileges or leads to devices.
+pub(super) const QUIET: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+/// Nor is executed.
+const STILL: MountAttrFlags = QUIET.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+const STILL_READ_ONLY: MountAttrFlags = STILL.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
+
+/// Device numbers of the harmless devices: `Documentation/admin-guide/devices.txt`.
+const NUMBERS: [(&str, (u32, u32)); 6] = [
+    ("null", (1, 3)),
+    ("zero", (1, 5)),
+    ("full", (1, 7)),
+    ("random", (1, 8)),
+    ("urandom", (1, 9)),
+    ("tty", (5, 0)),
+];
+
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Whether the container's ids hold the group `tty`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TtyGroup {
+    Known,
+    Unknown,
+}
+
+/// Handles to what was mounted.
+#[derive(Debug, Default)]
+pub(super) struct System {
+    proc: Option<OwnedFd>,
+    sys: Option<OwnedFd>,
+    dev: Option<OwnedFd>,
+    terminals: Option<OwnedFd>,
+}
+
+/// How a descriptor is called in the supervisor's `/proc`.
+pub(super) fn descriptor(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// A new file system, mounted nowhere yet.
+pub(super) fn make(
+    kind: &str,
+    options: &[(&str, String)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(&context, *key, value.as_str())?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+impl System {
+    pub(super) fn mount(
+        &mut self,
+        special: Special,
+        root: BorrowedFd<'_>,
+        tty: TtyGroup,
+    ) -> Result<(), Failure> {
+        match special {
+            Special::Proc => {
+                let mount = make("proc", &[], STILL)?;
+                attach(mount.as_fd(), directory(root, "proc")?.as_fd())?;
+                self.proc = Some(mount);
+            }
+            Special::Sys => {
+                let mount = make("sysfs", &[], STILL_READ_ONLY)?;
+                attach(mount.as_fd(), directory(root, "sys")?.as_fd())?;
+                self.sys = Some(mount);
+            }
+            Special::HostSys => {
+                let mount = host_sys()?;
+                attach(mount.as_fd(), directory(root, "sys")?.as_fd())?;
+                self.sys = Some(mount);
+            }
+            Special::Cgroup => return self.groups(),
+            Special::Dev => {
+                let options = [("size", DEV_BYTES.to_string()), ("mode", "755".to_owned())];
+                let mount = make("tmpfs", &options, QUIET)?;
+                attach(mount.as_fd(), directory(root, "dev")?.as_fd())?;
+                self.dev = Some(mount);
+            }
+            Special::Terminals => {
+                let mut options = vec![("ptmxmode", "0666".to_owned()), ("mode", "0620".to_owned())];
+                if tty == TtyGroup::Known {
+                    options.push(("gid", TTY_GROUP.to_string()));
+                }
+                let attributes =
+                    MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+                let mount = make("devpts", &options, attributes)?;
+                attach(mount.as_fd(), directory(dev(&self.dev)?, "pts")?.as_fd())?;
+                self.terminals = Some(mount);
+            }
+            Special::Queues => {
+                let mount = make("mqueue", &[], STILL)?;
+                attach(mount.as_fd(), directory(dev(&self.dev)?, "mqueue")?.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its own control group, read-only. Where the kernel refuses, nothing: never more.
+    fn groups(&self) -> Result<(), Failure> {
+        let sys = self.sys.as_ref().ok_or_else(|| Failure::because("there is no /sys yet"))?;
+        let place = match open_plain(sys.as_fd(), "fs/cgroup", OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => return Ok(()),
+            place => place?,
+        };
+        let mount = match make("cgroup2", &[], STILL_READ_ONLY) {
+            Ok(mount) => mount,
+            Err(_) => make("tmpfs", &[("size", "4096".to_owned())], STILL_READ_ONLY)?,
+        };
+        Ok(attach(mount.as_fd(), place.as_fd())?)
+    }
+
+    /// One of the host's devices, by its name in `/dev`, if it is what it should be.
+    pub(super) fn device(&self, name: &str) -> Result<(), Failure> {
+        let node = host_device(name)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(dev(&self.dev)?, name, flags, Mode::from_raw_mode(0o666))?;
+        let node = clone_tree(node.as_fd(), Reach::This)?;
+        Ok(attach(node.as_fd(), place.as_fd())?)
+    }
+
+    pub(super) fn device_links(&self) -> Result<(), Failure> {
+        let dev = dev(&self.dev)?;
+        for (name, target) in LINKS {
+            rustix::fs::symlinkat(target, dev, name).map_err(Failure::at(name))?;
+        }
+        Ok(())
+    }
+
+    /// Sets a kernel parameter through our own procfs.
+    pub(super) fn sysctl(&self, name: &str, value: &str) -> Result<(), Failure> {
+        // In names dots separate, and a slash stands for a dot.
+        let parts: Vec<_> = name.split('.').map(|part| part.replace('/', ".")).collect();
+        let path = format!("sys/{}", parts.join("/"));
+        let file = open_plain(self.proc()?, &path, OFlags::WRONLY)?;
+        is_procfs(&file)?;
+        rustix::io::write(&file, value.as_bytes())?;
+        Ok(())
+    }
+
+    /// Covers what is there of these paths.
+    pub(super) fn cover(&self, how: Cover, paths: &[String]) -> Result<(), Failure> {
+        let mut empty = None;
+        let null = host_device("null")?;
+        for path in paths {
+            let place = match self.open(path) {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                place => place.map_err(Failure::at(path))?,
+            };
+            let cover = match (how, kind(&place)?) {
+                (Cover::ReadOnly, _) => {
+                    let same = clone_tree(place.as_fd(), Reach::All)?;
+                    let read_only = MountAttributes::READ_ONLY;
+                    set_attributes(same.as_fd(), read_only, None, Reach::All)
+                        .map_err(|error| Failure::at(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+                    same
+                }
+                (Cover::Hidden, Kind::File) => clone_tree(null.as_fd(), Reach::This)?,
+                (Cover::Hidden, Kind::Directory) => match &empty {
+                    Some(empty) => clone_tree(OwnedFd::as_fd(empty), Reach::This)?,
+                    None => {
+                        let mount = make("tmpfs", &[("size", "4096".to_owned())], STILL_READ_ONLY)?;
+                        attach(mount.as_fd(), place.as_fd()).map_err(Failure::at(path))?;
+                        empty = Some(mount);
+                        continue;
+                    }
+                },
+            };
+            attach(cover.as_fd(), place.as_fd()).map_err(Failure::at(path))?;
+        }
+        Ok(())
+    }
+
+    /// What is at a path below `/proc` or `/sys`.
+    fn open(&self, path: &str) -> Result<OwnedFd, Errno> {
+        let (base, rest) = match (path.strip_prefix("/proc/"), path.strip_prefix("/sys/")) {
+            (Some(rest), _) => (&self.proc, rest),
+            (None, Some(rest)) => (&self.sys, rest),
+            (None, None) => return Err(Errno::NOENT),
+        };
+        open_plain(base.as_ref().ok_or(Errno::NOENT)?.as_fd(), rest, OFlags::PATH)
+    }
+
+    /// A terminal of the container's own, and `/dev/console` for it.
+    pub(super) fn terminal(&self, rows: u16, columns: u16) -> Result<(Terminal, OwnedFd), Failure> {
+        let terminals = self.terminals.as_ref();
+        let terminals = terminals.ok_or_else(|| Failure::because("there is no /dev/pts yet"))?;
+        let (terminal, ours) = terminal::open(terminals.as_fd(), rows, columns)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let dev = dev(&self.dev)?;
+        let place = rustix::fs::openat(dev, c"console", flags, Mode::from_raw_mode(0o600))?;
+        let console = clone_tree(terminal.as_fd(), Reach::This)?;
+        attach(console.as_fd(), place.as_fd())?;
+        Ok((terminal, ours))
+    }
+
+    fn proc(&self) -> Result<BorrowedFd<'_>, Failure> {
+        self.proc.as_ref().map(AsFd::as_fd).ok_or_else(|| Failure::because("there is no /proc yet"))
+    }
+}
+
+fn dev(dev: &Option<OwnedFd>) -> Result<BorrowedFd<'_>, Failure> {
+    dev.as_ref().map(AsFd::as_fd).ok_or_else(|| Failure::because("there is no /dev yet"))
+}
+
+/// A real directory of that name, made if nothing is there.
+fn directory(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match open_plain(parent, name, flags) {
+        Err(Errno::NOENT) => {}
+        Err(Errno::LOOP) => return Err(Failure::because("the image has a symbolic link there")),
+        found => return Ok(found?),
+    }
+    rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+    Ok(open_plain(parent, name, flags)?)
+}
+
+/// The host's `/sys` with all below it, read-only: a network that is not ours lets us
+/// mount no sysfs of our own.
+fn host_sys() -> Result<OwnedFd, Failure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let mount = open_tree(CWD, c"/sys", flags)?;
+    let quiet = MountAttributes::READ_ONLY.and(MountAttributes::NO_SETUID);
+    set_attributes(mount.as_fd(), quiet.and(MountAttributes::NO_DEVICES), None, Reach::All)?;
+    Ok(mount)
+}
+
+/// One of the host's harmless devices. It is looked at, not believed.
+fn host_device(name: &str) -> Result<OwnedFd, Failure> {
+    let path = CString::new(format!("/dev/{name}")).unwrap_or_default();
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::open(&*path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&node)?;
+    let number = NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+    let is = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && Some((major(stat.st_rdev), minor(stat.st_rdev))) == number;
+    if is { Ok(node) } else { Err(Failure::because(format!("the host's {} is another device", Path::new("/dev").join(name).display()))) }
+}

@@ -1,0 +1,152 @@
+//! The executor alone, without keeper and records: a forked child of the test is the
+//! supervisor. And how long a container takes.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{WaitOptions, waitpid};
+
+use super::*;
+use crate::container::{Container, Network, Root};
+use crate::launch::Launch;
+use crate::sys::{self, Fork};
+
+/// A range that no test elsewhere uses.
+const ID_BASE: u32 = 1_000_000_000;
+
+/// An executable of a hundred and some bytes that does nothing: exit(0).
+fn tiny_true() -> Vec<u8> {
+    #[cfg(target_arch = "x86_64")]
+    let (machine, code): (u8, &[u8]) = (62, &[0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05]);
+    #[cfg(target_arch = "aarch64")]
+    let (machine, code): (u8, &[u8]) =
+        (183, &[0, 0, 0x80, 0xd2, 0xa8, 0x0b, 0x80, 0xd2, 1, 0, 0, 0xd4]);
+    let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let entry: u64 = 0x40_0078;
+    file.extend([2, 0, machine, 0, 1, 0, 0, 0]);
+    file.extend(entry.to_le_bytes());
+    file.extend(64u64.to_le_bytes());
+    file.extend(0u64.to_le_bytes());
+    file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    let length = 0x78 + code.len() as u64;
+    for word in [0, 0x40_0000, 0x40_0000, length, length, 0x1000] {
+        file.extend(u64::to_le_bytes(word));
+    }
+    file.extend(code);
+    file
+}
+
+fn executable(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("executable");
+}
+
+fn ends() -> Ends {
+    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").expect("null"));
+    Ends { stdin: null(), stdout: null(), stderr: null() }
+}
+
+/// A root with nothing but a program that does nothing.
+fn bare_root(dir: &Path) -> Root {
+    let root = dir.join("image");
+    fs::create_dir_all(root.join("bin")).expect("made");
+    executable(&root.join("bin/true"), &tiny_true());
+    Root::Directory(root)
+}
+
+fn container(dir: &Path) -> Launch {
+    let container = Container::new(bare_root(dir));
+    let place = Place::Container(Box::new(container));
+    Launch { place, ..Launch::new("t".parse().expect("an id"), ["/bin/true"]) }
+}
+
+fn order<'a>(launch: &'a Launch, facts: &'a Facts, dir: &'a File) -> Order<'a> {
+    Order {
+        launch,
+        facts,
+        id_base: ID_BASE,
+        dir: dir.as_fd(),
+        volumes: None,
+        join: Join::default(),
+        network_of: None,
+        ends: Some(ends()),
+    }
+}
+
+/// Runs this in a process with one thread, as supervisors are.
+fn alone(body: impl FnOnce()) {
+    match sys::fork().expect("fork") {
+        Fork::Child => {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            sys::exit_now(i32::from(done.is_err()));
+        }
+        Fork::Parent(pid) => {
+            let (_, status) = waitpid(Some(pid), WaitOptions::empty()).expect("wait").expect("it");
+            assert_eq!(status.exit_status(), Some(0), "see above");
+        }
+    }
+}
+
+fn run(order: Order<'_>) -> i32 {
+    let spawned = spawn(order, &mut |_| Ok(())).expect("started");
+    let (_, status) = waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait").expect("it");
+    status.exit_status().unwrap_or(-1)
+}
+
+fn may_have_containers(facts: &Facts) -> bool {
+    if !facts.privileged() {
+        eprintln!("SKIPPED: containers with ids of their own need root");
+    }
+    facts.privileged()
+}
+
+#[test]
+fn a_container_runs_a_program_and_leaves_nothing_in_its_supervisor() {
+    let facts = Facts::probe();
+    if !may_have_containers(&facts) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let handle = File::open(dir.path()).expect("a handle");
+    let launch = container(dir.path());
+    alone(|| {
+        let fds = || fs::read_dir("/proc/self/fd").expect("fds").count();
+        let (before, mounts) = (fds(), fs::read("/proc/self/mountinfo").expect("mounts"));
+        for _ in 0..3 {
+            assert_eq!(run(order(&launch, &facts, &handle)), 0);
+        }
+        assert_eq!(fds(), before);
+        assert_eq!(fs::read("/proc/self/mountinfo").expect("mounts"), mounts);
+    });
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_a_container() {
+    let facts = Facts::probe();
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, network) in [("own network", Network::None), ("host network", Network::Host)] {
+        let mut launch = container(dir.path());
+        let Place::Container(container) = &mut launch.place else { panic!("a container") };
+        container.network = network;
+        alone(|| {
+            let mut times = Vec::new();
+            for n in 0..400 {
+                let task = dir.path().join(format!("{name}{n}"));
+                fs::create_dir(&task).expect("made");
+                let handle = File::open(&task).expect("a handle");
+                let begun = Instant::now();
+                assert_eq!(run(order(&launch, &facts, &handle)), 0);
+                times.push(begun.elapsed());
+            }
+            times.sort();
+            let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();
+            let fds = Duration::ZERO;
+            eprintln!("{name}: median {:?}, p10 {:?}, p90 {:?} {fds:?}", at(50), at(10), at(90));
+        });
+    }
+}
