@@ -32,6 +32,7 @@ mod record;
 mod supervisor;
 mod sys;
 mod task;
+pub mod unpack;
 mod watch;
 
 pub use adopt::OpenError;
