@@ -216,6 +216,11 @@ impl Line {
         }
     }
 
+    /// The connection, and what came of it and was not taken.
+    pub(crate) fn into_parts(self) -> (UnixStream, Inbox) {
+        (self.stream, self.inbox)
+    }
+
     /// The descriptor that came with what was heard.
     pub(crate) fn passed(&mut self) -> Option<OwnedFd> {
         self.passed.take()

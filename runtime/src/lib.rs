@@ -27,6 +27,7 @@ mod cgroup;
 mod container;
 mod control;
 mod frame;
+mod inside;
 mod keeper;
 mod landlock;
 mod launch;
@@ -41,6 +42,7 @@ mod seccomp;
 mod session;
 mod supervisor;
 mod sys;
+pub mod unpack;
 mod watch;
 
 pub use adopt::OpenError;
@@ -53,6 +55,7 @@ pub use container::{
     Root, SHM_BYTES, Seccomp, SystemPaths,
 };
 pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
+pub use inside::ExecError;
 pub use keeper::keeper_main;
 pub use launch::{
     BadTaskId, End, Event, Found, FoundState, Launch, LaunchFlaw, Place, Process, Rlimit,
@@ -65,4 +68,6 @@ pub use plan::{
     Source, Special, Step, Tree, plan,
 };
 pub use record::RecordError;
-pub use session::*;
+pub use session::{
+    Exec, Piece, ProcessRow, Session, SessionInput, SessionOutput, SessionOver, Typed, Usage,
+};

@@ -4,12 +4,20 @@
 //! side wait, and nobody's memory grows.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::launch::{End, Streams};
+use crate::attach::ControlError;
+use crate::control::Runtime;
+use crate::inside::{self, Deed, ExecError};
+use crate::launch::{End, Streams, TaskId};
+use crate::order;
+use crate::record::{self, RecordError};
+use crate::watch::blocking;
 
 /// Pieces that wait in either direction.
 pub(crate) const PIECES: usize = 16;
@@ -19,11 +27,12 @@ pub(crate) const PIECES: usize = 16;
 pub struct Exec {
     /// The program and its arguments; looked up as the task's own was.
     pub argv: Vec<String>,
-    /// Beside the task's environment, and before it.
+    /// Beside the task's variables; where both have one, this one counts.
     pub env: BTreeMap<String, String>,
     /// Where it starts; where the task did if none is given.
     pub directory: Option<PathBuf>,
-    /// `USER[:GROUP]` of the container; the task's own if none is given.
+    /// `USER[:GROUP]` of the container; the task's own if none is given. A plain
+    /// process has no other.
     pub user: Option<String>,
     /// Its standard streams; what it writes comes back and is not logged.
     pub streams: Streams,
@@ -54,7 +63,7 @@ pub enum Typed {
         /// Columns.
         columns: u16,
     },
-    /// A signal for its first process.
+    /// A signal for its process group.
     Signal(i32),
 }
 
@@ -109,4 +118,87 @@ pub struct ProcessRow {
     pub memory_bytes: u64,
     /// Its program and arguments.
     pub command: String,
+}
+
+/// What a task uses now. None: nobody counts that here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time, in nanoseconds.
+    pub cpu_ns: Option<u64>,
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Most memory at any moment, in bytes.
+    pub memory_peak_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Bytes read from block devices.
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to block devices.
+    pub io_write_bytes: Option<u64>,
+    /// Whether it is held still.
+    pub paused: bool,
+}
+
+impl Runtime {
+    /// Runs another program inside a task, with the task's rights.
+    ///
+    /// A program that cannot be started ends the session with
+    /// [`End::NotStarted`]. Dropping either half of the session hangs it up: SIGHUP,
+    /// and SIGKILL after a grace.
+    pub async fn exec(&self, id: &TaskId, exec: Exec) -> Result<Session, ExecError> {
+        inside::open(self, id, Deed::Exec(exec)).await
+    }
+
+    /// A tar archive of a file or directory of a task, as the pieces of standard output.
+    ///
+    /// Symbolic links are archived as links; only one that the path itself ends with a
+    /// slash behind is followed, and never out of the task. Of a plain process its scratch
+    /// directory can be copied, which paths start from. A failure is text on standard
+    /// error and an exit code.
+    pub async fn copy_out(&self, id: &TaskId, path: &Path) -> Result<Session, ExecError> {
+        inside::open(self, id, Deed::CopyOut(path.to_owned())).await
+    }
+
+    /// Unpacks the tar archive that is sent as input into a directory of a task.
+    pub async fn copy_in(&self, id: &TaskId, path: &Path) -> Result<Session, ExecError> {
+        inside::open(self, id, Deed::CopyIn(path.to_owned())).await
+    }
+
+    /// The processes of a running task, its first one first.
+    pub async fn processes(&self, id: &TaskId) -> Result<Vec<ProcessRow>, ControlError> {
+        self.look(id, inside::processes).await
+    }
+
+    /// What a running task uses.
+    pub async fn usage(&self, id: &TaskId) -> Result<Usage, ControlError> {
+        self.look(id, inside::usage).await
+    }
+
+    /// How a task ended; none while it has not.
+    pub async fn end(&self, id: &TaskId) -> Result<Option<End>, ControlError> {
+        self.look(id, |state, _boot| Ok(Some(state.end))).await
+    }
+
+    /// Looks at a task's record and at this machine; none if it does not run.
+    async fn look<T: Send + 'static>(
+        &self,
+        id: &TaskId,
+        look: impl FnOnce(record::State, &str) -> io::Result<Option<T>> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        let failed = |source| ControlError::Io { id: id.clone(), source };
+        let dir = match order::open_below(&self.shared().tasks, id.as_str()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ControlError::Unknown { id: id.clone() });
+            }
+            dir => dir.map_err(failed)?,
+        };
+        let boot = self.shared().boot.clone();
+        let found = blocking(move || match record::read(dir.as_fd()) {
+            Ok(state) => look(state, &boot),
+            Err(RecordError::Io(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        });
+        let found = found.await.and_then(|found| found).map_err(failed)?;
+        found.ok_or_else(|| ControlError::NotRunning { id: id.clone() })
+    }
 }

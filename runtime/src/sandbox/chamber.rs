@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
@@ -22,7 +22,7 @@ use super::place::{self, Kind};
 use super::program::Program;
 use super::report::{self, Failure};
 use super::special::System;
-use super::terminal::Terminal;
+use super::terminal::{self, Terminal};
 use super::user::Found;
 use super::{Order, clocks, reaper, rlimit, root, special};
 use crate::plan::{Plan, Step};
@@ -78,6 +78,62 @@ impl<'a> Chamber<'a> {
             }
         }
         sys::exit_now(127)
+    }
+
+    /// Does the steps that are about the program, in a container that is there. Returns
+    /// never.
+    pub(super) fn visit(mut self) -> ! {
+        let ends = self.order.ends.as_ref();
+        let ends = ends.map(|ends| [&ends.stdin, &ends.stdout, &ends.stderr]);
+        let keep = ends.into_iter().flatten().chain([&self.socket]).map(AsRawFd::as_raw_fd);
+        if sys::close_all_but(&keep.collect::<Vec<_>>()).is_err() {
+            sys::exit_now(127)
+        }
+        let plan = self.plan;
+        for (at, step) in plan.steps().iter().enumerate() {
+            if let Err(failure) = self.perform_inside(step) {
+                report::send_failure(self.socket.as_fd(), at, &failure);
+                sys::exit_now(127);
+            }
+        }
+        sys::exit_now(127)
+    }
+
+    fn perform_inside(&mut self, step: &Step) -> Result<(), Failure> {
+        match step {
+            Step::Session => {
+                begin_session()?;
+                umask(Mode::WGRP | Mode::WOTH);
+                be_root()?;
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                self.root = Some(rustix::fs::open(c"/", flags, Mode::empty())?);
+                Ok(())
+            }
+            Step::Terminal { rows, columns } => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+                let place = place::open(root_of(&self.root)?, Path::new("/dev/pts"), flags)?;
+                place::is_devpts(&place)?;
+                let (terminal, ours) = terminal::open(place.as_fd(), *rows, *columns)?;
+                report::send_terminal(self.socket.as_fd(), ours.as_fd())?;
+                terminal.control()?;
+                self.terminal = Some(terminal);
+                Ok(())
+            }
+            Step::Directory(path) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                fchdir(place::open(root_of(&self.root)?, path, flags)?)?;
+                is_inside()
+            }
+            Step::FindUser(_)
+            | Step::Streams
+            | Step::Limit(_)
+            | Step::BecomeFound(_)
+            | Step::NoNewPrivileges
+            | Step::FilterCalls(_)
+            | Step::Execute(_) => self.perform(step),
+            // It was done for the container.
+            _ => Ok(()),
+        }
     }
 
     fn perform(&mut self, step: &Step) -> Result<(), Failure> {
@@ -225,10 +281,7 @@ impl<'a> Chamber<'a> {
     fn enter(&self, path: &Path) -> Result<(), Failure> {
         let place = place::make(root_of(&self.root)?, path, Kind::Directory)?;
         fchdir(&place)?;
-        match getcwd(Vec::new())?.as_bytes() {
-            [b'/', ..] => Ok(()),
-            _ => Err(Failure::because("it is outside of the container")),
-        }
+        is_inside()
     }
 
     /// From here on the program is a child, in a process group of its own, so that
@@ -267,12 +320,20 @@ impl<'a> Chamber<'a> {
     }
 }
 
+/// Whether the working directory is: one outside is a way out.
+fn is_inside() -> Result<(), Failure> {
+    match getcwd(Vec::new())?.as_bytes() {
+        [b'/', ..] => Ok(()),
+        _ => Err(Failure::because("it is outside of the container")),
+    }
+}
+
 fn root_of(root: &Option<OwnedFd>) -> Result<BorrowedFd<'_>, Failure> {
     root.as_ref().map(AsFd::as_fd).ok_or_else(|| Failure::because("there is no root yet"))
 }
 
 /// As a fresh program expects to begin; its own session, hence its own group.
-fn begin_session() -> Result<(), Failure> {
+pub(super) fn begin_session() -> Result<(), Failure> {
     setsid()?;
     sys::default_dispositions();
     // What we make in the root has exactly the permissions we say.
@@ -280,7 +341,7 @@ fn begin_session() -> Result<(), Failure> {
     Ok(())
 }
 
-fn be_root() -> Result<(), Failure> {
+pub(super) fn be_root() -> Result<(), Failure> {
     let (uid, gid) = (Uid::ROOT, Gid::ROOT);
     match set_thread_groups(&[]) {
         // An ordinary user's namespace with one id has given that up for good.

@@ -19,6 +19,7 @@
 
 mod chamber;
 mod clocks;
+mod enter;
 mod outside;
 mod place;
 mod process;
@@ -32,6 +33,8 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod user;
+
+pub(crate) use enter::{Host, enter, work_inside, work_outside};
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 

@@ -19,6 +19,7 @@
 //! never waits for the agent.
 
 mod desk;
+mod enter;
 mod group;
 pub(crate) mod input;
 mod prepared;
@@ -239,6 +240,11 @@ impl Supervisor {
                 self.post.seats.set_leaving(false);
                 self.leaves |= text.len() > REUSE_ORDER_BYTES;
                 self.launch(&connection, nonce, *launch, text);
+            }
+            Ok(Some((Order::Enter(errand), _))) => {
+                // What it held for that is not for the next.
+                self.leaves = true;
+                self.enter(&connection, *errand);
             }
             Ok(Some((Order::Leave, _))) => {
                 self.post.seats.set_leaving(true);

@@ -1,0 +1,167 @@
+//! The bytes of an archive, unpacked if they are gzip, and counted.
+//!
+//! Every bound that holds for the archive as a whole is kept here, at the one
+//! place where its bytes pass: how many, how many for each compressed one, and
+//! until when. No header can talk its way around them.
+
+use std::io::{BufReader, Chain, Cursor, ErrorKind, Read};
+use std::time::Instant;
+
+use flate2::bufread::MultiGzDecoder;
+use sha2::{Digest as _, Sha256};
+
+use super::error::UnpackError;
+use super::header::BLOCK;
+use super::{Bounds, Digest};
+
+/// Read from the source at once: few calls, and small beside any archive.
+const BUFFER_BYTES: usize = 128 * 1024;
+
+/// Bytes that may be unpacked before the ratio counts: zeros at the front of an
+/// honest archive must not look like a bomb.
+const RATIO_FREE_BYTES: u64 = 64 << 20;
+
+/// First bytes of what we know but do not read.
+const FOREIGN: [(&[u8], &str); 4] = [
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xfd7zXZ", "xz"),
+    (b"BZh", "bzip2"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+];
+
+/// Longest of the marks above and of gzip's.
+const MARK_BYTES: u64 = 5;
+
+#[derive(Debug)]
+struct Counted<R> {
+    source: R,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.source.read(into)?;
+        self.bytes += length as u64;
+        Ok(length)
+    }
+}
+
+type Input<R> = BufReader<Chain<Cursor<Vec<u8>>, Counted<R>>>;
+
+#[derive(Debug)]
+enum Source<R> {
+    Plain(Input<R>),
+    Gzip(Box<MultiGzDecoder<Input<R>>>),
+}
+
+#[derive(Debug)]
+pub(super) struct Stream<R> {
+    source: Source<R>,
+    /// Uncompressed bytes handed out.
+    at: u64,
+    bytes_max: u64,
+    ratio_max: u64,
+    until: Option<Instant>,
+    hash: Option<Sha256>,
+}
+
+impl<R: Read> Stream<R> {
+    /// Looks at the first bytes for how the rest is packed.
+    pub(super) fn open(mut from: R, bounds: &Bounds, digest: Digest) -> Result<Self, UnpackError> {
+        let mut mark = Vec::new();
+        let read = from.by_ref().take(MARK_BYTES).read_to_end(&mut mark);
+        read.map_err(|source| UnpackError::Read { source })?;
+        if let Some((_, with)) = FOREIGN.iter().find(|(begin, _)| mark.starts_with(begin)) {
+            return Err(UnpackError::Compression { with });
+        }
+        let gzip = mark.starts_with(b"\x1f\x8b");
+        let bytes = mark.len() as u64;
+        let input = Cursor::new(mark).chain(Counted { source: from, bytes });
+        let input = BufReader::with_capacity(BUFFER_BYTES, input);
+        let source = if gzip {
+            Source::Gzip(Box::new(MultiGzDecoder::new(input)))
+        } else {
+            Source::Plain(input)
+        };
+        Ok(Self {
+            source,
+            at: 0,
+            bytes_max: bounds.bytes,
+            ratio_max: bounds.ratio,
+            until: bounds.until,
+            hash: matches!(digest, Digest::Sha256).then(Sha256::new),
+        })
+    }
+
+    /// Uncompressed bytes read so far.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Fails once the deadline has passed.
+    pub(super) fn check_time(&self) -> Result<(), UnpackError> {
+        match self.until {
+            Some(until) if Instant::now() >= until => Err(UnpackError::TooSlow),
+            _ => Ok(()),
+        }
+    }
+
+    /// Some of what comes next; nothing at the end.
+    pub(super) fn read(&mut self, into: &mut [u8]) -> Result<usize, UnpackError> {
+        let read = loop {
+            let read = match &mut self.source {
+                Source::Plain(input) => input.read(into),
+                Source::Gzip(input) => input.read(into),
+            };
+            match read {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    return Err(UnpackError::CutOff { at: self.at });
+                }
+                Err(source) => return Err(UnpackError::Read { source }),
+                Ok(length) => break length,
+            }
+        };
+        self.at += read as u64;
+        if let (Some(hash), Some(bytes)) = (&mut self.hash, into.get(..read)) {
+            hash.update(bytes);
+        }
+        self.check_size()?;
+        Ok(read)
+    }
+
+    fn check_size(&self) -> Result<(), UnpackError> {
+        if self.at > self.bytes_max {
+            return Err(UnpackError::TooMuch { of: "bytes", limit: self.bytes_max });
+        }
+        if let Source::Gzip(input) = &self.source {
+            let taken = input.get_ref().get_ref().get_ref().1.bytes;
+            if self.at > RATIO_FREE_BYTES && self.at / taken.max(1) > self.ratio_max {
+                return Err(UnpackError::Bomb { limit: self.ratio_max });
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills a block; false if the stream ended before it.
+    pub(super) fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool, UnpackError> {
+        let mut filled = 0;
+        while let Some(rest) = block.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.read(rest)? {
+                0 if filled == 0 => return Ok(false),
+                0 => return Err(UnpackError::CutOff { at: self.at }),
+                length => filled += length,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads to the end, so that sums over the whole are right. Returns the sum.
+    pub(super) fn finish(&mut self) -> Result<Option<[u8; 32]>, UnpackError> {
+        let mut waste = vec![0; BUFFER_BYTES];
+        while self.read(&mut waste)? > 0 {
+            self.check_time()?;
+        }
+        Ok(self.hash.take().map(|hash| hash.finalize().into()))
+    }
+}
