@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
+use tracing::warn;
 
+use crate::cgroup::Tree;
 use crate::launch::{End, StartFault, TaskId};
 use crate::order;
 use crate::record::{self, RecordError, State};
@@ -63,6 +65,15 @@ pub enum OpenError {
     },
 }
 
+/// What an agent must know of the machine to judge.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// The boot this is.
+    pub(crate) boot: String,
+    /// What the control groups of tasks are below.
+    pub(crate) tree: Option<Tree>,
+}
+
 /// What a task does.
 #[derive(Debug)]
 pub(crate) enum Standing {
@@ -81,30 +92,30 @@ pub(crate) enum Standing {
 ///
 /// A supervisor that it finds will leave after this task: whoever asked watches its
 /// process.
-pub(crate) fn examine(dir: BorrowedFd<'_>, boot: &str) -> Result<Standing, RecordError> {
-    let Some(state) = sound(dir)? else { return lost(dir, None, "its state was damaged") };
+pub(crate) fn examine(dir: BorrowedFd<'_>, host: &Host) -> Result<Standing, RecordError> {
+    let Some(state) = sound(dir)? else { return lost(dir, host, None, "its state was damaged") };
     if let Some(end) = state.end {
         return Ok(Standing::Ended(end));
     }
     let Some(supervisor) = state.claim.supervisor else {
         return conclude(dir, interrupted("the launch was given up half done"));
     };
-    if state.claim.boot != boot {
-        return lost(dir, None, "the host rebooted");
+    if state.claim.boot != host.boot {
+        return lost(dir, host, None, "the host rebooted");
     }
     let handle = supervisor.open()?;
     if let Some(supervisor) = &handle {
         // Before the state is read again: if that has no end yet, this came in time.
         let _ = pidfd_send_signal(supervisor, ADOPTION);
     }
-    let Some(state) = sound(dir)? else { return lost(dir, None, "its state was damaged") };
+    let Some(state) = sound(dir)? else { return lost(dir, host, None, "its state was damaged") };
     match (handle, state) {
         (_, State { end: Some(end), .. }) => Ok(Standing::Ended(end)),
         (Some(supervisor), State { task: Some(task), .. }) => {
             Ok(Standing::Running { pid: task.pid.unsigned_abs(), supervisor })
         }
         (Some(supervisor), State { task: None, .. }) => Ok(Standing::Starting { supervisor }),
-        (None, state) => lost(dir, Some(&state), "its supervisor died"),
+        (None, state) => lost(dir, host, Some(&state), "its supervisor died"),
     }
 }
 
@@ -117,13 +128,13 @@ fn sound(dir: BorrowedFd<'_>) -> Result<Option<State>, RecordError> {
 }
 
 /// How a task whose supervisor is gone ended. Blocks.
-pub(crate) fn examine_end(dir: BorrowedFd<'_>, boot: &str) -> Result<End, RecordError> {
-    match examine(dir, boot)? {
+pub(crate) fn examine_end(dir: BorrowedFd<'_>, host: &Host) -> Result<End, RecordError> {
+    match examine(dir, host)? {
         Standing::Ended(end) => Ok(end),
         // It was told dead: the kernel and /proc disagree for an instant at most.
         Standing::Running { supervisor, .. } | Standing::Starting { supervisor } => {
             let _ = pidfd_send_signal(&supervisor, Signal::KILL);
-            match lost(dir, None, "its supervisor does not die")? {
+            match lost(dir, host, None, "its supervisor does not die")? {
                 Standing::Ended(end) => Ok(end),
                 _ => Ok(End::Lost { reason: "its supervisor does not die".to_owned() }),
             }
@@ -135,12 +146,27 @@ fn interrupted(reason: &str) -> End {
     End::NotStarted { fault: StartFault::Interrupted, reason: reason.to_owned() }
 }
 
-fn lost(dir: BorrowedFd<'_>, state: Option<&State>, reason: &str) -> Result<Standing, RecordError> {
+fn lost(
+    dir: BorrowedFd<'_>,
+    host: &Host,
+    state: Option<&State>,
+    reason: &str,
+) -> Result<Standing, RecordError> {
     let mut reason = reason.to_owned();
+    let stays = "; some of its processes do not die";
+    if let Some(state) = state
+        && let (Some(tree), Some(slot)) = (&host.tree, &state.claim.slot)
+    {
+        match supervisor::bury(tree, slot) {
+            Ok(true) => {}
+            Ok(false) => reason += stays,
+            Err(error) => reason = format!("{reason}; cannot look for its processes: {error}"),
+        }
+    }
     if let Some(task) = state.and_then(|state| state.task) {
         match leftovers::kill(task) {
             Ok(true) => {}
-            Ok(false) => reason += "; some of its processes do not die",
+            Ok(false) => reason += stays,
             Err(error) => reason = format!("{reason}; cannot look for its processes: {error}"),
         }
     }
@@ -185,7 +211,7 @@ pub(crate) fn give_up(
 pub(crate) fn examine_all(
     tasks: &OwnedFd,
     path: &Path,
-    boot: &str,
+    host: &Host,
 ) -> Result<Vec<(TaskId, Standing)>, OpenError> {
     let unreadable = |source| OpenError::Directory { path: path.to_owned(), source };
     supervisor::sweep(tasks).map_err(unreadable)?;
@@ -203,20 +229,25 @@ pub(crate) fn examine_all(
             continue;
         };
         let dir = order::open_below(tasks, id.as_str()).map_err(unreadable)?;
-        match settle(dir.as_fd(), boot) {
+        match settle(dir.as_fd(), host) {
             Ok(standing) => found.push((id, standing)),
             Err(source) => return Err(OpenError::Task { id, source }),
         }
+    }
+    if let Some(tree) = &host.tree
+        && let Err(error) = supervisor::sweep_slots(tree)
+    {
+        warn!(error = &error as &dyn std::error::Error, "control groups of dead tasks stay");
     }
     found.sort_by(|(one, _), (other, _)| one.cmp(other));
     Ok(found)
 }
 
 /// Waits out a launch that is just happening.
-fn settle(dir: BorrowedFd<'_>, boot: &str) -> Result<Standing, RecordError> {
+fn settle(dir: BorrowedFd<'_>, host: &Host) -> Result<Standing, RecordError> {
     let until = Instant::now() + START_PATIENCE;
     loop {
-        match examine(dir, boot)? {
+        match examine(dir, host)? {
             Standing::Starting { supervisor } if Instant::now() > until => {
                 // The keeper ends what it forked.
                 let _ = pidfd_send_signal(&supervisor, Signal::KILL);

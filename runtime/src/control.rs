@@ -21,14 +21,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::adopt::{self, OpenError, Standing};
+use crate::adopt::{self, Host, OpenError, Standing};
 use crate::attach::{self, Attached, ControlError};
 use crate::call::{Caller, KeeperError};
+use crate::cgroup::Usage;
 use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
 use crate::log::{LogError, LogReader, LogRequest};
 use crate::order::{self, Command, Recipient, TASKS};
 use crate::record::{self, RecordError};
-use crate::watch::{self, Shared, blocking};
+use crate::supervisor;
+use crate::usage;
+use crate::watch::{self, Asked, Shared, blocking};
 
 /// Events that may wait for the agent; then watchers wait too, and lose nothing.
 const EVENTS: usize = 1024;
@@ -154,11 +157,11 @@ impl Runtime {
     pub async fn open(config: Config) -> Result<Opened, OpenError> {
         let path = config.dir.clone();
         let prepared = blocking(move || prepare(config)).await;
-        let Prepared { caller, tasks, tasks_path, boot, lock, standings } =
+        let Prepared { caller, tasks, tasks_path, host, lock, standings } =
             prepared.map_err(|source| OpenError::Directory { path, source })??;
         let (events, receiver) = mpsc::channel(EVENTS);
         let busy = Mutex::default();
-        let shared = Arc::new(Shared { tasks, tasks_path, boot, caller, events, busy });
+        let shared = Arc::new(Shared { tasks, tasks_path, host, caller, events, busy });
         let mut work = JoinSet::new();
         let mut found = Vec::new();
         for (id, standing) in standings {
@@ -197,7 +200,8 @@ impl Runtime {
                 return Err(LaunchError::ShutDown);
             };
             while work.try_join_next().is_some() {}
-            work.spawn(watch::launch(Arc::clone(shared), launch, asker));
+            let asked = Asked::ask(shared, launch).inspect_err(|_| shared.release(&id))?;
+            work.spawn(watch::launch(Arc::clone(shared), asked, asker));
         }
         answer.await.unwrap_or(Err(LaunchError::ShutDown))
     }
@@ -239,6 +243,14 @@ impl Runtime {
     /// Lets a paused task go on.
     pub async fn resume(&self, id: &TaskId) -> Result<(), ControlError> {
         self.tell(id, Command::Resume).await
+    }
+
+    /// What a running task has used. Where no control group counts, what its living
+    /// processes have used.
+    pub async fn usage(&self, id: &TaskId) -> Result<Usage, ControlError> {
+        let (shared, name) = (Arc::clone(&self.0.shared), id.clone());
+        let read = blocking(move || usage::of(&shared, &name)).await;
+        read.map_err(|source| ControlError::Io { id: id.clone(), source })?
     }
 
     /// Takes hold of the standard input of a task whose [`Streams`](crate::Streams) have one.
@@ -327,7 +339,7 @@ struct Prepared {
     caller: Caller,
     tasks: std::os::fd::OwnedFd,
     tasks_path: PathBuf,
-    boot: String,
+    host: Host,
     lock: File,
     standings: Vec<(TaskId, Standing)>,
 }
@@ -344,10 +356,10 @@ fn prepare(config: Config) -> Result<Prepared, OpenError> {
     let lock = lock(&path)?;
     let handle = order::open_directory(&path).map_err(failed)?;
     let tasks = order::open_below(&handle, TASKS).map_err(failed)?;
-    let boot = adopt::boot()?;
-    let standings = adopt::examine_all(&tasks, &tasks_path, &boot)?;
+    let host = Host { boot: adopt::boot()?, tree: supervisor::tree(&handle) };
+    let standings = adopt::examine_all(&tasks, &tasks_path, &host)?;
     let caller = Caller::new(handle, path, program);
-    Ok(Prepared { caller, tasks, tasks_path, boot, lock, standings })
+    Ok(Prepared { caller, tasks, tasks_path, host, lock, standings })
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {

@@ -35,6 +35,7 @@ use rustix::process::{
 
 use rustix::thread::set_name;
 
+use crate::cgroup::Tree;
 use crate::order::{self, LOCK, SOCKET, TASKS};
 use crate::proc;
 use crate::plan::Facts;
@@ -70,6 +71,7 @@ struct Keeper {
     lock: File,
     boot: String,
     facts: Facts,
+    tree: Option<Tree>,
     supervisors: HashSet<Pid>,
     /// A supervisor died badly, so children that are none may come.
     orphans: bool,
@@ -100,10 +102,12 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
     let dir = order::open_directory(dir)?;
     let tasks = order::open_below(&dir, TASKS)?;
     let Some(lock) = lock(&dir)? else { return Ok(None) };
+    sys::default_dispositions();
     sys::block_only(&TAKEN);
     let signals = sys::signal_fd(&TAKEN)?;
     unlink_socket(&dir)?;
     supervisor::sweep(&tasks)?;
+    let tree = supervisor::tree(&dir);
     let listener = order::socket(SocketFlags::empty())?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     rustix::net::bind(&listener, &order::address(&dir, SOCKET)?)?;
@@ -118,6 +122,7 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
         lock,
         boot: proc::boot_id()?,
         facts: Facts::probe(),
+        tree,
         supervisors: HashSet::new(),
         orphans: false,
         closed: false,
@@ -197,6 +202,10 @@ impl Keeper {
                 self.close();
             }
             if self.closed && self.supervisors.is_empty() {
+                if let Some(tree) = &self.tree {
+                    // Another keeper may have slots in it by now.
+                    let _ = tree.remove_if_empty();
+                }
                 return;
             }
         }
@@ -233,12 +242,23 @@ impl Keeper {
                 (self, true)
             }
             Ok(Fork::Child) => {
-                let Self { tasks, listener, wake, seats, boot, facts, dir, signals, lock, .. } =
-                    self;
+                let Self {
+                    tasks,
+                    listener,
+                    wake,
+                    seats,
+                    boot,
+                    facts,
+                    tree,
+                    dir,
+                    signals,
+                    lock,
+                    ..
+                } = self;
                 // The lock above all: it is held as long as any copy is open.
                 drop((lock, signals, dir));
                 let listener = Some(listener);
-                let post = Post { tasks, listener, wake, seats, seat, keeper, boot, facts };
+                let post = Post { tasks, listener, wake, seats, seat, keeper, boot, facts, tree };
                 let status = catch_unwind(AssertUnwindSafe(|| supervise(post)));
                 sys::exit_now(status.unwrap_or(PANICKED));
             }
@@ -269,6 +289,11 @@ impl Keeper {
             self.orphans = strays.peek().is_some();
             for stray in strays {
                 let _ = kill_process(stray, Signal::KILL);
+            }
+            if let Some(tree) = self.tree.as_ref().filter(|_| !self.orphans)
+                && let Err(error) = supervisor::sweep_slots(tree)
+            {
+                eprintln!("starling keeper: a control group stays: {error}");
             }
         }
     }

@@ -45,7 +45,7 @@ fn alive(marks: &[ProcessMark]) -> io::Result<Vec<OwnedFd>> {
     marks.iter().filter_map(|mark| mark.open().transpose()).collect()
 }
 
-fn of_task(task: ProcessMark, all: &[Stat]) -> Vec<ProcessMark> {
+pub(crate) fn of_task(task: ProcessMark, all: &[Stat]) -> Vec<ProcessMark> {
     // A session's number is not given away while the session has members; if a
     // stranger has it, the session is gone.
     if all.iter().any(|stat| stat.pid == task.pid && stat.start != task.start) {

@@ -23,7 +23,7 @@ mod adopt;
 mod attach;
 mod call;
 mod capability;
-mod cgroup;
+pub mod cgroup;
 mod container;
 mod control;
 mod frame;
@@ -43,13 +43,14 @@ mod session;
 mod supervisor;
 mod sys;
 pub mod unpack;
+mod usage;
 mod watch;
 
 pub use adopt::OpenError;
 pub use attach::{Attached, ControlError};
 pub use call::KeeperError;
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
-pub use cgroup::Limits;
+pub use cgroup::{Limits, Usage};
 pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
     Root, SHM_BYTES, Seccomp, SystemPaths,
@@ -69,5 +70,5 @@ pub use plan::{
 };
 pub use record::RecordError;
 pub use session::{
-    Exec, Piece, ProcessRow, Session, SessionInput, SessionOutput, SessionOver, Typed, Usage,
+    Exec, Piece, ProcessRow, Session, SessionInput, SessionOutput, SessionOver, Typed,
 };

@@ -5,13 +5,20 @@
 //! it through a pidfd first.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+/// More than the longest line of `/proc/PID/stat`: fifty numbers of 20 digits and a name.
+const STAT_BYTES: usize = 2 << 10;
+
+/// Length of a tick in that file: the kernel shows 100 a second on every machine.
+const TICK_NS: u64 = 10_000_000;
 
 /// One process of this boot, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +38,19 @@ impl ProcessMark {
     pub(crate) fn of(pid: Pid) -> io::Result<Self> {
         let pid = pid.as_raw_nonzero().get();
         Ok(Self { pid, start: stat(pid)?.start })
+    }
+
+    /// Makes a child, and its mark. The file is asked only if a tick passed meanwhile.
+    pub(crate) fn of_new<E>(
+        make: impl FnOnce() -> Result<Pid, E>,
+    ) -> Result<(Pid, io::Result<Self>), E> {
+        let before = tick();
+        let pid = make()?;
+        let mark = match before == tick() {
+            true => Ok(Self { pid: pid.as_raw_nonzero().get(), start: before }),
+            false => Self::of(pid),
+        };
+        Ok((pid, mark))
     }
 
     /// A handle to exactly this process; none if it is gone.
@@ -55,6 +75,14 @@ impl ProcessMark {
     }
 }
 
+/// The tick of now, as a process that is made now is marked with.
+fn tick() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    let rest = u64::try_from(now.tv_nsec).unwrap_or_default();
+    (seconds * 1_000_000_000 + rest) / TICK_NS
+}
+
 /// A number from outside as a process id. Zero and less mean groups to the kernel.
 fn pid(number: i32) -> Option<Pid> {
     if number > 0 { Pid::from_raw(number) } else { None }
@@ -77,8 +105,10 @@ pub(crate) struct Stat {
 }
 
 pub(crate) fn stat(pid: i32) -> io::Result<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat"))?;
-    parse_stat(pid, &String::from_utf8_lossy(&text))
+    // One read: the kernel puts the line together anew for each.
+    let mut text = [0; STAT_BYTES];
+    let length = fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut text)?;
+    parse_stat(pid, &String::from_utf8_lossy(text.get(..length).unwrap_or_default()))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/PID/stat"))
 }
 
@@ -137,6 +167,25 @@ mod tests {
         let wanted = Stat { pid: 7, parent: 3, group: 4, session: 5, start: 999 };
         assert_eq!(stat, wanted);
         assert_eq!(parse_stat(7, "7 (a) S 3"), None);
+    }
+
+    #[test]
+    fn the_mark_of_a_new_child_is_the_one_it_is_found_by() {
+        for _ in 0..50 {
+            let mut program = std::process::Command::new("/bin/sleep");
+            let mut child = program.arg("60").spawn().expect("a child");
+            let pid = Pid::from_child(&child);
+            drop(child.kill());
+            let own = ProcessMark::of(pid).expect("its mark");
+            child.wait().expect("reaped");
+            let made = || {
+                let child = std::process::Command::new("/bin/true").spawn()?;
+                io::Result::Ok(Pid::from_child(&child))
+            };
+            let (pid, mark) = ProcessMark::of_new(made).expect("a child");
+            assert_eq!(mark.expect("a mark"), ProcessMark::of(pid).expect("its mark"));
+            assert!(own.open().expect("looked").is_none());
+        }
     }
 
     #[test]

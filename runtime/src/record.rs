@@ -26,6 +26,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Usage;
 use crate::launch::{End, Launch, TaskId};
 use crate::proc::ProcessMark;
 
@@ -77,6 +78,9 @@ pub(crate) struct Claim {
     pub(crate) supervisor: Option<ProcessMark>,
     /// The control group of all its processes.
     pub(crate) slot: Option<String>,
+    /// Where its counters stood.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) baseline: Option<Usage>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -201,8 +205,8 @@ pub(crate) fn conclude(dir: BorrowedFd<'_>, end: &End) -> Result<(), RecordError
 
 /// Makes the record of a launch that was given up, in an empty directory.
 pub(crate) fn make_void(dir: BorrowedFd<'_>, nonce: &str, boot: &str, end: &End) -> io::Result<()> {
-    let claim =
-        Claim { nonce: nonce.to_owned(), boot: boot.to_owned(), supervisor: None, slot: None };
+    let (nonce, boot) = (nonce.to_owned(), boot.to_owned());
+    let claim = Claim { nonce, boot, supervisor: None, slot: None, baseline: None };
     let mut file = make(dir)?;
     add(&mut file, &head(&claim)?)?;
     add_end(&mut file, end)
@@ -300,7 +304,7 @@ mod tests {
 
     fn sample() -> Claim {
         let supervisor = Some(ProcessMark { pid: 1, start: 2 });
-        Claim { nonce: "n".into(), boot: "b".into(), supervisor, slot: None }
+        Claim { nonce: "n".into(), boot: "b".into(), supervisor, slot: None, baseline: None }
     }
 
     fn begin(dir: &Path) -> (File, File) {

@@ -120,25 +120,6 @@ pub struct ProcessRow {
     pub command: String,
 }
 
-/// What a task uses now. None: nobody counts that here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Processor time, in nanoseconds.
-    pub cpu_ns: Option<u64>,
-    /// Memory, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Most memory at any moment, in bytes.
-    pub memory_peak_bytes: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
-    /// Bytes read from block devices.
-    pub io_read_bytes: Option<u64>,
-    /// Bytes written to block devices.
-    pub io_write_bytes: Option<u64>,
-    /// Whether it is held still.
-    pub paused: bool,
-}
-
 impl Runtime {
     /// Runs another program inside a task, with the task's rights.
     ///
@@ -167,11 +148,6 @@ impl Runtime {
     /// The processes of a running task, its first one first.
     pub async fn processes(&self, id: &TaskId) -> Result<Vec<ProcessRow>, ControlError> {
         self.look(id, inside::processes).await
-    }
-
-    /// What a running task uses.
-    pub async fn usage(&self, id: &TaskId) -> Result<Usage, ControlError> {
-        self.look(id, inside::usage).await
     }
 
     /// How a task ended; none while it has not.

@@ -20,7 +20,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
-use crate::adopt::{self, Standing};
+use crate::adopt::{self, Host, Standing};
 use crate::call::{Caller, Line};
 use crate::control::LaunchError;
 use crate::frame;
@@ -42,7 +42,7 @@ const TRIES: usize = 5;
 pub(crate) struct Shared {
     pub(crate) tasks: OwnedFd,
     pub(crate) tasks_path: PathBuf,
-    pub(crate) boot: String,
+    pub(crate) host: Host,
     pub(crate) caller: Caller,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) busy: Mutex<BTreeSet<TaskId>>,
@@ -94,7 +94,7 @@ async fn end_after(shared: &Arc<Shared>, id: &TaskId, supervisor: OwnedFd) -> En
     let (work, name) = (Arc::clone(shared), id.clone());
     let examined = blocking(move || {
         let dir = order::open_below(&work.tasks, name.as_str())?;
-        adopt::examine_end(dir.as_fd(), &work.boot)
+        adopt::examine_end(dir.as_fd(), &work.host)
     });
     match examined.await {
         Ok(Ok(end)) => end,
@@ -108,14 +108,37 @@ fn unknown_end(id: &TaskId, error: &(dyn std::error::Error + 'static)) -> End {
     End::Lost { reason: format!("its end cannot be read: {error}") }
 }
 
-/// Starts a task, reports to whoever asked, and watches it.
+/// A launch that was asked for, or is about to be.
+pub(crate) struct Asked {
+    id: TaskId,
+    nonce: String,
+    order: Vec<u8>,
+    /// None if the first attempt came to nothing.
+    line: Option<Line>,
+}
+
+impl Asked {
+    /// Asks for a launch without waiting: the supervisor may begin while the agent
+    /// still makes itself comfortable.
+    pub(crate) fn ask(shared: &Shared, launch: Launch) -> Result<Self, LaunchError> {
+        let id = launch.id.clone();
+        let io = |source| LaunchError::Io { id: id.clone(), source };
+        let nonce = nonce().map_err(io)?;
+        let order = Order::Launch { nonce: nonce.clone(), launch: Box::new(launch) };
+        let order = frame::encode(&order).map_err(io)?;
+        let line = shared.caller.order_now(&order);
+        Ok(Self { id, nonce, order, line })
+    }
+}
+
+/// Sees to it that a task starts, reports to whoever asked, and watches it.
 pub(crate) async fn launch(
     shared: Arc<Shared>,
-    launch: Launch,
+    asked: Asked,
     asker: oneshot::Sender<Result<u32, LaunchError>>,
 ) {
-    let id = launch.id.clone();
-    match begin(&shared, launch).await {
+    let id = asked.id.clone();
+    match begin(&shared, asked).await {
         Ok((pid, watched)) => {
             // An asker that went away learns it from the events.
             let _ = asker.send(Ok(pid));
@@ -144,16 +167,18 @@ enum Watched {
 
 type Begun = (u32, Watched);
 
-async fn begin(shared: &Arc<Shared>, launch: Launch) -> Result<Begun, LaunchError> {
-    let id = launch.id.clone();
-    let io = |source| LaunchError::Io { id: id.clone(), source };
-    let nonce = nonce().map_err(io)?;
-    let order = Order::Launch { nonce: nonce.clone(), launch: Box::new(launch) };
-    let order = frame::encode(&order).map_err(io)?;
+async fn begin(shared: &Arc<Shared>, asked: Asked) -> Result<Begun, LaunchError> {
+    let Asked { id, nonce, order, mut line } = asked;
     for _ in 0..TRIES {
-        let line =
-            shared.caller.connect().await.map_err(|source| LaunchError::Keeper { source })?;
-        if line.send(&order).await.is_ok()
+        let line = match line.take() {
+            Some(line) => Some(line),
+            None => {
+                let line = shared.caller.connect().await;
+                let line = line.map_err(|source| LaunchError::Keeper { source })?;
+                line.send(&order).await.is_ok().then_some(line)
+            }
+        };
+        if let Some(line) = line
             && let Some(begun) = answer(shared, &id, &nonce, line).await
         {
             return begun;
@@ -259,7 +284,7 @@ async fn give_up(
     nonce: &str,
 ) -> Result<Option<End>, LaunchError> {
     let (work, name, nonce) = (Arc::clone(shared), id.clone(), nonce.to_owned());
-    blocking(move || adopt::give_up(&work.tasks, &name, &nonce, &work.boot))
+    blocking(move || adopt::give_up(&work.tasks, &name, &nonce, &work.host.boot))
         .await
         .map_err(|source| LaunchError::Io { id: id.clone(), source })?
         .map_err(|source| LaunchError::Record { id: id.clone(), source })
@@ -302,7 +327,7 @@ async fn examine(shared: &Arc<Shared>, id: &TaskId) -> Result<Standing, RecordEr
     let (work, name) = (Arc::clone(shared), id.clone());
     blocking(move || {
         let dir = order::open_below(&work.tasks, name.as_str())?;
-        adopt::examine(dir.as_fd(), &work.boot)
+        adopt::examine(dir.as_fd(), &work.host)
     })
     .await?
 }

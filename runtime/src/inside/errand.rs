@@ -115,13 +115,14 @@ impl Site<'_> {
         let launch = self.launch_of(exec)?;
         let failed = |error: Errno| refused("no streams", std::io::Error::from(error));
         let (ends, ours) = streams::open(launch.streams, self.null).map_err(failed)?.unzip();
+        let groups: Vec<_> = self.groups.iter().map(AsFd::as_fd).collect();
         let order = sandbox::Order {
             launch: &launch,
             facts: self.facts,
             id_base: launch.id_base().unwrap_or(SOME_IDS),
             dir: self.dir.as_fd(),
             volumes: None,
-            join: sandbox::Join { into: None, procs: &self.groups },
+            join: sandbox::Join { into: None, procs: &groups },
             network_of: None,
             ends,
         };

@@ -51,12 +51,6 @@ impl Groups {
         })
     }
 
-    /// The number in the first of these files that is there.
-    pub(crate) fn number(&self, files: &[&str]) -> Option<u64> {
-        let texts = files.iter().flat_map(|file| self.dirs.iter().map(move |dir| read(dir, file)));
-        texts.flatten().find_map(|text| text.trim().parse().ok())
-    }
-
     /// Whether a process with this `/proc/PID/cgroup` is in one of them, or below.
     pub(crate) fn hold(&self, text: &str, mounts: &str) -> bool {
         let theirs = memberships(text).into_iter().filter_map(|(kind, path)| {

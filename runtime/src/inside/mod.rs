@@ -29,5 +29,5 @@ pub use call::ExecError;
 pub(crate) use call::open;
 pub(crate) use errand::{Began, begin};
 pub(crate) use passage::Passage;
-pub(crate) use rows::{processes, usage};
+pub(crate) use rows::processes;
 pub(crate) use wire::{Deed, Errand};

@@ -6,12 +6,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::time::Duration;
 
 use super::groups::Groups;
 use crate::proc::{self, ProcessMark, Stat};
 use crate::record::State;
-use crate::session::{ProcessRow, Usage};
+use crate::session::ProcessRow;
 
 /// Longest command shown: a screen's worth.
 const COMMAND_BYTES: usize = 4 << 10;
@@ -31,25 +30,6 @@ pub(crate) fn processes(state: State, boot: &str) -> io::Result<Option<Vec<Proce
     let supervisor = state.claim.supervisor.map_or(0, |supervisor| supervisor.pid);
     let pids = members(task.pid, supervisor, &groups)?;
     Ok(Some(pids.into_iter().filter_map(row).collect()))
-}
-
-/// What a task uses: what its groups count, or the sum of its processes.
-pub(crate) fn usage(state: State, boot: &str) -> io::Result<Option<Usage>> {
-    let Some(rows) = processes(state.clone(), boot)? else { return Ok(None) };
-    let Some(task) = main(&state, boot)? else { return Ok(None) };
-    let groups = Groups::of(task.pid).unwrap_or_default();
-    let summed = Duration::from_millis(rows.iter().map(|row| row.cpu_ms).sum());
-    let memory = rows.iter().map(|row| row.memory_bytes).sum();
-    let counted = |files: &[&str]| groups.number(files);
-    Ok(Some(Usage {
-        cpu_ns: u64::try_from(summed.as_nanos()).ok(),
-        memory_bytes: counted(&["memory.current", "memory.usage_in_bytes"]).or(Some(memory)),
-        memory_peak_bytes: counted(&["memory.peak", "memory.max_usage_in_bytes"]),
-        pids: counted(&["pids.current"]).or(u64::try_from(rows.len()).ok()),
-        io_read_bytes: None,
-        io_write_bytes: None,
-        paused: groups.is_frozen(),
-    }))
 }
 
 fn members(first: i32, supervisor: i32, groups: &Groups) -> io::Result<Vec<i32>> {

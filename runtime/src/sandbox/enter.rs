@@ -92,7 +92,8 @@ pub(crate) fn work_inside(
     powers: CapabilitySet,
     work: impl FnOnce() -> i32,
 ) -> Result<Pid, NotStarted> {
-    visit(groups, &[], host, || {
+    let groups: Vec<_> = groups.iter().map(AsFd::as_fd).collect();
+    visit(&groups, &[], host, || {
         let settled = settle(&ends, powers);
         sys::exit_now(if settled.is_ok() { work() } else { NOT_SETTLED })
     })
@@ -159,7 +160,7 @@ fn take(ends: &Ends) -> Result<(), Failure> {
 
 /// Makes a process inside that lives as it is told; it becomes this one's child.
 fn visit(
-    groups: &[OwnedFd],
+    groups: &[BorrowedFd<'_>],
     limits: &[Rlimit],
     host: Host<'_>,
     live: impl FnOnce() -> !,
@@ -202,7 +203,7 @@ fn say(tell: &OwnedFd, text: &str) {
 }
 
 fn guide(
-    groups: &[OwnedFd],
+    groups: &[BorrowedFd<'_>],
     limits: &[Rlimit],
     Host { process, pid }: Host<'_>,
 ) -> Result<Fork, NotStarted> {

@@ -57,7 +57,7 @@ pub(crate) struct Join<'a> {
     /// A directory of version 2, in which it is born.
     pub(crate) into: Option<BorrowedFd<'a>>,
     /// `cgroup.procs` of each hierarchy of version 1, open for writing.
-    pub(crate) procs: &'a [OwnedFd],
+    pub(crate) procs: &'a [BorrowedFd<'a>],
 }
 
 /// What to start, and with what.

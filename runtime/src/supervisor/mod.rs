@@ -22,14 +22,15 @@ mod desk;
 mod enter;
 mod group;
 pub(crate) mod input;
+mod kin;
 mod prepared;
 mod pump;
 mod running;
 mod signals;
 mod start;
 pub(crate) mod streams;
-mod tree;
 
+pub(crate) use group::{bury, sweep_slots, tree};
 pub(crate) use prepared::{is_prepared, sweep};
 pub(crate) use signals::{ADOPTION, TAKEN};
 
@@ -48,6 +49,7 @@ use rustix::process::{
 };
 use rustix::thread::set_name;
 
+use crate::cgroup::Tree;
 use crate::frame::{self, Inbox};
 use crate::launch::StartFault;
 use crate::order::{self, Order, Report};
@@ -92,6 +94,8 @@ pub(crate) struct Post {
     pub(crate) keeper: Pid,
     pub(crate) boot: String,
     pub(crate) facts: Facts,
+    /// Below which it has its control groups.
+    pub(crate) tree: Option<Tree>,
 }
 
 #[derive(Debug)]
@@ -139,14 +143,16 @@ impl Supervisor {
         let signals = Signals::new()?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let seat = Some(post.seat);
+        let own = ProcessMark::own()?;
+        let group = Group::new(post.tree.as_ref(), own);
         Ok(Self {
             post,
             pid,
-            own: ProcessMark::own()?,
+            own,
             seat,
             signals,
             null,
-            group: Group::default(),
+            group,
             prepared: None,
             made: 0,
             inbox: Inbox::default(),
@@ -167,6 +173,7 @@ impl Supervisor {
         if let Some(prepared) = self.prepared.take() {
             prepared.remove(&self.post.tasks);
         }
+        self.group.remove();
         !self.is_bad
     }
 
@@ -198,6 +205,7 @@ impl Supervisor {
             return None;
         }
         let _ = set_name(WAITING_NAME);
+        self.group.renew();
         if let Err(error) = self.prepare() {
             // The order will meet it again, and can be told.
             eprintln!("starling supervisor: cannot prepare: {error}");

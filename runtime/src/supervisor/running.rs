@@ -15,9 +15,9 @@ use rustix::time::{
 use super::desk::{Desk, Heard};
 use super::group::Group;
 use super::input::Input;
+use super::kin;
 use super::pump::Pump;
 use super::signals::Signals;
-use super::tree;
 use crate::launch::End;
 use crate::order::{Command, Done, Recipient, shorten};
 use crate::proc::ProcessMark;
@@ -56,8 +56,6 @@ pub(super) struct Fate {
     /// That, because its time was over.
     is_expired: bool,
     is_paused: bool,
-    /// How often its group had run out of memory when it started.
-    oom_kills: u64,
 }
 
 /// What is left to tell.
@@ -80,9 +78,9 @@ enum Source {
 }
 
 impl Fate {
-    pub(super) fn new(deadline_boot_ns: Option<u64>, oom_kills: u64) -> Self {
+    pub(super) fn new(deadline_boot_ns: Option<u64>) -> Self {
         let alarm = deadline_boot_ns.and_then(alarm);
-        Self { alarm, oom_kills, ..Self::default() }
+        Self { alarm, ..Self::default() }
     }
 }
 
@@ -110,7 +108,7 @@ impl Running<'_> {
                 self.kill();
             }
         };
-        let is_gone = tree::kill_children(self.signals, &mut self.pump, self.group);
+        let is_gone = kin::kill_children(self.signals, &mut self.pump, self.group);
         self.pump.finish();
         Ran { end: self.end(status), is_gone }
     }
@@ -119,10 +117,7 @@ impl Running<'_> {
         let killed = status.terminating_signal() == Some(Signal::KILL.as_raw());
         match (status.exit_status(), status.terminating_signal()) {
             _ if killed && self.fate.is_expired => End::Expired,
-            _ if killed
-                && !self.fate.was_killed
-                && self.group.oom_kills() > self.fate.oom_kills =>
-            {
+            _ if killed && !self.fate.was_killed && self.group.ran_out_of_memory() => {
                 End::OutOfMemory
             }
             (Some(code), _) => End::Exited { code },
@@ -242,7 +237,7 @@ impl Running<'_> {
                         kill_process(self.task, signal).map_err(|e| e.to_string())?
                     }
                     Recipient::All => {
-                        tree::signal_all(self.own, signal).map_err(|e| e.to_string())?;
+                        kin::signal_all(self.own, signal).map_err(|e| e.to_string())?;
                     }
                 }
             }

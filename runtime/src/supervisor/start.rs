@@ -12,13 +12,14 @@ use rustix::process::{Pid, Signal};
 
 use super::Supervisor;
 use super::desk::Desk;
+use super::kin;
 use super::prepared::Prepared;
 use super::pump::Pump;
 use super::running::{Fate, Ran, Running};
 use super::streams::{self, Ours};
-use super::tree;
+use crate::cgroup::{Joining, Limits, Measure};
 use crate::frame;
-use crate::launch::{End, Launch, TaskId};
+use crate::launch::{End, Launch, Place, TaskId};
 use crate::log::LogWriter;
 use crate::order::{self, Reply, Report};
 use crate::proc::ProcessMark;
@@ -31,8 +32,8 @@ const NETWORK_PATIENCE: Duration = Duration::from_secs(20);
 /// A program that runs, and what we hold of it.
 struct Begun {
     task: Pid,
+    mark: std::io::Result<ProcessMark>,
     ours: Ours,
-    oom_kills: u64,
 }
 
 /// Why a launch is not ours.
@@ -96,10 +97,18 @@ impl Supervisor {
             Unclaimed::Failed(NotStarted::system(format!("{what}: {error}")))
         };
         launch.check().map_err(|flaw| failed("the launch is flawed", &flaw))?;
-        self.group.fit(&launch.limits).map_err(|error| failed("cannot limit the task", &error))?;
+        // A process that nobody limits is not counted where that costs it time.
+        let is_plain = launch.limits == Limits::default();
+        let measure = match launch.place {
+            Place::Process(_) if is_plain => Measure::Limited,
+            _ => Measure::Everything,
+        };
+        let fitted = self.group.fit(&launch.limits, measure);
+        fitted.map_err(|error| failed("cannot limit the task", &chain(&error)))?;
         let slot = self.group.name();
+        let baseline = self.group.baseline();
         let boot = self.post.boot.clone();
-        let claim = Claim { nonce, boot, supervisor: Some(self.own), slot };
+        let claim = Claim { nonce, boot, supervisor: Some(self.own), slot, baseline };
         // The second attempt is for a directory that was swept away as it waited.
         for _ in 0..2 {
             let prepare = "cannot prepare the task's directory";
@@ -141,30 +150,37 @@ impl Supervisor {
         launch: &Launch,
     ) -> Result<Begun, NotStarted> {
         let failed = |error: Errno| NotStarted::system(format!("cannot prepare the task: {error}"));
-        let oom_kills = self.group.oom_kills();
-        let (ends, ours) = streams::open(launch.streams, &self.null).map_err(failed)?.map_or((None, None), |(ends, ours)| (Some(ends), Some(ours)));
+        let opened = streams::open(launch.streams, &self.null).map_err(failed)?;
+        let (ends, ours) = opened.unzip();
         let facts = self.post.facts.clone();
         let group = std::mem::take(&mut self.group);
+        let joining = group.join();
+        let rest: Vec<_> = joining.iter().flat_map(Joining::rest).collect();
         let sandbox_order = sandbox::Order {
             launch,
             facts: &facts,
             id_base: launch.id_base().unwrap_or_default(),
             dir: prepared.dir.as_fd(),
             volumes: None,
-            join: sandbox::Join::default(),
+            join: sandbox::Join { into: joining.and_then(|joining| joining.into), procs: &rest },
             network_of: None,
             ends,
         };
         let mut network = |namespace| self.network(agent, &launch.id, namespace);
-        let spawned = sandbox::spawn(sandbox_order, &mut network);
+        let mut terminal = None;
+        let spawned = ProcessMark::of_new(|| {
+            let spawned = sandbox::spawn(sandbox_order, &mut network)?;
+            terminal = spawned.terminal;
+            Ok(spawned.pid)
+        });
         self.group = group;
-        let spawned = spawned?;
-        let ours = match (spawned.terminal, ours) {
+        let (task, mark) = spawned?;
+        let ours = match (terminal, ours) {
             (Some(terminal), _) => streams::of_terminal(terminal).map_err(failed)?,
             (None, Some(ours)) => ours,
             (None, None) => return Err(failed(Errno::NOTTY)),
         };
-        Ok(Begun { task: spawned.pid, ours, oom_kills })
+        Ok(Begun { task, mark, ours })
     }
 
     fn run(
@@ -176,12 +192,12 @@ impl Supervisor {
         launch: Launch,
         begun: Begun,
     ) -> End {
-        let Begun { task, ours, oom_kills } = begun;
+        let Begun { task, mark, ours } = begun;
         let mut pump = Pump::new(LogWriter::new(dir, launch.log), ours.outputs);
-        let recorded = ProcessMark::of(task).and_then(|mark| record::add_task(state, mark));
+        let recorded = mark.and_then(|mark| record::add_task(state, mark));
         if let Err(error) = recorded {
             // A task that a restarted agent could not find must not run.
-            self.is_bad |= !tree::kill_children(&mut self.signals, &mut pump, &self.group);
+            self.is_bad |= !kin::kill_children(&mut self.signals, &mut pump, &self.group);
             return End::Lost { reason: format!("its start could not be recorded: {error}") };
         }
         let pid = task.as_raw_nonzero().get().unsigned_abs();
@@ -197,7 +213,7 @@ impl Supervisor {
             pump,
             input: ours.input,
             desk: Desk::new(control),
-            fate: Fate::new(launch.deadline_boot_ns, oom_kills),
+            fate: Fate::new(launch.deadline_boot_ns),
         };
         // What is not needed any more is not held for the task's life.
         drop(launch);
@@ -229,4 +245,10 @@ impl Supervisor {
             Err(error) => Err(format!("no network came: {error}")),
         }
     }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -10,6 +10,7 @@
 )]
 
 pub(crate) mod capability;
+pub(crate) mod cgroup;
 pub(crate) mod clone;
 #[cfg(test)]
 pub(crate) mod forked;
@@ -157,6 +158,11 @@ pub(crate) fn default_dispositions() {
     for signal in 1..=LAST_SIGNAL {
         dispose(signal, libc::SIG_DFL);
     }
+}
+
+/// Gives a signal its default disposition.
+pub(crate) fn heed(signal: Signal) {
+    dispose(signal.as_raw(), libc::SIG_DFL);
 }
 
 /// Ignores a signal.

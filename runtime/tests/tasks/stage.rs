@@ -113,6 +113,17 @@ impl Stage {
         }
     }
 
+    /// The next end of any task.
+    pub(crate) async fn any_end(&mut self) -> (TaskId, End) {
+        loop {
+            let event = timeout(PATIENCE, self.events.recv()).await;
+            let event = event.expect("an event in time").expect("a live runtime");
+            if let Event::Ended { id, end } = event {
+                return (id, end);
+            }
+        }
+    }
+
     /// Everything the task writes until its end.
     pub(crate) async fn output(&self, task: &str) -> Vec<(LogStream, Vec<u8>)> {
         let request = LogRequest { follow: true, tail: None };
