@@ -27,6 +27,7 @@ pub mod cgroup;
 mod container;
 mod control;
 mod frame;
+mod ids;
 mod inside;
 mod keeper;
 mod landlock;
@@ -44,6 +45,7 @@ mod supervisor;
 mod sys;
 pub mod unpack;
 mod usage;
+mod volume;
 mod watch;
 
 pub use adopt::OpenError;

@@ -168,7 +168,7 @@ impl Runtime {
             }
             dir => dir.map_err(failed)?,
         };
-        let boot = self.shared().boot.clone();
+        let boot = self.shared().host.boot.clone();
         let found = blocking(move || match record::read(dir.as_fd()) {
             Ok(state) => look(state, &boot),
             Err(RecordError::Io(error)) => Err(error),

@@ -35,8 +35,14 @@ const TMPFS_LEAST: u64 = 4096;
 const MODE: u32 = 0o7777;
 
 /// The kernel parameters that belong to namespaces of the container: Docker's list.
-const SYSCTLS: [&str; 6] =
-    ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"];
+const SYSCTLS: [&str; 6] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+];
 const SYSCTLS_MORE: [&str; 2] = ["kernel.shmmni", "kernel.shm_rmid_forced"];
 
 type Checked = Result<(), PlanFlaw>;

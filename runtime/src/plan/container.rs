@@ -65,8 +65,11 @@ pub(super) fn steps(
     let own_ids = container.ids == Ids::Own;
     if own_ids && facts.privileged() && id_base.checked_add(IDS).is_none_or(|_| id_base < FIRST_ID)
     {
-        let problem =
-            Problem::Range { value: id_base.into(), least: FIRST_ID.into(), most: u64::from(u32::MAX - IDS) };
+        let problem = Problem::Range {
+            value: id_base.into(),
+            least: FIRST_ID.into(),
+            most: u64::from(u32::MAX - IDS),
+        };
         return Err(PlanFlaw::new("container.ids", problem));
     }
     let mut planner =
@@ -92,7 +95,10 @@ fn possible(container: &Container, facts: &Facts) -> Result<(), PlanFlaw> {
         return flaw("container.root", "its kernel has no overlayfs");
     }
     if !facts.seccomp && container.seccomp == Seccomp::Default {
-        return flaw("container.seccomp", "its kernel filters no system calls; unconfined would run");
+        return flaw(
+            "container.seccomp",
+            "its kernel filters no system calls; unconfined would run",
+        );
     }
     for name in Namespaces::CONTAINER.names().chain(["cgroup"]) {
         if !facts.namespaces.iter().any(|known| known == name) {
@@ -107,10 +113,16 @@ fn possible(container: &Container, facts: &Facts) -> Result<(), PlanFlaw> {
             return flaw("container.ids", "only a runtime of root gives out the host's ids");
         }
         Ids::Own if !facts.user_namespaces => {
-            return flaw("container.ids", "user namespaces are off: see sysctl user.max_user_namespaces");
+            return flaw(
+                "container.ids",
+                "user namespaces are off: see sysctl user.max_user_namespaces",
+            );
         }
         Ids::Own if facts.uid == 0 && !facts.mapped_layers() => {
-            return flaw("container.ids", "mapped layers need CAP_SYS_ADMIN and Linux 5.19; ids of the host would run");
+            return flaw(
+                "container.ids",
+                "mapped layers need CAP_SYS_ADMIN and Linux 5.19; ids of the host would run",
+            );
         }
         Ids::Own if !facts.kernel.at_least(5, 11) => {
             return flaw("container.ids", "overlayfs for ordinary users came with Linux 5.11");
@@ -189,6 +201,9 @@ impl Planner<'_> {
             self.supervisor.push(Step::PrepareChanges { owner });
             self.open(Source::Changes, Access::Write, Owners::Disk)
         });
+        if !self.own_network() {
+            self.then(Step::KeepHostSys);
+        }
         self.then(Step::Root { layers: count, upper, changes });
     }
 
@@ -223,9 +238,9 @@ impl Planner<'_> {
 
     fn targets(&self) -> impl Iterator<Item = &std::path::Path> {
         self.container.mounts.iter().map(|mount| match mount {
-            Mount::Bind { target, .. } | Mount::Volume { target, .. } | Mount::Tmpfs { target, .. } => {
-                target.as_path()
-            }
+            Mount::Bind { target, .. }
+            | Mount::Volume { target, .. }
+            | Mount::Tmpfs { target, .. } => target.as_path(),
         })
     }
 

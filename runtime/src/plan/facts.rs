@@ -78,11 +78,15 @@ impl Facts {
     pub fn probe() -> Self {
         let uid = geteuid().as_raw();
         let release = rustix::system::uname();
-        let capabilities = rustix::thread::capabilities(None).map_or(0, |sets| sets.effective.bits());
+        let capabilities =
+            rustix::thread::capabilities(None).map_or(0, |sets| sets.effective.bits());
         let grants = if uid == 0 { None } else { user_names(uid) };
-        let granted = |file| grants.as_ref().map(|names| read_grants(file, names)).unwrap_or_default();
+        let granted =
+            |file| grants.as_ref().map(|names| read_grants(file, names)).unwrap_or_default();
         let installed = |name: &str| {
-            ["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| fs::exists(format!("{dir}/{name}")).unwrap_or(false))
+            ["/usr/bin", "/bin", "/usr/local/bin"]
+                .iter()
+                .any(|dir| fs::exists(format!("{dir}/{name}")).unwrap_or(false))
         };
         Self {
             kernel: Kernel::parse(&release.release().to_string_lossy())

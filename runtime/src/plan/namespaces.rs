@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-
 /// A set of namespaces, as the `CLONE_NEW*` flags of `linux/sched.h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces(u32);

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-
 use super::namespaces::Namespaces;
 use crate::capability::CapabilitySet;
 use crate::container::{Access, Changes, Clocks};
@@ -188,6 +187,8 @@ pub enum Step {
         /// Whether it may be changed.
         access: Access,
     },
+    /// Takes a copy of the host's `/sys`, which the root's making covers.
+    KeepHostSys,
     /// Mounts the root.
     Root {
         /// How many trees are its layers: the first ones.
@@ -350,6 +351,7 @@ impl fmt::Display for Step {
             Self::Hostname(name) => write!(f, "set the hostname {name}"),
             Self::Loopback => f.write_str("bring the loopback device up"),
             Self::Reopen { tree, .. } => write!(f, "open tree {tree} in its own mount namespace"),
+            Self::KeepHostSys => f.write_str("copy the mounts of the host's /sys"),
             Self::Root { layers, changes, .. } => {
                 write!(f, "mount overlay at / ({layers} layers, changes ")?;
                 match changes {
@@ -362,7 +364,9 @@ impl fmt::Display for Step {
                 write!(f, "mount {} at {}", special.kind(), special.target())
             }
             Self::Device(name) => write!(f, "bind the host's /dev/{name}"),
-            Self::DeviceLinks => f.write_str("link fd, stdin, stdout, stderr, core and ptmx in /dev"),
+            Self::DeviceLinks => {
+                f.write_str("link fd, stdin, stdout, stderr, core and ptmx in /dev")
+            }
             Self::Tmpfs { target, bytes, mode } => {
                 write!(f, "mount tmpfs at {} ({bytes} bytes, mode {mode:o})", target.display())
             }

@@ -14,7 +14,7 @@ use std::path::Path;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{chdir, fchdir, getcwd, getpid, pivot_root, setpgid, setsid, umask};
+use rustix::process::{fchdir, getcwd, getpid, setpgid, setsid, umask};
 use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::outside::{attributes, clone_tree, reach};
@@ -151,6 +151,7 @@ impl<'a> Chamber<'a> {
                 Ok(mount_change(c"/", flags)?)
             }
             Step::Reopen { tree, .. } => self.reopen(*tree),
+            Step::KeepHostSys => self.system.keep_host_sys(),
             Step::Root { layers, upper, changes } => {
                 let layers = self.trees.get(..*layers).unwrap_or_default();
                 let upper = upper.and_then(|upper| self.trees.get(upper)).and_then(Option::as_ref);
@@ -175,7 +176,11 @@ impl<'a> Chamber<'a> {
                 self.terminal = Some(terminal);
                 Ok(())
             }
-            Step::Pivot => pivot(root_of(&self.root)?),
+            Step::Pivot => {
+                root::leave(root_of(&self.root)?)?;
+                umask(Mode::WGRP | Mode::WOTH);
+                Ok(())
+            }
             Step::FindUser(user) => {
                 let found = Found::look_up(user, root_of(&self.root)?)?;
                 self.env.entry("HOME".to_owned()).or_insert_with(|| found.home.clone());
@@ -352,18 +357,6 @@ pub(super) fn be_root() -> Result<(), Failure> {
     set_thread_res_uid(uid, uid, uid)?;
     // Some hosts forbid keyrings; then system calls on them are filtered all the same.
     let _ = clone::own_keyring();
-    Ok(())
-}
-
-fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    fchdir(root)?;
-    // The new root comes to lie under the old one, at the same place, so that no
-    // directory is needed for the old one.
-    pivot_root(c".", c".").map_err(Failure::at("pivot_root"))?;
-    rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH)
-        .map_err(Failure::at("the old root"))?;
-    chdir(c"/")?;
-    umask(Mode::WGRP | Mode::WOTH);
     Ok(())
 }
 

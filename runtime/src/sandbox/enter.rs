@@ -71,7 +71,7 @@ pub(crate) fn enter(order: Order<'_>, host: Host<'_>) -> Result<Spawned, NotStar
 
 fn outcome(plan: &Plan, socket: &OwnedFd, pid: Pid) -> Result<Spawned, NotStarted> {
     match report::receive(socket) {
-        Ok(Outcome::Runs(terminal)) => Ok(Spawned { pid, terminal }),
+        Ok(Outcome::Runs(terminal)) => Ok(Spawned { pid, terminal, mounts: None }),
         Ok(Outcome::Failed(at, failure)) => {
             end(pid);
             Err(report::in_words(plan, at, &failure))
@@ -95,7 +95,7 @@ pub(crate) fn work_inside(
     let groups: Vec<_> = groups.iter().map(AsFd::as_fd).collect();
     visit(&groups, &[], host, || {
         let settled = settle(&ends, powers);
-        sys::exit_now(if settled.is_ok() { work() } else { NOT_SETTLED })
+        if settled.is_ok() { work() } else { NOT_SETTLED }
     })
 }
 
@@ -158,12 +158,13 @@ fn take(ends: &Ends) -> Result<(), Failure> {
     Ok(sys::close_all_but(&[])?)
 }
 
-/// Makes a process inside that lives as it is told; it becomes this one's child.
+/// Makes a process inside that lives as it is told, and ends with what comes of that;
+/// it becomes this one's child.
 fn visit(
     groups: &[BorrowedFd<'_>],
     limits: &[Rlimit],
     host: Host<'_>,
-    live: impl FnOnce() -> !,
+    live: impl FnOnce() -> i32,
 ) -> Result<Pid, NotStarted> {
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| cannot("make a pipe", e))?;
     let guide = match sys::fork().map_err(|error| cannot("fork", error))? {
@@ -171,7 +172,7 @@ fn visit(
         Fork::Child => match guide(groups, limits, host) {
             Ok(Fork::Child) => {
                 drop(tell);
-                live()
+                sys::exit_now(live())
             }
             Ok(Fork::Parent(visitor)) => {
                 say(&tell, &visitor.as_raw_nonzero().get().to_string());

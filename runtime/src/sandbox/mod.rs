@@ -84,6 +84,10 @@ pub(crate) struct Spawned {
     pub(crate) pid: Pid,
     /// The supervisor's end of its terminal, if it has one.
     pub(crate) terminal: Option<OwnedFd>,
+    /// A container's mount namespace. While somebody holds it, the end of the last
+    /// process is seen some 0.3 ms sooner, because it does not have to unmount all;
+    /// so close it after the end is told, and before anything of the task is removed.
+    pub(crate) mounts: Option<OwnedFd>,
 }
 
 /// Why no program runs. Nothing of it is left.

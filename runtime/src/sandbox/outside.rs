@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, umask, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::chamber::Chamber;
@@ -45,6 +45,7 @@ struct Child<'a> {
     pid: Pid,
     socket: &'a OwnedFd,
     users: Option<OwnedFd>,
+    mounts: Option<OwnedFd>,
 }
 
 pub(super) fn spawn(
@@ -83,17 +84,17 @@ pub(super) fn spawn(
         }
     };
     drop(theirs);
-    let mut child = Child { pid, socket: &socket, users: None };
+    let mut child = Child { pid, socket: &socket, users: None, mounts: None };
     let mut done = left.map_err(|failure| (at, failure));
     for (at, step) in steps.take_while(|(_, step)| step.is_supervisors()) {
         done = done.and_then(|()| {
             outside.after(step, &mut child, connect).map_err(|failure| (at, failure))
         });
     }
-    drop(child);
+    let Child { mounts, .. } = child;
     let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
     match outcome {
-        Ok(Outcome::Runs(terminal)) => return Ok(Spawned { pid, terminal }),
+        Ok(Outcome::Runs(terminal)) => return Ok(Spawned { pid, terminal, mounts }),
         Ok(Outcome::Failed(at, failure)) => {
             end(pid);
             Err(failed(at, failure))
@@ -150,6 +151,7 @@ impl Outside<'_> {
                 connect(network).map_err(Failure::because)
             }
             Step::Go => {
+                child.mounts = Some(self.of_process(child.pid, "ns/mnt", OFlags::RDONLY)?);
                 rustix::net::send(child.socket, &[0], SendFlags::NOSIGNAL)?;
                 Ok(())
             }
@@ -184,21 +186,15 @@ impl Outside<'_> {
     fn open_volume(&self, name: &str) -> Result<OwnedFd, Failure> {
         let none = || Failure::because("this runtime keeps no volumes");
         let volumes = self.order.volumes.ok_or_else(none)?;
-        match rustix::fs::mkdirat(volumes, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
+        make_directory(volumes, name, 0o755)?;
         Ok(below(volumes, name, OFlags::PATH | OFlags::DIRECTORY)?)
     }
 
-    fn show_owners(
-        &self,
-        tree: usize,
-        owners: Owners,
-        child: &Child<'_>,
-    ) -> Result<(), Failure> {
+    fn show_owners(&self, tree: usize, owners: Owners, child: &Child<'_>) -> Result<(), Failure> {
         let Some(mount) = self.trees.get(tree).and_then(Option::as_ref) else { return Ok(()) };
-        let Some(opened) = self.plan.trees().nth(tree) else { return Err(Failure::because("there is no such tree")) };
+        let Some(opened) = self.plan.trees().nth(tree) else {
+            return Err(Failure::because("there is no such tree"));
+        };
         let attributes = attributes(opened);
         let users = child.users.as_ref().map(AsFd::as_fd);
         let reach = reach(&opened.source);
@@ -262,7 +258,9 @@ impl Outside<'_> {
         }
         for (name, lines) in [("uid_map", &map.uids), ("gid_map", &map.gids)] {
             let lines = lines.iter();
-            let text: String = lines.map(|[inside, outside, count]| format!("{inside} {outside} {count}\n")).collect();
+            let text: String = lines
+                .map(|[inside, outside, count]| format!("{inside} {outside} {count}\n"))
+                .collect();
             write(name, &text)?;
         }
         Ok(())
@@ -324,15 +322,14 @@ pub(super) fn attributes(tree: &Tree) -> MountAttributes {
 
 /// Makes `root/` of a task's directory with what overlayfs wants in it.
 fn prepare_changes(dir: BorrowedFd<'_>, owner: User) -> Result<(), Failure> {
-    let fresh = make_directory(dir, CHANGES, 0o700)?;
+    let fresh = make_directory(dir, CHANGES, 0o711)?;
     let root = below(dir, CHANGES, OFlags::RDONLY | OFlags::DIRECTORY)?;
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    for (name, mode) in [("upper", 0o755), ("work", 0o700), ("merged", 0o700)] {
+    for (name, mode) in [("upper", 0o755), ("work", 0o700)] {
         make_directory(root.as_fd(), name, mode)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(&root, name, Some(uid), Some(gid), flags)?;
     }
-    rustix::fs::fchown(&root, Some(uid), Some(gid))?;
     if !fresh {
         // A volatile mount leaves its mark, and the next one would refuse it.
         for (name, flags) in [
@@ -345,9 +342,12 @@ fn prepare_changes(dir: BorrowedFd<'_>, owner: User) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether the directory is new.
+/// Whether the directory is new. Then it has these permissions, whatever the mask is.
 fn make_directory(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<bool, Errno> {
-    match rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode)) {
+    let mask = umask(Mode::empty());
+    let made = rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode));
+    umask(mask);
+    match made {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(error),

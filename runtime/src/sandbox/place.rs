@@ -38,7 +38,11 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<O
 }
 
 /// A handle below a file system of our own, where no link has a place.
-pub(super) fn open_plain(base: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open_plain(
+    base: BorrowedFd<'_>,
+    path: &str,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     again(|| openat2(base, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
 }

@@ -61,7 +61,9 @@ pub(super) fn spawn(plan: &Plan, order: Order<'_>) -> Result<Spawned, NotStarted
     // Written by the child on this memory, unless it executed its program.
     let failure = std::hint::black_box(result);
     match spawned {
-        Ok(pid) if failure == (0, Errno::NOSYS) => Ok(Spawned { pid, terminal: ours }),
+        Ok(pid) if failure == (0, Errno::NOSYS) => {
+            Ok(Spawned { pid, terminal: ours, mounts: None })
+        }
         Ok(pid) => {
             let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
             let (at, error) = failure;
@@ -94,7 +96,12 @@ fn prepare(
         Step::Streams => Act::Streams,
         Step::Scratch => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            Act::Scratch(rustix::fs::openat(order.dir, crate::record::SCRATCH, flags, Mode::empty())?)
+            Act::Scratch(rustix::fs::openat(
+                order.dir,
+                crate::record::SCRATCH,
+                flags,
+                Mode::empty(),
+            )?)
         }
         Step::Directory(path) => {
             let path = path.to_str().and_then(|path| std::ffi::CString::new(path).ok());
@@ -108,7 +115,8 @@ fn prepare(
         Step::NoNewPrivileges => Act::NoNewPrivileges,
         Step::Hide(paths) => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let scratch = rustix::fs::openat(order.dir, crate::record::SCRATCH, flags, Mode::empty())?;
+            let scratch =
+                rustix::fs::openat(order.dir, crate::record::SCRATCH, flags, Mode::empty())?;
             let paths: Vec<_> = paths.iter().map(std::path::PathBuf::as_path).collect();
             let fence = Fence::around(&paths)
                 .and_then(|fence| fence.admit(scratch.as_fd()).map(|()| fence))
@@ -190,7 +198,7 @@ impl Child<'_> {
         };
         drop(report);
         match report::receive(&reported).map_err(|error| system(error.into()))? {
-            Outcome::Runs(_) => Ok(Spawned { pid, terminal: ours }),
+            Outcome::Runs(_) => Ok(Spawned { pid, terminal: ours, mounts: None }),
             Outcome::Failed(at, failure) => {
                 let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
                 Err(report::in_words(plan, at, &failure))

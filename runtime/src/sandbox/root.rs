@@ -1,14 +1,19 @@
 //! A container's root: overlayfs over its layers, mounted in its own namespaces.
 //!
-//! Nothing needs a path of the host. The tree that takes the changes is attached on
-//! top of `/`, which is the only place that always exists; layers are named through
-//! `/proc/self/fd`. All of it goes when the old root is left.
+//! No directory of the host's is needed but one that every host has: all is stacked
+//! on `/sys` of the new mount namespace, where nobody else sees it: the tree that takes
+//! the changes, the layers, the overlay. They are named through `/proc/self/fd`, and
+//! go with the old root, in one unmount: each costs a wait for every processor.
 
+use std::ffi::{CStr, CString};
 use std::fmt::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MountFlags, MoveMountFlags, mount as mount_at, move_mount};
+use rustix::mount::{
+    MountFlags, MoveMountFlags, UnmountFlags, mount as mount_at, move_mount, unmount,
+};
+use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::report::Failure;
 use super::special::{self, descriptor};
@@ -16,6 +21,9 @@ use crate::container::Changes;
 
 /// Room for mount points in a root that takes no changes: directories and empty files.
 const MOUNT_POINTS_BYTES: u64 = 1 << 20;
+
+/// What everything is stacked on until the old root is left.
+const STACK: &CStr = c"/sys";
 
 /// Mounts it; returns a handle to it.
 pub(super) fn mount(
@@ -26,7 +34,7 @@ pub(super) fn mount(
     let memory;
     let upper = match upper {
         Some(upper) => {
-            put_on_top(upper)?;
+            put_on_stack(upper)?;
             upper
         }
         None => {
@@ -38,17 +46,17 @@ pub(super) fn mount(
     // The highest comes first here, and the lowest in a launch.
     for (at, layer) in layers.iter().rev().enumerate() {
         let layer = layer.as_ref().ok_or_else(|| Failure::because("a layer is missing"))?;
-        put_on_top(layer)?;
+        put_on_stack(layer)?;
         let separator = if at == 0 { "" } else { ":" };
         let _ = write!(options, "{separator}{}", descriptor(layer.as_fd()));
     }
     let above = descriptor(upper.as_fd());
     let _ = write!(options, ",upperdir={above}/upper,workdir={above}/work");
-    let options = std::ffi::CString::new(options).unwrap_or_default();
+    let options = CString::new(options).unwrap_or_default();
     let flags = MountFlags::NODEV | MountFlags::NOSUID;
-    mount_at(c"overlay", format!("{above}/merged"), c"overlay", flags, &*options)?;
+    mount_at(c"overlay", STACK, c"overlay", flags, &*options)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(upper, c"merged", flags, Mode::empty())?)
+    Ok(rustix::fs::open(STACK, flags, Mode::empty())?)
 }
 
 /// A place for changes that end with the container, or for mount points alone.
@@ -59,15 +67,25 @@ fn in_memory(changes: Changes) -> Result<OwnedFd, Failure> {
     };
     let options = [("size", bytes.to_string()), ("mode", "700".to_owned())];
     let memory = special::make("tmpfs", &options, special::QUIET)?;
-    put_on_top(&memory)?;
-    for (name, mode) in [(c"upper", 0o755), (c"work", 0o700), (c"merged", 0o700)] {
+    put_on_stack(&memory)?;
+    for (name, mode) in [(c"upper", 0o755), (c"work", 0o700)] {
         rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(mode))?;
     }
     Ok(memory)
 }
 
-/// Attaches a detached mount where its kernel accepts it as a layer: in this namespace.
-fn put_on_top(tree: &OwnedFd) -> Result<(), Failure> {
+/// Makes the root behind a handle this process's, and leaves nothing of the old one.
+pub(super) fn leave(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    fchdir(root)?;
+    // The old root comes to lie on the new one, at the same place, so that no
+    // directory is needed for it.
+    pivot_root(c".", c".").map_err(Failure::at("pivot_root"))?;
+    unmount(c".", UnmountFlags::DETACH).map_err(Failure::at("the old root"))?;
+    Ok(chdir(c"/")?)
+}
+
+/// Attaches a detached mount in this namespace, where a kernel accepts it as a layer.
+fn put_on_stack(tree: &OwnedFd) -> Result<(), Failure> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(move_mount(tree, c"", CWD, c"/", flags)?)
+    Ok(move_mount(tree, c"", CWD, STACK, flags)?)
 }

@@ -11,12 +11,12 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, OFlags, major, minor};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
 };
 
 use super::outside::clone_tree;
-use super::place::{attach, is_procfs, kind, open_plain, Kind};
+use super::place::{Kind, attach, is_procfs, kind, open_plain};
 use super::report::Failure;
 use super::terminal::{self, Terminal};
 use crate::plan::{Cover, Special};
@@ -67,6 +67,7 @@ pub(super) struct System {
     sys: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     terminals: Option<OwnedFd>,
+    host_sys: Option<OwnedFd>,
 }
 
 /// How a descriptor is called in the supervisor's `/proc`.
@@ -89,6 +90,12 @@ pub(super) fn make(
 }
 
 impl System {
+    /// Takes a copy of the host's `/sys` before it is covered.
+    pub(super) fn keep_host_sys(&mut self) -> Result<(), Failure> {
+        self.host_sys = Some(host_sys()?);
+        Ok(())
+    }
+
     pub(super) fn mount(
         &mut self,
         special: Special,
@@ -107,7 +114,8 @@ impl System {
                 self.sys = Some(mount);
             }
             Special::HostSys => {
-                let mount = host_sys()?;
+                let kept = self.host_sys.take();
+                let mount = kept.ok_or_else(|| Failure::because("it was not kept"))?;
                 attach(mount.as_fd(), directory(root, "sys")?.as_fd())?;
                 self.sys = Some(mount);
             }
@@ -119,7 +127,8 @@ impl System {
                 self.dev = Some(mount);
             }
             Special::Terminals => {
-                let mut options = vec![("ptmxmode", "0666".to_owned()), ("mode", "0620".to_owned())];
+                let mut options =
+                    vec![("ptmxmode", "0666".to_owned()), ("mode", "0620".to_owned())];
                 if tty == TtyGroup::Known {
                     options.push(("gid", TTY_GROUP.to_string()));
                 }
@@ -192,8 +201,9 @@ impl System {
                 (Cover::ReadOnly, _) => {
                     let same = clone_tree(place.as_fd(), Reach::All)?;
                     let read_only = MountAttributes::READ_ONLY;
-                    set_attributes(same.as_fd(), read_only, None, Reach::All)
-                        .map_err(|error| Failure::at(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+                    set_attributes(same.as_fd(), read_only, None, Reach::All).map_err(|error| {
+                        Failure::at(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+                    })?;
                     same
                 }
                 (Cover::Hidden, Kind::File) => clone_tree(null.as_fd(), Reach::This)?,
@@ -277,5 +287,12 @@ fn host_device(name: &str) -> Result<OwnedFd, Failure> {
     let number = NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
     let is = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && Some((major(stat.st_rdev), minor(stat.st_rdev))) == number;
-    if is { Ok(node) } else { Err(Failure::because(format!("the host's {} is another device", Path::new("/dev").join(name).display()))) }
+    if is {
+        Ok(node)
+    } else {
+        Err(Failure::because(format!(
+            "the host's {} is another device",
+            Path::new("/dev").join(name).display()
+        )))
+    }
 }

@@ -58,4 +58,3 @@ impl Terminal {
         tcsetpgrp(&self.0, group)
     }
 }
-

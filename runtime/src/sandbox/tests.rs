@@ -46,7 +46,8 @@ fn executable(path: &Path, bytes: &[u8]) {
 }
 
 fn ends() -> Ends {
-    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").expect("null"));
+    let null =
+        || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").expect("null"));
     Ends { stdin: null(), stdout: null(), stderr: null() }
 }
 
@@ -92,9 +93,18 @@ fn alone(body: impl FnOnce()) {
 }
 
 fn run(order: Order<'_>) -> i32 {
-    let spawned = spawn(order, &mut |_| Ok(())).expect("started");
+    let spawned = spawn(order, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e:?}"));
     let (_, status) = waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait").expect("it");
     status.exit_status().unwrap_or(-1)
+}
+
+fn run_timed(order: Order<'_>) -> Duration {
+    let begun = Instant::now();
+    let spawned = spawn(order, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e:?}"));
+    waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
+    let took = begun.elapsed();
+    drop(spawned);
+    took
 }
 
 fn may_have_containers(facts: &Facts) -> bool {
@@ -125,6 +135,63 @@ fn a_container_runs_a_program_and_leaves_nothing_in_its_supervisor() {
 }
 
 #[test]
+fn a_terminal_is_the_containers_own() {
+    let facts = Facts::probe();
+    if !may_have_containers(&facts) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let handle = File::open(dir.path()).expect("a handle");
+    let mut launch = container(dir.path());
+    launch.streams = crate::launch::Streams::Terminal { rows: 24, columns: 80 };
+    // The host's own programs, to have a shell.
+    let Place::Container(container) = &mut launch.place else { panic!("a container") };
+    container.root = Root::Directory("/".into());
+    container.user = "1:1".into();
+    launch.argv = ["/bin/sh", "-c", "tty; stty size; stat -c %u $(tty); ps -o tty= $$; echo /dev/pts/*; test -c /dev/console && echo console"]
+        .map(str::to_owned)
+        .to_vec();
+    alone(|| {
+        let order = Order { ends: None, ..order(&launch, &facts, &handle) };
+        let spawned = spawn(order, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e:?}"));
+        let terminal = spawned.terminal.expect("a terminal");
+        let mut said = Vec::new();
+        let mut chunk = [0; 256];
+        // The end of the other side shows as an error.
+        while let Ok(length @ 1..) = rustix::io::read(&terminal, &mut chunk) {
+            said.extend(&chunk[..length]);
+        }
+        waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
+        let said = String::from_utf8(said).expect("text");
+        assert_eq!(said.replace("\r\n", "|"), "/dev/pts/0|24 80|1|pts/0|/dev/pts/0 /dev/pts/ptmx|console|");
+    });
+}
+
+#[test]
+fn a_plain_process_gets_its_streams_its_user_and_its_terminal() {
+    let facts = Facts::probe();
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("scratch")).expect("made");
+    let handle = File::open(dir.path()).expect("a handle");
+    let script = "tty; stty size; ls /proc/self/fd | tr '\n' ' '";
+    let mut launch = Launch::new("p".parse().expect("an id"), ["/bin/sh", "-c", script]);
+    launch.env.insert("PATH".into(), "/usr/bin:/bin".into());
+    launch.streams = crate::launch::Streams::Terminal { rows: 7, columns: 9 };
+    alone(|| {
+        let order = Order { ends: None, ..order(&launch, &facts, &handle) };
+        let spawned = spawn(order, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e:?}"));
+        let terminal = spawned.terminal.expect("a terminal");
+        let (mut said, mut chunk) = (Vec::new(), [0; 256]);
+        while let Ok(length @ 1..) = rustix::io::read(&terminal, &mut chunk) {
+            said.extend(&chunk[..length]);
+        }
+        waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
+        let said = String::from_utf8(said).expect("text");
+        assert!(said.starts_with("/dev/pts/") && said.ends_with("\r\n7 9\r\n0 1 2 3 "), "{said:?}");
+    });
+}
+
+#[test]
 #[ignore = "a measurement"]
 fn speed_of_a_container() {
     let facts = Facts::probe();
@@ -139,14 +206,11 @@ fn speed_of_a_container() {
                 let task = dir.path().join(format!("{name}{n}"));
                 fs::create_dir(&task).expect("made");
                 let handle = File::open(&task).expect("a handle");
-                let begun = Instant::now();
-                assert_eq!(run(order(&launch, &facts, &handle)), 0);
-                times.push(begun.elapsed());
+                times.push(run_timed(order(&launch, &facts, &handle)));
             }
             times.sort();
             let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();
-            let fds = Duration::ZERO;
-            eprintln!("{name}: median {:?}, p10 {:?}, p90 {:?} {fds:?}", at(50), at(10), at(90));
+            eprintln!("{name}: median {:?}, p10 {:?}, p90 {:?}", at(50), at(10), at(90));
         });
     }
 }

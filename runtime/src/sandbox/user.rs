@@ -144,7 +144,10 @@ fn find_group(wanted: &str, group: &str) -> Result<u32, NoUser> {
 
 fn groups_of(user: &str, group: &str) -> Vec<u32> {
     let lines = group.lines().filter_map(group_line);
-    lines.filter(|(.., members)| members.split(',').any(|m| m == user)).map(|(_, gid, _)| gid).collect()
+    lines
+        .filter(|(.., members)| members.split(',').any(|m| m == user))
+        .map(|(_, gid, _)| gid)
+        .collect()
 }
 
 fn group_line(line: &str) -> Option<(&str, u32, &str)> {

@@ -171,7 +171,7 @@ impl Supervisor {
         let spawned = ProcessMark::of_new(|| {
             let spawned = sandbox::spawn(sandbox_order, &mut network)?;
             terminal = spawned.terminal;
-            Ok(spawned.pid)
+            Ok::<_, NotStarted>(spawned.pid)
         });
         self.group = group;
         let (task, mark) = spawned?;

@@ -60,8 +60,7 @@ pub(crate) fn fork_into(
     // SAFETY: the structure is as long as said and lives for the call. Without
     // CLONE_VM the child has its own copy of memory and stack, and as the caller
     // has one thread, finds every lock in it free.
-    let mut pid =
-        unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     let mut birth = if cgroup.is_some() { Birth::InGroup } else { Birth::Outside };
     if pid < 0 {
         match io::Error::last_os_error().raw_os_error() {

@@ -1,0 +1,143 @@
+//! A small image from this machine's programs, and containers over it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use runtime::{Container, End, IDS, Launch, LogStream, Place, Root};
+
+use crate::stage::{Stage, id};
+
+/// What the scripts of these tests call.
+const PROGRAMS: [&str; 22] = [
+    "sh", "cat", "ls", "id", "readlink", "stat", "head", "sleep", "env", "grep", "mkdir", "touch",
+    "ln", "rm", "sort", "tr", "wc", "df", "mknod", "chown", "sed", "true",
+];
+
+/// Ranges for these tests, far from those of others.
+static NEXT_RANGE: AtomicU32 = AtomicU32::new(0);
+
+/// A directory that is gone with the test, and an image in it.
+pub(crate) struct Image {
+    pub(crate) root: PathBuf,
+}
+
+/// Whether containers can be made here; says so if not.
+pub(crate) fn root_user() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: containers with ids of their own need root");
+    }
+    root
+}
+
+impl Image {
+    /// A root file system below a stage's directory.
+    pub(crate) fn of(stage: &Stage) -> Self {
+        let root = stage.path().join("image");
+        for directory in ["bin", "etc", "tmp", "root", "home/app"] {
+            fs::create_dir_all(root.join(directory)).expect("made");
+        }
+        for name in PROGRAMS {
+            let program = find(name);
+            copy(&program, &root.join("bin").join(name));
+            for library in libraries(&program) {
+                let to = root.join(library.strip_prefix("/").expect("absolute"));
+                fs::create_dir_all(to.parent().expect("a parent")).expect("made");
+                copy(&library, &to);
+            }
+        }
+        let passwd = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n\
+            99999999999:x:0:0::/:/bin/sh\n";
+        fs::write(root.join("etc/passwd"), passwd).expect("written");
+        let group = "root:x:0:\nwheel:x:10:root\nvideo:x:44:app\napp:x:1001:\n";
+        fs::write(root.join("etc/group"), group).expect("written");
+        rustix::fs::chown(
+            root.join("home/app"),
+            Some(rustix::fs::Uid::from_raw(1000)),
+            Some(rustix::fs::Gid::from_raw(1001)),
+        )
+        .expect("owned");
+        Self { root }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub(crate) fn link(&self, target: &str, name: &str) {
+        let _ = fs::remove_dir_all(self.path(name));
+        let _ = fs::remove_file(self.path(name));
+        symlink(target, self.path(name)).expect("linked");
+    }
+
+    /// A container over it that runs a script.
+    pub(crate) fn script(
+        &self,
+        name: &str,
+        text: &str,
+        change: impl FnOnce(&mut Container),
+    ) -> Launch {
+        let mut container = Container::new(Root::Directory(self.root.clone()));
+        let range = NEXT_RANGE.fetch_add(1, Ordering::Relaxed);
+        // Another process of tests begins elsewhere.
+        let start = 1_200_000_000 + std::process::id() % 4096 * 65_536;
+        container.id_base = Some(start + range * IDS);
+        change(&mut container);
+        let place = Place::Container(Box::new(container));
+        let mut launch = Launch { place, ..Launch::new(id(name), ["/bin/sh", "-c", text]) };
+        launch.env.insert("PATH".into(), "/bin".into());
+        launch
+    }
+}
+
+/// The id base of a launch.
+pub(crate) fn id_base(launch: &Launch) -> u32 {
+    match &launch.place {
+        Place::Container(container) => container.id_base.expect("a range"),
+        Place::Process(_) => panic!("a container"),
+    }
+}
+
+/// What a container says on standard output, given that it ends well.
+pub(crate) async fn told(stage: &mut Stage, launch: Launch) -> String {
+    let name = launch.id.to_string();
+    stage.launch(launch).await.expect("started");
+    let output = stage.output(&name).await;
+    let text = |wanted| -> String {
+        let bytes = output.iter().filter(|(stream, _)| *stream == wanted);
+        String::from_utf8(bytes.flat_map(|(_, bytes)| bytes.clone()).collect()).expect("text")
+    };
+    let end = stage.end(&name).await;
+    let (out, err) = (text(LogStream::Stdout), text(LogStream::Stderr));
+    assert_eq!(end, End::Exited { code: 0 }, "{out}\n{err}");
+    out
+}
+
+/// Why a launch did not start.
+pub(crate) async fn refused(stage: &mut Stage, launch: Launch) -> String {
+    stage.launch(launch).await.expect_err("refused").to_string()
+}
+
+fn find(name: &str) -> PathBuf {
+    let places =
+        ["/bin", "/usr/bin", "/sbin", "/usr/sbin"].map(|place| Path::new(place).join(name));
+    places.into_iter().find(|place| place.exists()).unwrap_or_else(|| panic!("no {name} here"))
+}
+
+fn copy(from: &Path, to: &Path) {
+    if !to.exists() {
+        fs::copy(from, to).expect("copied");
+    }
+}
+
+/// The libraries that a program needs, its loader too.
+fn libraries(program: &Path) -> BTreeSet<PathBuf> {
+    let out = Command::new("ldd").arg(program).output().expect("ldd").stdout;
+    let text = String::from_utf8(out).expect("text");
+    let paths = text.split_ascii_whitespace().filter(|word| word.starts_with('/'));
+    paths.map(PathBuf::from).collect()
+}

@@ -1,0 +1,12 @@
+//! Containers as they are, seen from inside and from the host. As root, over a root
+//! made of this machine's own programs.
+
+#[path = "../tasks/stage.rs"]
+#[allow(dead_code, reason = "shared with the tests of plain tasks")]
+mod stage;
+
+mod escapes;
+mod files;
+mod image;
+mod isolation;
+mod users;

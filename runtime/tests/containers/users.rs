@@ -1,0 +1,123 @@
+//! Whom a program runs as, where it starts, and what limits it.
+
+use runtime::{Launch, Rlimit};
+
+use crate::image::{Image, refused, root_user, told};
+use crate::stage::Stage;
+
+#[tokio::test]
+async fn users_are_looked_up_in_the_containers_own_files() {
+    if !root_user() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    for (at, (user, wanted)) in [
+        ("app", "1000 1001 1001 44 /home/app"),
+        ("1000", "1000 1001 1001 44 /home/app"),
+        ("app:wheel", "1000 10 10 /home/app"),
+        ("0", "0 0 0 10 /root"),
+        ("4000:5", "4000 5 5 /"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let script = "echo $(id -u) $(id -g) $(id -G) $HOME";
+        let name = format!("t{at}");
+        let launch = image.script(&name, script, |container| container.user = user.into());
+        assert_eq!(told(&mut stage, launch).await.trim(), wanted, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_cannot_be_is_refused_with_its_field() {
+    if !root_user() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    for (at, user) in
+        ["4294967296", "99999999999", "70000", "-1", "", "a:b:c"].into_iter().enumerate()
+    {
+        let name = format!("t{at}");
+        let launch = image.script(&name, "true", |container| container.user = user.into());
+        let reason = refused(&mut stage, launch).await;
+        assert!(reason.contains("container.user"), "{user:?}: {reason}");
+    }
+    let launch = image.script("n", "true", |container| container.user = "nobody".into());
+    let reason = refused(&mut stage, launch).await;
+    assert!(reason.contains("\"nobody\"") && reason.contains("/etc/passwd"), "{reason}");
+}
+
+#[tokio::test]
+async fn hostile_passwd_files_hang_nobody() {
+    if !root_user() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    let passwd = image.path("etc/passwd");
+    std::fs::remove_file(&passwd).expect("removed");
+    let made = std::process::Command::new("mkfifo").arg(&passwd).status().expect("mkfifo");
+    assert!(made.success());
+    let reason = refused(&mut stage, image.script("fifo", "true", |_| {})).await;
+    assert!(reason.contains("cannot find the user") && reason.contains("/etc/passwd"), "{reason}");
+    image.link("/dev/zero", "etc/passwd");
+    let reason = refused(&mut stage, image.script("link", "true", |_| {})).await;
+    assert!(reason.contains("/etc/passwd"), "{reason}");
+    std::fs::remove_file(&passwd).expect("removed");
+    std::fs::write(&passwd, "x".repeat(2 << 20)).expect("written");
+    let reason = refused(&mut stage, image.script("huge", "true", |_| {})).await;
+    assert!(reason.contains("File too large"), "{reason}");
+}
+
+#[tokio::test]
+async fn it_starts_where_it_is_told_and_the_directory_is_made() {
+    if !root_user() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    let launch = image.script("t", "pwd; stat -c %a .", |_| {});
+    let launch = Launch { directory: Some("/srv/new/deep".into()), ..launch };
+    assert_eq!(told(&mut stage, launch).await, "/srv/new/deep\n755\n");
+}
+
+#[tokio::test]
+async fn limits_of_each_process_hold_or_are_named() {
+    if !root_user() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    let limit = |soft, hard| vec![Rlimit { name: "nofile".into(), soft, hard }];
+    let launch = image.script("t", "ulimit -Sn; ulimit -Hn", |_| {});
+    let launch = Launch { rlimits: limit(64, 128), ..launch };
+    assert_eq!(told(&mut stage, launch).await, "64\n128\n");
+    // Above `fs.nr_open`, which nobody may pass, with or without CAP_SYS_RESOURCE.
+    let launch = image.script("u", "true", |_| {});
+    let launch = Launch { rlimits: limit(1 << 40, 1 << 40), ..launch };
+    let reason = refused(&mut stage, launch).await;
+    assert!(reason.contains("the limit nofile"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_run_is_told_apart() {
+    if !root_user() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    for (at, (program, wanted)) in [
+        ("/bin/none", "cannot execute /bin/none: No such file or directory"),
+        ("/etc/passwd", "cannot execute /etc/passwd: Permission denied"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let launch = image.script(&format!("t{at}"), "", |_| {});
+        let launch = Launch { argv: vec![program.into()], ..launch };
+        let reason = refused(&mut stage, launch).await;
+        assert!(reason.starts_with(wanted), "{reason}");
+    }
+}
