@@ -51,7 +51,7 @@ fn listed(archive: &[u8]) -> Vec<String> {
 async fn what_is_copied_out_is_what_was_there() {
     for site in Site::all().await {
         let make = "mkdir -p d/e; echo one > d/one; echo two > d/e/two; ln -s /etc/passwd d/link; \
-            touch d/run; /bin/chmod 751 d/run 2>/dev/null || true; pwd";
+            touch d/run; chmod 751 d/run; pwd";
         let place = site.says(make).await;
         // A plain process's paths begin at its scratch directory.
         let place = if site.image.is_some() { place.trim().to_owned() } else { String::new() };
@@ -114,7 +114,7 @@ async fn steps_up_end_at_the_tasks_root() {
         site.copy_in(&up, &tar(&["-c", "evil"], from.path(), b"")).await;
         assert!(canary.is_well());
         // The links of a process lead nowhere either.
-        for magic in ["/proc/1/root/etc/passwd", "/proc/self/root/etc/passwd", "/proc/self/fd/3"] {
+        for magic in ["/proc/1/root/etc/passwd", "/proc/self/root/etc/passwd", "/proc/self/fd/3/"] {
             let (_, told) = site.copy_out(magic).await;
             assert_eq!(told.end, End::Exited { code: 1 }, "{magic}: {told:?}");
         }
@@ -132,7 +132,7 @@ async fn a_path_that_is_exchanged_meanwhile_leads_nowhere_outside() {
     );
     let process = Site::process(&swap.replace("{P}", ".")).await;
     let sites = [process].into_iter().chain(
-        Site::container(&swap.replace("{P}", "/home").replace("mv ", "/bin/mv "), |_| {}).await,
+        Site::container(&swap.replace("{P}", "/home"), |_| {}).await,
     );
     let from = tempfile::tempdir().expect("a directory");
     fs::write(from.path().join("evil"), "x").expect("written");

@@ -17,7 +17,7 @@ async fn it_is_in_every_namespace_and_group_of_the_task_with_its_rights() {
     let text = format!("{SPACES}; {RIGHTS}; echo up; exec sleep 1000");
     for ids in [Ids::Own, Ids::Host] {
         let Some(site) = Site::container(&text, |it| it.ids = ids).await else { return };
-        let wanted = site.stage.says(TASK, "up").await;
+        let wanted = site.stage.says(TASK, "\nup\n").await;
         let seen = site.says(&format!("{SPACES}; {RIGHTS}; echo up")).await;
         assert_eq!(seen, wanted);
         assert!(seen.contains("CapInh:\t0000000000000000"), "{seen}");

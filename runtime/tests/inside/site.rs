@@ -15,6 +15,9 @@ pub(crate) const TASK: &str = "task";
 /// What the task does: nothing, for long, and says that it is there.
 pub(crate) const IDLE: &str = "echo up; exec sleep 1000";
 
+/// What scripts here call beside what an image has; it has their libraries.
+const MORE: [&str; 5] = ["mv", "chmod", "stty", "tty", "yes"];
+
 pub(crate) struct Site {
     pub(crate) stage: Stage,
     pub(crate) image: Option<Image>,
@@ -50,6 +53,11 @@ impl Site {
         }
         let stage = Stage::set().await;
         let image = Image::of(&stage);
+        for name in MORE {
+            let found = ["/bin", "/usr/bin"].map(|place| Path::new(place).join(name));
+            let found = found.into_iter().find(|path| path.exists()).expect("a program");
+            std::fs::copy(found, image.path("bin").join(name)).expect("copied");
+        }
         let mut launch = image.script(TASK, text, change);
         launch.env.insert("OF".into(), "the task".into());
         launch.directory = Some("/home".into());
