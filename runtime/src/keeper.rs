@@ -38,7 +38,7 @@ use rustix::thread::set_name;
 use crate::cgroup::Tree;
 use crate::order::{self, LOCK, SOCKET, TASKS};
 use crate::proc;
-use crate::plan::Facts;
+use crate::sandbox::Facts;
 use crate::supervisor::{self, Post, TAKEN, WAITING, supervise};
 use crate::sys::{self, Fork, Seat, Seats};
 

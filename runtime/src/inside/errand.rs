@@ -12,13 +12,13 @@ use rustix::process::Pid;
 use super::copy;
 use super::groups::Groups;
 use super::wire::{Deed, Errand, Word};
+use crate::cgroup::Joining;
 use crate::capability::{Capability, CapabilitySet};
 use crate::launch::{End, Launch, Place, StartFault, Streams, TaskId};
 use crate::order;
-use crate::plan::Facts;
 use crate::proc::ProcessMark;
 use crate::record::{self, SCRATCH};
-use crate::sandbox::{self, Ends, Host, NotStarted};
+use crate::sandbox::{self, Ends, Facts, Host, NotStarted};
 use crate::session::Exec;
 use crate::supervisor::streams::{self, Ours};
 
@@ -30,10 +30,6 @@ const COPYING: CapabilitySet = CapabilitySet::of(&[
     Capability::FOWNER,
     Capability::FSETID,
 ]);
-
-/// The first id of a range that is planned with and never used: the container that is
-/// entered has its ids.
-const SOME_IDS: u32 = 65_536;
 
 /// A process that runs inside a task.
 #[derive(Debug)]
@@ -114,32 +110,30 @@ impl Site<'_> {
     fn exec(&self, exec: Exec) -> Result<(Pid, Ours), Word> {
         let launch = self.launch_of(exec)?;
         let failed = |error: Errno| refused("no streams", std::io::Error::from(error));
-        let (ends, ours) = streams::open(launch.streams, self.null).map_err(failed)?.unzip();
-        let groups: Vec<_> = self.groups.iter().map(AsFd::as_fd).collect();
+        let (ends, ours) = streams::open(&launch, self.null).map_err(failed)?;
         let order = sandbox::Order {
             launch: &launch,
             facts: self.facts,
-            id_base: launch.id_base().unwrap_or(SOME_IDS),
             dir: self.dir.as_fd(),
             volumes: None,
-            join: sandbox::Join { into: None, procs: &groups },
+            join: Some(Joining::by_hand(&self.groups)),
             network_of: None,
             ends,
         };
         let spawned = match &launch.place {
-            Place::Container(_) => sandbox::enter(order, self.host()),
+            Place::Container(_) => sandbox::enter(self.task.as_fd(), order),
             // It has nothing that must be joined but its groups.
             Place::Process(_) => {
                 sandbox::spawn(order, &mut |_| Err("a process has no network".to_owned()))
             }
         };
         let spawned = spawned.map_err(not_started)?;
-        let ours = match (spawned.terminal, ours) {
-            (Some(terminal), _) => streams::of_terminal(terminal).map_err(failed)?,
-            (None, Some(ours)) => ours,
-            (None, None) => return Err(failed(Errno::NOTTY)),
-        };
-        Ok((spawned.pid, ours))
+        match spawned.terminal {
+            Some(terminal) => {
+                Ok((spawned.pid, streams::of_terminal(terminal).map_err(failed)?))
+            }
+            None => Ok((spawned.pid, ours)),
+        }
     }
 
     /// The task's launch, with another program in it.
@@ -166,7 +160,7 @@ impl Site<'_> {
                 return Err(not_started(NotStarted { fault: StartFault::User, reason }));
             }
         }
-        launch.check().map_err(|flaw| not_started(NotStarted::system(flaw.to_string())))?;
+        launch.check().map_err(|flaw| not_started(NotStarted::system("it cannot be", flaw)))?;
         Ok(launch)
     }
 
@@ -176,8 +170,8 @@ impl Site<'_> {
         work: &dyn Fn(BorrowedFd<'_>) -> Result<(), String>,
     ) -> Result<(Pid, Ours), Word> {
         let failed = |error: Errno| refused("no streams", std::io::Error::from(error));
-        let opened = streams::open(streams, self.null).map_err(failed)?;
-        let (ends, ours) = opened.ok_or_else(|| failed(Errno::NOTTY))?;
+        let launch = Launch { streams, ..self.launch.clone() };
+        let (ends, ours) = streams::open(&launch, self.null).map_err(failed)?;
         let pid = match &self.launch.place {
             Place::Container(_) => {
                 let work = || match copy::open_root(Path::new("/")) {
@@ -198,7 +192,7 @@ impl Site<'_> {
         work: &dyn Fn(BorrowedFd<'_>) -> Result<(), String>,
     ) -> Result<Pid, NotStarted> {
         let scratch = order::open_below(&self.dir, SCRATCH);
-        let scratch = scratch.map_err(|e| NotStarted::system(format!("no scratch: {e}")))?;
+        let scratch = scratch.map_err(|e| NotStarted::system("no scratch directory", e))?;
         let user = self.launch.user().filter(|_| self.facts.uid == 0);
         sandbox::work_outside(&self.groups, ends, user, scratch, |scratch| copy::tell(work(scratch)))
     }

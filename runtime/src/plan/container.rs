@@ -88,6 +88,42 @@ pub(super) fn steps(
     Ok(supervisor)
 }
 
+/// The steps of a further program in a running container: the last ones of the first,
+/// after a way in.
+pub(super) fn entry(
+    launch: &Launch,
+    container: &Container,
+    facts: &Facts,
+) -> Result<Vec<Step>, PlanFlaw> {
+    let caps = check::capabilities(container)?;
+    let mut planner =
+        Planner { launch, container, facts, trees: 0, supervisor: Vec::new(), process: Vec::new() };
+    let mut inside = Namespaces::CONTAINER.and(Namespaces::CGROUP);
+    if planner.own_ids() {
+        inside = inside.and(Namespaces::USER);
+    }
+    if container.network != Network::Host {
+        inside = inside.and(Namespaces::NET);
+    }
+    if container.clocks == Clocks::Own {
+        inside = inside.and(Namespaces::TIME);
+    }
+    planner.then(Step::JoinGroups);
+    planner.then(Step::Enter(inside));
+    planner.then(Step::Session);
+    if planner.own_ids() {
+        planner.then(Step::BeRoot);
+    }
+    if let Some(step) = terminal(launch) {
+        planner.then(step);
+    }
+    planner.then(Step::FindUser(container.user.clone()));
+    planner.then(Step::Directory(launch.directory.clone().unwrap_or_else(|| "/".into())));
+    planner.then(Step::Streams);
+    planner.renounce(caps);
+    Ok([vec![Step::Clone(Namespaces::NONE)], planner.process].concat())
+}
+
 /// Whether this machine can have such a container at all.
 fn possible(container: &Container, facts: &Facts) -> Result<(), PlanFlaw> {
     let flaw = |field: &str, lacks| Err(PlanFlaw::new(field, Problem::Machine { lacks }));

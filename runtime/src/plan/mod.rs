@@ -76,10 +76,25 @@ pub fn plan(launch: &Launch, facts: &Facts, id_base: u32) -> Result<Plan, PlanFl
     Ok(Plan { steps })
 }
 
+/// Plans a further program inside of a running container: `launch` is the container's
+/// own, with the program, environment, directory, user and streams of the further one.
+pub(crate) fn entry(launch: &Launch, facts: &Facts) -> Result<Plan, PlanFlaw> {
+    check::check(launch)?;
+    match &launch.place {
+        Place::Container(container) => {
+            Ok(Plan { steps: container::entry(launch, container, facts)? })
+        }
+        Place::Process(_) => {
+            let problem = Problem::Launch("a plain process has no inside to enter".to_owned());
+            Err(PlanFlaw::new("place", problem))
+        }
+    }
+}
+
 fn of_process(launch: &Launch, process: &Process, facts: &Facts) -> Result<Vec<Step>, PlanFlaw> {
     let mut steps = vec![Step::Clone(Namespaces::NONE), Step::JoinGroups, Step::Session];
-    if let Some(step) = terminal(launch) {
-        steps.push(step);
+    if terminal(launch).is_some() {
+        steps.push(Step::TakeTerminal);
     }
     steps.push(Step::Streams);
     if launch.directory.is_none() {

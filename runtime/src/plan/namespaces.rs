@@ -6,13 +6,18 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces(u32);
 
-const NAMES: [(&str, i32); 6] = [
+/// Of `linux/sched.h`.
+const CLONE_NEWTIME: i32 = 0x80;
+
+const NAMES: [(&str, i32); 8] = [
     ("user", libc::CLONE_NEWUSER),
     ("mnt", libc::CLONE_NEWNS),
     ("pid", libc::CLONE_NEWPID),
     ("uts", libc::CLONE_NEWUTS),
     ("ipc", libc::CLONE_NEWIPC),
     ("net", libc::CLONE_NEWNET),
+    ("cgroup", libc::CLONE_NEWCGROUP),
+    ("time", CLONE_NEWTIME),
 ];
 
 impl Namespaces {
@@ -22,6 +27,10 @@ impl Namespaces {
     pub const USER: Self = Self(libc::CLONE_NEWUSER as u32);
     /// Network.
     pub const NET: Self = Self(libc::CLONE_NEWNET as u32);
+    /// Control groups, as they are seen.
+    pub const CGROUP: Self = Self(libc::CLONE_NEWCGROUP as u32);
+    /// Clocks.
+    pub const TIME: Self = Self(CLONE_NEWTIME as u32);
     /// What every container has: mounts, processes, host name, IPC.
     pub const CONTAINER: Self = Self(
         (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC) as u32,

@@ -162,6 +162,8 @@ pub enum Step {
     Go,
 
     // What the process does.
+    /// Enters the namespaces of a running container, with a limit as high as is asked.
+    Enter(Namespaces),
     /// Waits until it may.
     Await,
     /// Joins the control groups it was not born in.
@@ -252,6 +254,8 @@ pub enum Step {
         /// Columns.
         columns: u16,
     },
+    /// Makes the terminal that it was given the one of its session.
+    TakeTerminal,
     /// Makes the standard streams its own, and all other descriptors end at exec.
     Streams,
     /// Goes into its scratch directory.
@@ -341,6 +345,10 @@ impl fmt::Display for Step {
             }
             Self::Connect => f.write_str("connect its network"),
             Self::Go => f.write_str("let it go on"),
+            Self::Enter(namespaces) => {
+                f.write_str("enter the container's namespaces:")?;
+                namespaces.names().try_for_each(|name| write!(f, " {name}"))
+            }
             Self::Await => f.write_str("wait for the supervisor"),
             Self::JoinGroups => f.write_str("join its control groups"),
             Self::OwnGroupView => f.write_str("see its control group as the root"),
@@ -382,6 +390,7 @@ impl fmt::Display for Step {
             Self::FreezeRoot => f.write_str("make the root read-only"),
             Self::Pivot => f.write_str("pivot into the root"),
             Self::Terminal { rows, columns } => write!(f, "open a terminal of {rows}x{columns}"),
+            Self::TakeTerminal => f.write_str("take its terminal"),
             Self::Streams => f.write_str("take its standard streams"),
             Self::Scratch => f.write_str("enter scratch"),
             Self::Directory(path) => write!(f, "enter {}", path.display()),

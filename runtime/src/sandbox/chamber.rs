@@ -8,24 +8,27 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{fchdir, getcwd, getpid, setpgid, setsid, umask};
-use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
 
 use super::outside::{attributes, clone_tree, reach};
 use super::place::{self, Kind};
 use super::program::Program;
 use super::report::{self, Failure};
 use super::special::System;
-use super::terminal::{self, Terminal};
+use super::terminal::Terminal;
 use super::user::Found;
 use super::{Order, clocks, reaper, rlimit, root, special};
-use crate::plan::{Plan, Step};
+use crate::plan::{Namespaces, Plan, Step};
 use crate::sys::clone::{self, Birth};
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
@@ -41,6 +44,8 @@ pub(super) struct Chamber<'a> {
     terminal: Option<Terminal>,
     user: Option<Found>,
     env: BTreeMap<String, String>,
+    /// A process of the container that is entered.
+    resident: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> Chamber<'a> {
@@ -62,7 +67,19 @@ impl<'a> Chamber<'a> {
             terminal: None,
             user: None,
             env: order.launch.env.clone(),
+            resident: None,
         }
+    }
+
+    /// The same for a container that is there: a process in it, by its pidfd.
+    pub(super) fn of(
+        plan: &'a Plan,
+        order: &'a Order<'a>,
+        socket: OwnedFd,
+        resident: BorrowedFd<'a>,
+    ) -> Self {
+        let fresh = Self::new(plan, order, Vec::new(), socket, Birth::Outside);
+        Self { resident: Some(resident), ..fresh }
     }
 
     /// Does the steps of the process. Returns never.
@@ -80,70 +97,15 @@ impl<'a> Chamber<'a> {
         sys::exit_now(127)
     }
 
-    /// Does the steps that are about the program, in a container that is there. Returns
-    /// never.
-    pub(super) fn visit(mut self) -> ! {
-        let ends = self.order.ends.as_ref();
-        let ends = ends.map(|ends| [&ends.stdin, &ends.stdout, &ends.stderr]);
-        let keep = ends.into_iter().flatten().chain([&self.socket]).map(AsRawFd::as_raw_fd);
-        if sys::close_all_but(&keep.collect::<Vec<_>>()).is_err() {
-            sys::exit_now(127)
-        }
-        let plan = self.plan;
-        for (at, step) in plan.steps().iter().enumerate() {
-            if let Err(failure) = self.perform_inside(step) {
-                report::send_failure(self.socket.as_fd(), at, &failure);
-                sys::exit_now(127);
-            }
-        }
-        sys::exit_now(127)
-    }
-
-    fn perform_inside(&mut self, step: &Step) -> Result<(), Failure> {
-        match step {
-            Step::Session => {
-                begin_session()?;
-                umask(Mode::WGRP | Mode::WOTH);
-                be_root()?;
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                self.root = Some(rustix::fs::open(c"/", flags, Mode::empty())?);
-                Ok(())
-            }
-            Step::Terminal { rows, columns } => {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-                let place = place::open(root_of(&self.root)?, Path::new("/dev/pts"), flags)?;
-                place::is_devpts(&place)?;
-                let (terminal, ours) = terminal::open(place.as_fd(), *rows, *columns)?;
-                report::send_terminal(self.socket.as_fd(), ours.as_fd())?;
-                terminal.control()?;
-                self.terminal = Some(terminal);
-                Ok(())
-            }
-            Step::Directory(path) => {
-                let flags = OFlags::PATH | OFlags::DIRECTORY;
-                fchdir(place::open(root_of(&self.root)?, path, flags)?)?;
-                is_inside()
-            }
-            Step::FindUser(_)
-            | Step::Streams
-            | Step::Limit(_)
-            | Step::BecomeFound(_)
-            | Step::NoNewPrivileges
-            | Step::FilterCalls(_)
-            | Step::Execute(_) => self.perform(step),
-            // It was done for the container.
-            _ => Ok(()),
-        }
-    }
-
     fn perform(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
-            Step::JoinGroups => self.join_groups(),
+            Step::JoinGroups => Ok(self.order.join(self.birth)?),
             Step::OwnGroupView => Ok(clone::unshare(UnshareFlags::NEWCGROUP)?),
             Step::Session => begin_session(),
             Step::OwnClocks => clocks::begin(),
             Step::Hostname(name) => Ok(rustix::system::sethostname(name.as_bytes())?),
             Step::Loopback => Ok(sys::loopback::up()?),
+            Step::Enter(namespaces) => self.go_in(*namespaces),
             Step::Await => self.wait(),
             Step::BeRoot => be_root(),
             Step::LeavePropagation => {
@@ -170,7 +132,7 @@ impl<'a> Chamber<'a> {
             Step::Sysctl { name, value } => self.system.sysctl(name, value),
             Step::Cover { how, paths } => self.system.cover(*how, paths),
             Step::Terminal { rows, columns } => {
-                let (terminal, ours) = self.system.terminal(*rows, *columns)?;
+                let (terminal, ours) = self.system.terminal((*rows, *columns))?;
                 report::send_terminal(self.socket.as_fd(), ours.as_fd())?;
                 terminal.control()?;
                 self.terminal = Some(terminal);
@@ -216,18 +178,26 @@ impl<'a> Chamber<'a> {
         }
     }
 
-    fn join_groups(&self) -> Result<(), Failure> {
-        if let Some(group) = self.order.join.into
-            && self.birth == Birth::Outside
-        {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let procs = rustix::fs::openat(group, c"cgroup.procs", flags, Mode::empty())?;
-            rustix::io::write(&procs, b"0")?;
+    /// Enters a container: this process leaves, and a child of its parent goes on, since
+    /// only a new process can be in another pid namespace.
+    fn go_in(&mut self, namespaces: Namespaces) -> Result<(), Failure> {
+        // From here on it may be seen from inside; what it holds of the host's must
+        // not be.
+        sys::clone::hide_memory()?;
+        for limit in &self.order.launch.rlimits {
+            rlimit::raise(getpid(), limit)?;
         }
-        for procs in self.order.join.procs {
-            rustix::io::write(procs, b"0")?;
+        let resident = self.resident.ok_or(Errno::SRCH)?;
+        let types = ThreadNameSpaceType::from_bits_retain(namespaces.bits());
+        move_into_thread_name_spaces(resident, types)?;
+        if let Fork::Parent(inside) = clone::fork_sibling()? {
+            // Without its number nobody could wait for it; it cannot go on then.
+            report::send_process(self.socket.as_fd(), inside)?;
+            sys::exit_now(0)
         }
-        Ok(())
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.root = Some(rustix::fs::open(c"/", flags, Mode::empty())?);
+        self.system.find_terminals(root_of(&self.root)?)
     }
 
     fn wait(&self) -> Result<(), Failure> {
@@ -284,9 +254,16 @@ impl<'a> Chamber<'a> {
     /// Enters a directory of the container, made if it is missing, and checks where
     /// that led: a working directory outside is a way out.
     fn enter(&self, path: &Path) -> Result<(), Failure> {
-        let place = place::make(root_of(&self.root)?, path, Kind::Directory)?;
+        let root = root_of(&self.root)?;
+        let place = match self.resident {
+            None => place::make(root, path, Kind::Directory)?,
+            Some(_) => place::open(root, path, OFlags::PATH | OFlags::DIRECTORY)?,
+        };
         fchdir(&place)?;
-        is_inside()
+        match getcwd(Vec::new())?.as_bytes() {
+            [b'/', ..] => Ok(()),
+            _ => Err(Failure::because("it is outside of the container")),
+        }
     }
 
     /// From here on the program is a child, in a process group of its own, so that
@@ -305,14 +282,14 @@ impl<'a> Chamber<'a> {
     }
 
     fn streams(&self) -> Result<(), Failure> {
-        match (&self.terminal, &self.order.ends) {
-            (Some(terminal), _) => terminal.become_streams()?,
-            (None, Some(ends)) => {
+        match &self.terminal {
+            Some(terminal) => terminal.become_streams()?,
+            None => {
+                let ends = &self.order.ends;
                 rustix::stdio::dup2_stdin(&ends.stdin)?;
                 rustix::stdio::dup2_stdout(&ends.stdout)?;
                 rustix::stdio::dup2_stderr(&ends.stderr)?;
             }
-            (None, None) => return Err(Failure::because("it was given no standard streams")),
         }
         Ok(sys::close_all_on_exec()?)
     }
@@ -322,14 +299,6 @@ impl<'a> Chamber<'a> {
         let program = program.ok_or_else(|| Failure::because("it holds a zero byte"))?;
         sys::block_only(&[]);
         Err(program.execute().into())
-    }
-}
-
-/// Whether the working directory is: one outside is a way out.
-fn is_inside() -> Result<(), Failure> {
-    match getcwd(Vec::new())?.as_bytes() {
-        [b'/', ..] => Ok(()),
-        _ => Err(Failure::because("it is outside of the container")),
     }
 }
 

@@ -19,7 +19,7 @@
 
 mod chamber;
 mod clocks;
-mod enter;
+mod entry;
 mod outside;
 mod place;
 mod process;
@@ -33,17 +33,24 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod user;
-
-pub(crate) use enter::{Host, enter, work_inside, work_outside};
+mod work;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+pub(crate) use entry::enter;
+pub(crate) use work::{Host, work_inside, work_outside};
+
+use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::cgroup::Joining;
 use crate::launch::{Launch, Place, StartFault};
-use crate::plan::{self, Facts, PlanFlaw};
+pub(crate) use crate::plan::Facts;
+use crate::plan::{self, PlanFlaw};
+use crate::sys::clone::Birth;
 
-/// The task's ends of its standard streams.
+/// The task's ends of its standard streams. With a terminal for a plain process all
+/// three are the same one; a container's is made inside, and these are not used.
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) stdin: OwnedFd,
@@ -51,31 +58,36 @@ pub(crate) struct Ends {
     pub(crate) stderr: OwnedFd,
 }
 
-/// Control groups that the process joins.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Join<'a> {
-    /// A directory of version 2, in which it is born.
-    pub(crate) into: Option<BorrowedFd<'a>>,
-    /// `cgroup.procs` of each hierarchy of version 1, open for writing.
-    pub(crate) procs: &'a [BorrowedFd<'a>],
-}
-
 /// What to start, and with what.
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) launch: &'a Launch,
     pub(crate) facts: &'a Facts,
-    /// First id of the container's own range: see [`ids`](crate::ids).
-    pub(crate) id_base: u32,
     /// The task's directory: `scratch/`, `root/` and `etc/` are below it.
     pub(crate) dir: BorrowedFd<'a>,
     /// Where the runtime keeps volumes; none if it keeps none.
     pub(crate) volumes: Option<BorrowedFd<'a>>,
-    pub(crate) join: Join<'a>,
+    /// By which it joins its control groups, if it has any.
+    pub(crate) join: Option<Joining<'a>>,
     /// The network namespace of the other task, for [`Network::Of`](crate::Network::Of).
     pub(crate) network_of: Option<BorrowedFd<'a>>,
-    /// Its standard streams; none if it has a terminal.
-    pub(crate) ends: Option<Ends>,
+    pub(crate) ends: Ends,
+}
+
+impl Order<'_> {
+    /// The control group of version 2 in which the process can be born.
+    fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.join.as_ref().and_then(|join| join.into)
+    }
+
+    /// Joins the groups that the process was not born in. Allocates nothing.
+    fn join(&self, birth: Birth) -> Result<(), Errno> {
+        match (&self.join, birth) {
+            (None, _) => Ok(()),
+            (Some(join), Birth::InGroup) => join.join_rest(),
+            (Some(join), Birth::Outside) => join.join_all(),
+        }
+    }
 }
 
 /// A process that executes its program.
@@ -98,14 +110,14 @@ pub(crate) struct NotStarted {
 }
 
 impl NotStarted {
-    pub(crate) fn system(reason: impl Into<String>) -> Self {
-        Self { fault: StartFault::System, reason: reason.into() }
+    pub(crate) fn system(what: &str, error: impl std::fmt::Display) -> Self {
+        Self { fault: StartFault::System, reason: format!("{what}: {error}") }
     }
 }
 
 impl From<PlanFlaw> for NotStarted {
     fn from(flaw: PlanFlaw) -> Self {
-        Self::system(flaw.to_string())
+        Self { fault: StartFault::System, reason: flaw.to_string() }
     }
 }
 
@@ -116,7 +128,7 @@ pub(crate) type Connect<'a> = &'a mut dyn FnMut(OwnedFd) -> Result<(), String>;
 ///
 /// The caller has one thread.
 pub(crate) fn spawn(order: Order<'_>, connect: Connect<'_>) -> Result<Spawned, NotStarted> {
-    let plan = plan::plan(order.launch, order.facts, order.id_base)?;
+    let plan = plan::plan(order.launch, order.facts, order.launch.id_base().unwrap_or(0))?;
     match &order.launch.place {
         Place::Process(_) => process::spawn(&plan, order),
         Place::Container(_) => outside::spawn(&plan, order, connect),

@@ -17,7 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::chamber::Chamber;
 use super::place::is_procfs;
 use super::program::Program;
-use super::report::{self, Failure, Outcome};
+use super::report::{self, Failure, Heard, Outcome};
 use super::{Connect, NotStarted, Order, Spawned, rlimit};
 use crate::container::Access;
 use crate::launch::User;
@@ -53,9 +53,7 @@ pub(super) fn spawn(
     order: Order<'_>,
     connect: Connect<'_>,
 ) -> Result<Spawned, NotStarted> {
-    let system = |what: &str, error: Errno| {
-        NotStarted::system(format!("{what}: {}", std::io::Error::from(error)))
-    };
+    let system = |what: &str, error: Errno| NotStarted::system(what, error);
     let failed = |at: usize, failure: Failure| report::in_words(plan, at, &failure);
     let (socket, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -69,10 +67,10 @@ pub(super) fn spawn(
         match steps.next() {
             Some((at, Step::Clone(namespaces))) => break (at, *namespaces),
             Some((at, step)) => outside.before(step).map_err(|failure| failed(at, failure))?,
-            None => return Err(NotStarted::system("the plan makes no process")),
+            None => return Err(NotStarted::system("cannot start", "the plan makes no process")),
         }
     };
-    let forked = clone::fork_into(namespaces.bits(), order.join.into);
+    let forked = clone::fork_into(namespaces.bits(), order.birthplace());
     let left = outside.leave_network();
     let (side, birth) = forked.map_err(|error| failed(at, error.into()))?;
     let pid = match side {
@@ -94,8 +92,8 @@ pub(super) fn spawn(
     let Child { mounts, .. } = child;
     let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
     match outcome {
-        Ok(Outcome::Runs(terminal)) => return Ok(Spawned { pid, terminal, mounts }),
-        Ok(Outcome::Failed(at, failure)) => {
+        Ok(Heard { outcome: Outcome::Runs, terminal, .. }) => Ok(Spawned { pid, terminal, mounts }),
+        Ok(Heard { outcome: Outcome::Failed(at, failure), .. }) => {
             end(pid);
             Err(failed(at, failure))
         }
@@ -105,7 +103,7 @@ pub(super) fn spawn(
                 .and_then(|()| report::receive(&socket));
             end(pid);
             match said {
-                Ok(Outcome::Failed(at, first)) => Err(failed(at, first)),
+                Ok(Heard { outcome: Outcome::Failed(at, first), .. }) => Err(failed(at, first)),
                 _ => Err(failed(at, failure)),
             }
         }
@@ -113,7 +111,7 @@ pub(super) fn spawn(
 }
 
 /// Leaves nothing of a process that will not run its program.
-fn end(pid: Pid) {
+pub(super) fn end(pid: Pid) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
 }

@@ -125,14 +125,3 @@ pub(super) fn is_procfs(handle: impl AsFd) -> Result<(), Failure> {
         Err(Failure::because("/proc is not a proc file system"))
     }
 }
-
-/// Whether a handle is inside a real devpts: an image's link could lead elsewhere.
-pub(super) fn is_devpts(handle: impl AsFd) -> Result<(), Failure> {
-    /// `DEVPTS_SUPER_MAGIC` of `linux/magic.h`.
-    const MAGIC: u64 = 0x1cd1;
-    if rustix::fs::fstatfs(handle)?.f_type as u64 == MAGIC {
-        Ok(())
-    } else {
-        Err(Failure::because("its /dev/pts has no terminals"))
-    }
-}

@@ -10,6 +10,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use rustix::process::Pid;
 
 use super::NotStarted;
 use crate::launch::StartFault;
@@ -20,6 +21,7 @@ const MESSAGE_BYTES: usize = 1024;
 
 const FAILED: u8 = b'F';
 const TERMINAL: u8 = b'T';
+const PROCESS: u8 = b'P';
 
 /// Why a step failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +62,7 @@ impl From<std::io::Error> for Failure {
 pub(super) fn in_words(plan: &Plan, at: usize, failure: &Failure) -> NotStarted {
     let number = at + 1;
     let Some(step) = plan.steps().get(at) else {
-        return NotStarted::system(format!("step {number} failed: {}", failure.detail));
+        return NotStarted::system(&format!("step {number} failed"), &failure.detail);
     };
     let Failure { errno, detail } = failure;
     let error = std::io::Error::from_raw_os_error(*errno);
@@ -111,18 +113,33 @@ pub(super) fn send_terminal(socket: BorrowedFd<'_>, terminal: BorrowedFd<'_>) ->
     rustix::net::sendmsg(socket, &message, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
+/// Tells the supervisor which process goes on.
+pub(super) fn send_process(socket: BorrowedFd<'_>, process: Pid) -> Result<(), Errno> {
+    let [a, b, c, d] = process.as_raw_nonzero().get().to_le_bytes();
+    rustix::net::send(socket, &[PROCESS, a, b, c, d], SendFlags::NOSIGNAL).map(drop)
+}
+
 /// What came of a new process.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Its program runs, with this terminal if it was to have one.
-    Runs(Option<OwnedFd>),
+    /// Its program runs, unless it was killed on the way.
+    Runs,
     /// This step failed.
     Failed(usize, Failure),
 }
 
+/// All that was said.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) outcome: Outcome,
+    pub(super) terminal: Option<OwnedFd>,
+    /// Another process than the one first made.
+    pub(super) process: Option<Pid>,
+}
+
 /// Waits for it.
-pub(super) fn receive(socket: impl AsFd) -> Result<Outcome, Errno> {
-    let mut terminal = None;
+pub(super) fn receive(socket: impl AsFd) -> Result<Heard, Errno> {
+    let (mut terminal, mut process) = (None, None);
     loop {
         let mut text = [0; MESSAGE_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -141,12 +158,16 @@ pub(super) fn receive(socket: impl AsFd) -> Result<Outcome, Errno> {
         }
         let text = text.get(..received).unwrap_or_default();
         match text {
-            [] => return Ok(Outcome::Runs(terminal)),
+            [] => return Ok(Heard { outcome: Outcome::Runs, terminal, process }),
             [FAILED, a, b, c, d, e, f, g, h, detail @ ..] => {
                 let at = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
                 let errno = i32::from_le_bytes([*e, *f, *g, *h]);
                 let detail = String::from_utf8_lossy(detail).into_owned();
-                return Ok(Outcome::Failed(at, Failure { errno, detail }));
+                let outcome = Outcome::Failed(at, Failure { errno, detail });
+                return Ok(Heard { outcome, terminal, process });
+            }
+            [PROCESS, a, b, c, d] => {
+                process = Pid::from_raw(i32::from_le_bytes([*a, *b, *c, *d]));
             }
             _ => {}
         }

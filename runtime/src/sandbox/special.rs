@@ -16,7 +16,7 @@ use rustix::mount::{
 };
 
 use super::outside::clone_tree;
-use super::place::{Kind, attach, is_procfs, kind, open_plain};
+use super::place::{self, Kind, attach, is_procfs, kind, open_plain};
 use super::report::Failure;
 use super::terminal::{self, Terminal};
 use crate::plan::{Cover, Special};
@@ -232,17 +232,30 @@ impl System {
         open_plain(base.as_ref().ok_or(Errno::NOENT)?.as_fd(), rest, OFlags::PATH)
     }
 
-    /// A terminal of the container's own, and `/dev/console` for it.
-    pub(super) fn terminal(&self, rows: u16, columns: u16) -> Result<(Terminal, OwnedFd), Failure> {
+    /// A terminal of the container's own. The first one is `/dev/console` too.
+    pub(super) fn terminal(&self, size: (u16, u16)) -> Result<(Terminal, OwnedFd), Failure> {
         let terminals = self.terminals.as_ref();
-        let terminals = terminals.ok_or_else(|| Failure::because("there is no /dev/pts yet"))?;
-        let (terminal, ours) = terminal::open(terminals.as_fd(), rows, columns)?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let dev = dev(&self.dev)?;
-        let place = rustix::fs::openat(dev, c"console", flags, Mode::from_raw_mode(0o600))?;
-        let console = clone_tree(terminal.as_fd(), Reach::This)?;
-        attach(console.as_fd(), place.as_fd())?;
+        let terminals = terminals.ok_or_else(|| Failure::because("there is no /dev/pts"))?;
+        let (terminal, ours) = terminal::open(terminals.as_fd(), size)?;
+        if let Some(dev) = &self.dev {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(0o600);
+            let place = rustix::fs::openat(dev, c"console", flags, mode)?;
+            let console = clone_tree(terminal.as_fd(), Reach::This)?;
+            attach(console.as_fd(), place.as_fd())?;
+        }
         Ok((terminal, ours))
+    }
+
+    /// The terminals of a container that is there, if they are what they should be.
+    pub(super) fn find_terminals(&mut self, root: BorrowedFd<'_>) -> Result<(), Failure> {
+        /// `DEVPTS_SUPER_MAGIC` of `linux/magic.h`.
+        const DEVPTS: u64 = 0x1cd1;
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let terminals = place::open(root, Path::new("/dev/pts"), flags);
+        let is = |fd: &OwnedFd| rustix::fs::fstatfs(fd).is_ok_and(|s| s.f_type as u64 == DEVPTS);
+        self.terminals = terminals.ok().filter(is);
+        Ok(())
     }
 
     fn proc(&self) -> Result<BorrowedFd<'_>, Failure> {

@@ -16,8 +16,7 @@ pub(super) struct Terminal(OwnedFd);
 /// Returns the task's end and the supervisor's.
 pub(super) fn open(
     terminals: BorrowedFd<'_>,
-    rows: u16,
-    columns: u16,
+    (rows, columns): (u16, u16),
 ) -> Result<(Terminal, OwnedFd), Errno> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let ours = rustix::fs::openat(terminals, c"ptmx", flags, Mode::empty())?;

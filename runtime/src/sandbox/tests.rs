@@ -60,7 +60,7 @@ fn bare_root(dir: &Path) -> Root {
 }
 
 fn container(dir: &Path) -> Launch {
-    let container = Container::new(bare_root(dir));
+    let container = Container { id_base: Some(ID_BASE), ..Container::new(bare_root(dir)) };
     let place = Place::Container(Box::new(container));
     Launch { place, ..Launch::new("t".parse().expect("an id"), ["/bin/true"]) }
 }
@@ -69,12 +69,11 @@ fn order<'a>(launch: &'a Launch, facts: &'a Facts, dir: &'a File) -> Order<'a> {
     Order {
         launch,
         facts,
-        id_base: ID_BASE,
         dir: dir.as_fd(),
         volumes: None,
-        join: Join::default(),
+        join: None,
         network_of: None,
-        ends: Some(ends()),
+        ends: ends(),
     }
 }
 
@@ -152,7 +151,7 @@ fn a_terminal_is_the_containers_own() {
         .map(str::to_owned)
         .to_vec();
     alone(|| {
-        let order = Order { ends: None, ..order(&launch, &facts, &handle) };
+        let order = order(&launch, &facts, &handle);
         let spawned = spawn(order, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e:?}"));
         let terminal = spawned.terminal.expect("a terminal");
         let mut said = Vec::new();
@@ -163,31 +162,66 @@ fn a_terminal_is_the_containers_own() {
         }
         waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
         let said = String::from_utf8(said).expect("text");
-        assert_eq!(said.replace("\r\n", "|"), "/dev/pts/0|24 80|1|pts/0|/dev/pts/0 /dev/pts/ptmx|console|");
+        assert_eq!(
+            said.replace("\r\n", "|"),
+            "/dev/pts/0|24 80|1|pts/0|/dev/pts/0 /dev/pts/ptmx|console|"
+        );
     });
 }
 
 #[test]
-fn a_plain_process_gets_its_streams_its_user_and_its_terminal() {
+fn a_further_program_has_what_the_first_has_and_not_more() {
     let facts = Facts::probe();
+    if !may_have_containers(&facts) {
+        return;
+    }
     let dir = tempfile::tempdir().expect("a directory");
-    fs::create_dir(dir.path().join("scratch")).expect("made");
     let handle = File::open(dir.path()).expect("a handle");
-    let script = "tty; stty size; ls /proc/self/fd | tr '\n' ' '";
-    let mut launch = Launch::new("p".parse().expect("an id"), ["/bin/sh", "-c", script]);
-    launch.env.insert("PATH".into(), "/usr/bin:/bin".into());
-    launch.streams = crate::launch::Streams::Terminal { rows: 7, columns: 9 };
+    let mut launch = container(dir.path());
+    let Place::Container(container) = &mut launch.place else { panic!("a container") };
+    container.root = Root::Directory("/".into());
+    container.init = crate::container::Init::Reaper;
+    container.clocks = crate::container::Clocks::Own;
+    launch.argv = ["/bin/sh", "-c", "sleep 1000"].map(str::to_owned).to_vec();
+    launch.rlimits = vec![crate::launch::Rlimit { name: "nofile".into(), soft: 60, hard: 70 }];
+    let status = "for n in user mnt pid uts ipc net cgroup time; do readlink /proc/self/ns/$n; done; \
+        grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/self/status; ulimit -Hn; hostname; pwd; \
+        ls -l /proc/1/exe 2>/dev/null | wc -l; ls /proc/self/fd | wc -w";
     alone(|| {
-        let order = Order { ends: None, ..order(&launch, &facts, &handle) };
-        let spawned = spawn(order, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e:?}"));
-        let terminal = spawned.terminal.expect("a terminal");
-        let (mut said, mut chunk) = (Vec::new(), [0; 256]);
-        while let Ok(length @ 1..) = rustix::io::read(&terminal, &mut chunk) {
-            said.extend(&chunk[..length]);
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        let spawned = spawn(order(&launch, &facts, &handle), &mut |_| Ok(())).expect("started");
+        let resident = rustix::process::pidfd_open(spawned.pid, rustix::process::PidfdFlags::empty())
+            .expect("a pidfd");
+        let mut further = launch.clone();
+        further.argv = ["/bin/sh", "-c", status].map(str::to_owned).to_vec();
+        further.directory = Some("/usr".into());
+        let ends = || Ends { stdout: writer.try_clone().expect("copied"), ..ends() };
+        let entered = enter(resident.as_fd(), Order { ends: ends(), ..order(&further, &facts, &handle) })
+            .unwrap_or_else(|error| panic!("{error:?}"));
+        let (_, ended) = waitpid(Some(entered.pid), WaitOptions::empty()).expect("wait").expect("it");
+        assert_eq!(ended.exit_status(), Some(0));
+        let mut text = [0; 4096];
+        let length = rustix::io::read(&reader, &mut text).expect("read");
+        let text = String::from_utf8_lossy(&text[..length]).into_owned();
+        let lines: Vec<_> = text.lines().collect();
+        for (at, name) in ["user", "mnt", "pid", "uts", "ipc", "net", "cgroup", "time"].iter().enumerate() {
+            let first = fs::read_link(format!("/proc/{}/ns/{name}", spawned.pid.as_raw_nonzero()));
+            assert_eq!(Some(lines[at]), first.expect("a link").to_str(), "{name}");
         }
+        let caps = "00000000a80425fb";
+        let wanted = format!(
+            "Groups:\t \nCapInh:\t0000000000000000\nCapPrm:\t{caps}\nCapEff:\t{caps}\n\
+             CapBnd:\t{caps}\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n70\nt\n/usr\n0\n4"
+        );
+        assert_eq!(lines[8..].join("\n"), wanted);
+        // A working directory that is a descriptor of ours, and one that is not there.
+        for directory in ["/proc/self/fd/5", "/nowhere"] {
+            further.directory = Some(directory.into());
+            let refused = enter(resident.as_fd(), order(&further, &facts, &handle)).expect_err("refused");
+            assert_eq!(refused.fault, StartFault::Directory, "{refused:?}");
+        }
+        rustix::process::kill_process(spawned.pid, rustix::process::Signal::KILL).expect("killed");
         waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait");
-        let said = String::from_utf8(said).expect("text");
-        assert!(said.starts_with("/dev/pts/") && said.ends_with("\r\n7 9\r\n0 1 2 3 "), "{said:?}");
     });
 }
 

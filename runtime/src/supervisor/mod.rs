@@ -54,7 +54,7 @@ use crate::frame::{self, Inbox};
 use crate::launch::StartFault;
 use crate::order::{self, Order, Report};
 use crate::proc::ProcessMark;
-use crate::plan::Facts;
+use crate::sandbox::Facts;
 use crate::sys::{self, Seat, Seats};
 use group::Group;
 use prepared::Prepared;

@@ -17,7 +17,7 @@ use super::prepared::Prepared;
 use super::pump::Pump;
 use super::running::{Fate, Ran, Running};
 use super::streams::{self, Ours};
-use crate::cgroup::{Joining, Limits, Measure};
+use crate::cgroup::{Limits, Measure};
 use crate::frame;
 use crate::launch::{End, Launch, Place, TaskId};
 use crate::log::LogWriter;
@@ -25,6 +25,7 @@ use crate::order::{self, Reply, Report};
 use crate::proc::ProcessMark;
 use crate::record::{self, Claim};
 use crate::sandbox::{self, NotStarted};
+use crate::volume;
 
 /// How long an agent may take to make a network.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(20);
@@ -94,7 +95,7 @@ impl Supervisor {
         text: &[u8],
     ) -> Result<Prepared, Unclaimed> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Unclaimed::Failed(NotStarted::system(format!("{what}: {error}")))
+            Unclaimed::Failed(NotStarted::system(what, error))
         };
         launch.check().map_err(|flaw| failed("the launch is flawed", &flaw))?;
         // A process that nobody limits is not counted where that costs it time.
@@ -149,20 +150,19 @@ impl Supervisor {
         prepared: &Prepared,
         launch: &Launch,
     ) -> Result<Begun, NotStarted> {
-        let failed = |error: Errno| NotStarted::system(format!("cannot prepare the task: {error}"));
-        let opened = streams::open(launch.streams, &self.null).map_err(failed)?;
-        let (ends, ours) = opened.unzip();
+        let failed = |error: Errno| NotStarted::system("cannot prepare the task", error);
+        let (ends, ours) = streams::open(launch, &self.null).map_err(failed)?;
         let facts = self.post.facts.clone();
         let group = std::mem::take(&mut self.group);
-        let joining = group.join();
-        let rest: Vec<_> = joining.iter().flat_map(Joining::rest).collect();
+        let volumes = order::open_below(&self.post.tasks, "..")
+            .and_then(|runtime| volume::directory(&runtime))
+            .map_err(|error| NotStarted::system("cannot open the volumes", error))?;
         let sandbox_order = sandbox::Order {
             launch,
             facts: &facts,
-            id_base: launch.id_base().unwrap_or_default(),
             dir: prepared.dir.as_fd(),
-            volumes: None,
-            join: sandbox::Join { into: joining.and_then(|joining| joining.into), procs: &rest },
+            volumes: Some(volumes.as_fd()),
+            join: group.join(),
             network_of: None,
             ends,
         };
@@ -175,10 +175,9 @@ impl Supervisor {
         });
         self.group = group;
         let (task, mark) = spawned?;
-        let ours = match (terminal, ours) {
-            (Some(terminal), _) => streams::of_terminal(terminal).map_err(failed)?,
-            (None, Some(ours)) => ours,
-            (None, None) => return Err(failed(Errno::NOTTY)),
+        let ours = match terminal {
+            Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
+            None => ours,
         };
         Ok(Begun { task, mark, ours })
     }

@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use super::input::Input;
-use crate::launch::Streams;
+use super::input::{Input, resize};
+use crate::launch::{Launch, Place, Streams};
 use crate::log::LogStream;
 use crate::sandbox::Ends;
 
@@ -18,23 +19,41 @@ pub(crate) struct Ours {
     pub(crate) input: Input,
 }
 
-/// Makes the pipes; none where there is a terminal, which the sandbox makes. `null` is
-/// an open `/dev/null`.
-pub(crate) fn open(streams: Streams, null: &OwnedFd) -> Result<Option<(Ends, Ours)>, Errno> {
-    match streams {
-        Streams::Logged => {
+/// Makes the streams of a launch; `null` is an open `/dev/null`.
+pub(crate) fn open(launch: &Launch, null: &OwnedFd) -> Result<(Ends, Ours), Errno> {
+    let nothing = || fcntl_dupfd_cloexec(null, 3);
+    match (launch.streams, &launch.place) {
+        (Streams::Logged, _) => {
             let (stdout, stderr, outputs) = outputs()?;
-            let ends = Ends { stdin: fcntl_dupfd_cloexec(null, 3)?, stdout, stderr };
-            Ok(Some((ends, Ours { outputs, input: Input::default() })))
+            let ends = Ends { stdin: nothing()?, stdout, stderr };
+            Ok((ends, Ours { outputs, input: Input::default() }))
         }
-        Streams::Input => {
+        (Streams::Input, _) => {
             let (stdout, stderr, outputs) = outputs()?;
             let (stdin, typed) = pipe_with(PipeFlags::CLOEXEC)?;
             rustix::fs::fcntl_setfl(&typed, OFlags::NONBLOCK)?;
-            let ours = Ours { outputs, input: Input::pipe(typed) };
-            Ok(Some((Ends { stdin, stdout, stderr }, ours)))
+            Ok((Ends { stdin, stdout, stderr }, Ours { outputs, input: Input::pipe(typed) }))
         }
-        Streams::Terminal { .. } => Ok(None),
+        (Streams::Terminal { rows, columns }, Place::Process(_)) => {
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            let terminal = openpt(flags)?;
+            unlockpt(&terminal)?;
+            resize(&terminal, rows, columns);
+            let stdin = ioctl_tiocgptpeer(&terminal, flags)?;
+            if let Some(user) = launch.user() {
+                let (uid, gid) =
+                    (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));
+                rustix::fs::fchown(&stdin, Some(uid), Some(gid))?;
+            }
+            let stdout = fcntl_dupfd_cloexec(&stdin, 3)?;
+            let stderr = fcntl_dupfd_cloexec(&stdin, 3)?;
+            Ok((Ends { stdin, stdout, stderr }, of_terminal(terminal)?))
+        }
+        // Made in the container's own file systems, by the sandbox.
+        (Streams::Terminal { .. }, Place::Container(_)) => {
+            let ends = Ends { stdin: nothing()?, stdout: nothing()?, stderr: nothing()? };
+            Ok((ends, Ours { outputs: Vec::new(), input: Input::default() }))
+        }
     }
 }
 

@@ -81,6 +81,20 @@ pub(crate) fn fork_into(
     Ok((side, birth))
 }
 
+/// Forks a process that has one thread into a child of its own parent, which will
+/// wait for it: so a process that entered other namespaces can leave at once.
+pub(crate) fn fork_sibling() -> io::Result<Fork> {
+    let flags = libc::CLONE_PARENT as u64;
+    // SAFETY: as a plain fork: no CLONE_VM, so the child has its own copy of memory and
+    // stack, and one thread to find every lock free. The signal at its end is that of
+    // the caller's own, as the kernel demands.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0u64, 0u64, 0u64, 0u64) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).map_or(Fork::Child, Fork::Parent))
+}
+
 /// Where a child begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Birth {

@@ -20,9 +20,11 @@ pub(crate) mod mount;
 mod readable;
 mod seats;
 pub(crate) mod seccomp;
+mod vfork;
 
 pub(crate) use readable::Readable;
 pub(crate) use seats::{Seat, Seats};
+pub(crate) use vfork::vfork;
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::io;

@@ -1,34 +1,30 @@
-//! Entering a container that runs: with its namespaces, groups, user, powers and
-//! filters, so that what enters can do what the container's program can, and no more.
+//! Work of ours beside a task, with the task's rights: reading and writing its files.
 //!
 //! ```text
-//! supervisor ──fork──▶ guide: joins groups, joins namespaces ──fork──▶ visitor: steps, exec
-//!      ▲                 └─ says the visitor's number, leaves            │
-//!      └──────────── becomes its parent ◀───────────────────────────────┘
+//! supervisor ──fork──▶ guide: joins groups, joins namespaces ──fork──▶ worker
+//!      ▲                 └─ says the worker's number, leaves              │
+//!      └──────────── becomes its parent ◀────────────────────────────────┘
 //! ```
 //!
 //! Two forks, because a process namespace is joined by children only. The guide
 //! is hidden from before it enters: what it has in memory and which file it runs is
-//! nobody's business inside, until its program replaces both.
+//! nobody's business inside.
 //!
-//! Invariant: the visitor has nothing open but its streams and what it reports on,
-//! from before it looks at a path inside.
+//! Invariant: the worker has nothing open but its streams, and one directory of a plain
+//! process, from before it looks at a path; and no power but those it is given.
 
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
+use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::chamber::Chamber;
-use super::report::{self, Failure, Outcome};
-use super::{Ends, NotStarted, Order, Spawned, rlimit};
+use super::report::Failure;
+use super::{Ends, NotStarted};
 use crate::capability::CapabilitySet;
-use crate::launch::{Rlimit, User};
-use crate::plan::{self, Plan};
-use crate::sys::clone::{self, Birth};
+use crate::launch::User;
+use crate::sys::clone;
 use crate::sys::{self, Fork};
 
 /// A running process, and what its namespaces are joined by.
@@ -55,34 +51,6 @@ const KINDS: [(&str, ThreadNameSpaceType); 8] = [
     ("time", ThreadNameSpaceType::TIME),
 ];
 
-/// Runs a launch's program in the container of a process; of the launch's container
-/// only what is about the program counts.
-pub(crate) fn enter(order: Order<'_>, host: Host<'_>) -> Result<Spawned, NotStarted> {
-    // Ids are the running container's; a launch must have some to be planned.
-    let plan = plan::plan(order.launch, order.facts, order.id_base)?;
-    let (socket, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|error| cannot("make a socket", error))?;
-    let chamber = Chamber::new(&plan, &order, Vec::new(), theirs, Birth::Outside);
-    // Consumed here too, so that our copy of its socket is closed.
-    let pid = visit(order.join.procs, &order.launch.rlimits, host, || chamber.visit())?;
-    outcome(&plan, &socket, pid)
-}
-
-fn outcome(plan: &Plan, socket: &OwnedFd, pid: Pid) -> Result<Spawned, NotStarted> {
-    match report::receive(socket) {
-        Ok(Outcome::Runs(terminal)) => Ok(Spawned { pid, terminal, mounts: None }),
-        Ok(Outcome::Failed(at, failure)) => {
-            end(pid);
-            Err(report::in_words(plan, at, &failure))
-        }
-        Err(error) => {
-            end(pid);
-            Err(cannot("hear what became of it", error))
-        }
-    }
-}
-
 /// Does work that is no program in the container of a process, as its root with these
 /// powers; the work's result is the process's exit code.
 pub(crate) fn work_inside(
@@ -92,8 +60,7 @@ pub(crate) fn work_inside(
     powers: CapabilitySet,
     work: impl FnOnce() -> i32,
 ) -> Result<Pid, NotStarted> {
-    let groups: Vec<_> = groups.iter().map(AsFd::as_fd).collect();
-    visit(&groups, &[], host, || {
+    visit(groups, host, || {
         let settled = settle(&ends, powers);
         if settled.is_ok() { work() } else { NOT_SETTLED }
     })
@@ -161,21 +128,20 @@ fn take(ends: &Ends) -> Result<(), Failure> {
 /// Makes a process inside that lives as it is told, and ends with what comes of that;
 /// it becomes this one's child.
 fn visit(
-    groups: &[BorrowedFd<'_>],
-    limits: &[Rlimit],
+    groups: &[OwnedFd],
     host: Host<'_>,
     live: impl FnOnce() -> i32,
 ) -> Result<Pid, NotStarted> {
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| cannot("make a pipe", e))?;
     let guide = match sys::fork().map_err(|error| cannot("fork", error))? {
         Fork::Parent(guide) => guide,
-        Fork::Child => match guide(groups, limits, host) {
+        Fork::Child => match guide(groups, host) {
             Ok(Fork::Child) => {
                 drop(tell);
                 sys::exit_now(live())
             }
-            Ok(Fork::Parent(visitor)) => {
-                say(&tell, &visitor.as_raw_nonzero().get().to_string());
+            Ok(Fork::Parent(worker)) => {
+                say(&tell, &worker.as_raw_nonzero().get().to_string());
                 sys::exit_now(0)
             }
             Err(NotStarted { reason, .. }) => {
@@ -187,14 +153,14 @@ fn visit(
     drop(tell);
     let mut text = String::new();
     let read = std::fs::File::from(told).take(MESSAGE_BYTES).read_to_string(&mut text);
-    // Only when it is gone is the visitor ours.
+    // Only when it is gone is the worker ours.
     let status = rustix::io::retry_on_intr(|| waitpid(Some(guide), WaitOptions::empty()));
     read.map_err(|error| cannot("hear from inside", error))?;
     let is_well = matches!(status, Ok(Some((_, status))) if status.exit_status() == Some(0));
     match text.parse().ok().and_then(Pid::from_raw).filter(|_| is_well) {
-        Some(visitor) => Ok(visitor),
-        None if text.is_empty() => Err(NotStarted::system("the task cannot be entered")),
-        None => Err(NotStarted::system(text)),
+        Some(worker) => Ok(worker),
+        None if text.is_empty() => Err(unheard("nobody says why")),
+        None => Err(unheard(&text)),
     }
 }
 
@@ -203,17 +169,9 @@ fn say(tell: &OwnedFd, text: &str) {
     let _ = rustix::io::write(tell, text.as_bytes());
 }
 
-fn guide(
-    groups: &[BorrowedFd<'_>],
-    limits: &[Rlimit],
-    Host { process, pid }: Host<'_>,
-) -> Result<Fork, NotStarted> {
+fn guide(groups: &[OwnedFd], Host { process, pid }: Host<'_>) -> Result<Fork, NotStarted> {
     for procs in groups {
         rustix::io::write(procs, b"0").map_err(|e| cannot("join its control groups", e))?;
-    }
-    for limit in limits {
-        let raised = rlimit::raise(getpid(), limit);
-        raised.map_err(|error| cannot(&format!("raise the limit {}", limit.name), error))?;
     }
     clone::hide_memory().map_err(|error| cannot("hide its memory", error))?;
     let mut kinds = ThreadNameSpaceType::empty();
@@ -227,7 +185,7 @@ fn guide(
         }
     }
     if kinds.is_empty() {
-        return Err(NotStarted::system("its first process has ended"));
+        return Err(unheard("its first process has ended"));
     }
     move_into_thread_name_spaces(process.as_fd(), kinds)
         .map_err(|error| cannot("join its namespaces", error))?;
@@ -235,11 +193,9 @@ fn guide(
 }
 
 fn cannot(what: &str, error: impl Into<std::io::Error>) -> NotStarted {
-    NotStarted::system(format!("cannot {what}: {}", error.into()))
+    NotStarted::system(&format!("cannot {what}"), error.into())
 }
 
-/// Leaves nothing of a process that will not run its program.
-fn end(pid: Pid) {
-    let _ = kill_process(pid, Signal::KILL);
-    let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
+fn unheard(why: &str) -> NotStarted {
+    NotStarted::system("the task cannot be entered", why)
 }
