@@ -9,6 +9,7 @@
 
 pub(crate) mod client;
 mod container;
+mod cp;
 mod daemon;
 pub(crate) mod door;
 mod down;
@@ -133,6 +134,11 @@ enum Command {
         tar c conf | starling exec -i web.2 -- tar x -C /srv"
     )]
     Exec(exec::ExecArgs),
+    /// Copy files out of a task, or into it
+    #[command(after_help = "A plain process has its scratch directory, where its paths begin.\n\n\
+        Examples:\n  starling cp web.2:/var/log/app.log .\n  starling cp conf/. web.2:/srv/conf\n  \
+        starling cp web.2:/srv - | tar t")]
+    Cp(cp::CpArgs),
     /// Type into a task that was started with -i, and see what it writes
     #[command(
         after_help = "Ctrl-P Ctrl-Q leaves it running.\n\nExamples:\n  starling attach shell\n  \
@@ -318,6 +324,7 @@ async fn ask(command: Command, client: &mut Client, out: Output) -> Result<u8, F
         Command::Jobs(args) => ps::jobs(args, client, out).await,
         Command::Logs(args) => logs::run(args, client, out).await,
         Command::Exec(args) => exec::exec(args, client).await,
+        Command::Cp(args) => cp::run(args, client, out).await,
         Command::Attach(args) => exec::attach(args, client).await,
         Command::Kill(args) => tasks::kill(args, client, out).await,
         Command::Pause(args) => tasks::pause(args, client, out).await,

@@ -69,6 +69,14 @@ pub(crate) enum Opening {
     CopyOut {
         /// In the task.
         path: String,
+        /// What it is called in the archive; as its path ends if not said.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Read what is there, as a word: `directory`, `file` or `nothing`.
+    Look {
+        /// In the task.
+        path: String,
     },
     /// Unpack a tar archive, which is the input.
     CopyIn {

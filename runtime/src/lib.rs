@@ -58,7 +58,7 @@ pub use container::{
     Root, SHM_BYTES, Seccomp, SystemPaths,
 };
 pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
-pub use inside::ExecError;
+pub use inside::{ExecError, pack};
 pub use keeper::keeper_main;
 pub use launch::{
     BadTaskId, End, Event, Found, FoundState, Launch, LaunchFlaw, Place, Process, Rlimit,

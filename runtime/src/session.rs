@@ -135,9 +135,20 @@ impl Runtime {
     /// Symbolic links are archived as links; only one that the path itself ends with a
     /// slash behind is followed, and never out of the task. Of a plain process its scratch
     /// directory can be copied, which paths start from. A failure is text on standard
-    /// error and an exit code.
-    pub async fn copy_out(&self, id: &TaskId, path: &Path) -> Result<Session, ExecError> {
-        inside::open(self, id, Deed::CopyOut(path.to_owned())).await
+    /// error and an exit code. What is copied is called as its path ends, or as `name` says.
+    pub async fn copy_out(
+        &self,
+        id: &TaskId,
+        path: &Path,
+        name: Option<String>,
+    ) -> Result<Session, ExecError> {
+        inside::open(self, id, Deed::CopyOut { path: path.to_owned(), name }).await
+    }
+
+    /// What is at a path of a task, links followed: a piece of standard output that says
+    /// `directory`, `file` or `nothing`.
+    pub async fn look_at(&self, id: &TaskId, path: &Path) -> Result<Session, ExecError> {
+        inside::open(self, id, Deed::Look(path.to_owned())).await
     }
 
     /// Unpacks the tar archive that is sent as input into a directory of a task.
@@ -148,6 +159,11 @@ impl Runtime {
     /// The processes of a running task, its first one first.
     pub async fn processes(&self, id: &TaskId) -> Result<Vec<ProcessRow>, ControlError> {
         self.look(id, inside::processes).await
+    }
+
+    /// Whether a running task is held still.
+    pub async fn is_paused(&self, id: &TaskId) -> Result<bool, ControlError> {
+        self.look(id, inside::is_paused).await
     }
 
     /// How a task ended; none while it has not.

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use runtime::{
-    Exec, LogRecord, LogRequest, LogStream, Piece, Runtime, Session, SessionInput, SessionOutput,
-    TaskId, Typed,
+    Attached, Exec, LogRecord, LogRequest, LogStream, Piece, Recipient, Runtime, Session,
+    SessionInput, SessionOutput, StartFault, TaskId, Typed,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::info;
@@ -60,7 +60,8 @@ fn what(opening: &Opening) -> String {
     match opening {
         Opening::Exec { argv, .. } => format!("exec {}", argv.first().map_or("", String::as_str)),
         Opening::Attach { .. } => "attach".to_owned(),
-        Opening::CopyOut { path } => format!("copy out {path}"),
+        Opening::CopyOut { path, .. } => format!("copy out {path}"),
+        Opening::Look { path } => format!("look at {path}"),
         Opening::CopyIn { path } => format!("copy in {path}"),
     }
 }
@@ -76,13 +77,33 @@ async fn open(runtime: &Runtime, task: &TaskId, opening: Opening) -> Result<Sess
             let directory = directory.map(Into::into);
             runtime.exec(task, Exec { argv, env, directory, user, streams }).await
         }
-        Opening::CopyOut { path } => runtime.copy_out(task, Path::new(&path)).await,
+        Opening::CopyOut { path, name } => {
+            runtime.copy_out(task, Path::new(&path), name).await
+        }
+        Opening::Look { path } => runtime.look_at(task, Path::new(&path)).await,
         Opening::CopyIn { path } => runtime.copy_in(task, Path::new(&path)).await,
         Opening::Attach { .. } => {
             return Err(Complaint::new("internal", "not a session of its own"));
         }
     };
     opened.map_err(|error| failed(&error))
+}
+
+/// What keeps a program from running, for who asked: the code tells their command's
+/// exit code.
+fn not_started(fault: StartFault, reason: String) -> Complaint {
+    let complaint = |code, what| Complaint::new(code, what).because(reason);
+    match fault {
+        StartFault::NotFound => complaint("no_such_program", "there is no such program in the task")
+            .hint("a shell finds its own: starling exec TASK -- sh -c 'command -v NAME'"),
+        StartFault::NotExecutable => {
+            complaint("not_executable", "the task's system cannot execute that")
+        }
+        StartFault::User => complaint("no_such_user", "the task has no such user")
+            .hint("a number needs no name; a plain process has no users but its own"),
+        StartFault::Directory => complaint("no_such_directory", "the task has no such directory"),
+        _ => complaint("inside", "it did not start"),
+    }
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Complaint {
@@ -113,8 +134,8 @@ async fn tell(
         let frame = match output.next().await {
             Some(Piece::Stdout(bytes)) => Frame::Stdout(bytes),
             Some(Piece::Stderr(bytes)) => Frame::Stderr(bytes),
-            Some(Piece::Ended(runtime::End::NotStarted { reason, .. })) => {
-                return Err(Complaint::new("inside", "it did not start").because(reason));
+            Some(Piece::Ended(runtime::End::NotStarted { fault, reason })) => {
+                return Err(not_started(fault, reason));
             }
             Some(Piece::Ended(end)) => {
                 // The user's end may have left.
@@ -161,10 +182,10 @@ async fn attach(
 ) -> Result<(), Complaint> {
     let request = LogRequest { follow: true, tail: Some(0) };
     let mut log = runtime.logs(task, request).await.map_err(|error| failed(&error))?;
-    let input = runtime.attach(task).await.map_err(|error| failed(&error))?;
+    let mut input = runtime.attach(task).await.map_err(|error| failed(&error))?;
     if let Some(Size { rows, columns }) = terminal {
         // A task without a terminal has no size.
-        let _ = input.send(Typed::Resize { rows, columns }).await;
+        let _ = input.resize(rows, columns).await;
     }
     if send(to, Frame::Opened).await.is_err() {
         return Ok(());
@@ -193,6 +214,38 @@ async fn attach(
     };
     tokio::select! {
         told = telling => told,
-        () = hear(from, input) => Ok(()),
+        () = type_in(runtime, task, from, input) => Ok(()),
+    }
+}
+
+/// Passes what is typed on to the task itself; returns when the user's end left.
+async fn type_in(
+    runtime: &Runtime,
+    task: &TaskId,
+    from: &mut (impl AsyncRead + Unpin + Send),
+    input: Attached,
+) {
+    let mut input = Some(input);
+    while let Ok(Some(frame)) = receive(from).await {
+        let done = match (frame, input.as_mut()) {
+            (Frame::Input(bytes), Some(input)) => input.write(&bytes).await,
+            (Frame::Resize(Size { rows, columns }), Some(input)) => {
+                input.resize(rows, columns).await
+            }
+            (Frame::InputEnd, Some(_)) => match input.take() {
+                Some(input) => input.close().await,
+                None => Ok(()),
+            },
+            (Frame::Signal(number), _) => {
+                // One that has ended is told of by its log.
+                let _ = runtime.signal(task, number, Recipient::Main).await;
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if done.is_err() {
+            // It has ended, which its log tells.
+            return std::future::pending().await;
+        }
     }
 }

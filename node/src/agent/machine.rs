@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use gossip_core::fact::TaskEnd;
-use runtime::{LaunchError, Runtime, StopError, TaskId};
+use runtime::{ControlError, LaunchError, Runtime, TaskId};
 use starling_core::effect::{Input, Launch};
 use starling_core::ledger::AllocationId;
 
@@ -74,10 +74,10 @@ pub(super) async fn stop(runtime: Runtime, task: TaskId, grace: Duration) {
     let mut pause = STOP_RETRY;
     loop {
         match runtime.stop(&task, grace).await {
-            Ok(()) | Err(StopError::Unknown { .. }) => return,
+            Ok(()) | Err(ControlError::Unknown { .. }) => return,
             // A launch that has not returned yet looks the same as an end.
-            Err(StopError::NotRunning { .. }) if pause >= STOP_RETRY_MAX => return,
-            Err(StopError::NotRunning { .. }) => {}
+            Err(ControlError::NotRunning { .. }) if pause >= STOP_RETRY_MAX => return,
+            Err(ControlError::NotRunning { .. }) => {}
             Err(error) => {
                 tracing::warn!(%task, error = super::chain(&error), "cannot stop it; trying again");
             }

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use runtime::{TaskId, Whom};
+use runtime::{Recipient, TaskId};
 use serde::Deserialize;
 
 use super::answer::Refused;
@@ -100,7 +100,8 @@ async fn seen(doors: &Doors, task: &TaskId, label: &str, verb: &str) -> Result<R
     match verb {
         "stats" => {
             let usage = doors.runtime.usage(task).await.map_err(|error| failed(&error))?;
-            Ok(Json(Usage { task: label.to_owned(), node, usage }).into_response())
+            let paused = doors.runtime.is_paused(task).await.map_err(|error| failed(&error))?;
+            Ok(Json(Usage { task: label.to_owned(), node, paused, usage }).into_response())
         }
         "processes" => {
             let items = doors.runtime.processes(task).await.map_err(|error| failed(&error))?;
@@ -119,7 +120,7 @@ async fn done(doors: &Doors, task: &TaskId, verb: &str, wish: &Wish) -> Result<R
                 let complaint = Complaint::new("bad_request", "which signal is not said");
                 Refused::new(StatusCode::BAD_REQUEST, complaint)
             })?;
-            let whom = if wish.main { Whom::Main } else { Whom::All };
+            let whom = if wish.main { Recipient::Main } else { Recipient::All };
             doors.runtime.signal(task, signal, whom).await.map_err(|error| failed(&error))?;
         }
         _ => return Err(no_such(verb)),

@@ -185,6 +185,9 @@ pub(crate) struct Usage {
     pub(crate) task: String,
     /// The name of the node where it runs.
     pub(crate) node: String,
+    /// Whether it is held still.
+    #[serde(default)]
+    pub(crate) paused: bool,
     /// What it uses.
     #[serde(flatten)]
     pub(crate) usage: runtime::Usage,

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
-use crate::cli::errors::{Failed, NOT_STARTED};
+use crate::cli::errors::Failed;
 use crate::cli::inside::{self, Ended, Keys, Session};
 use crate::cli::job::variable;
 use crate::cli::terminal::{self, Raw};
@@ -14,6 +14,11 @@ use crate::session::{Opening, Size};
 
 /// What a program gets for a terminal if this end has none to take the size of.
 const SIZE: Size = Size { rows: 24, columns: 80 };
+
+/// The program is not there.
+const NO_SUCH_PROGRAM: u8 = 127;
+/// It is, and cannot be executed.
+const NOT_EXECUTABLE: u8 = 126;
 
 /// The flags of `exec`.
 #[derive(Args, Clone, Debug)]
@@ -76,16 +81,19 @@ pub(crate) async fn exec(args: ExecArgs, client: &mut Client) -> Result<u8, Fail
         input: args.interactive,
         terminal,
     };
-    let session = Session::open(client, &args.task, opening).await;
-    let session = session.map_err(|failed| {
-        if failed.exit() == crate::cli::errors::FAILED {
-            failed.exiting(NOT_STARTED)
-        } else {
-            failed
-        }
-    })?;
+    let session = Session::open(client, &args.task, opening).await.map_err(told_apart)?;
     let keys = if args.interactive { Keys::Sent } else { Keys::Closed };
-    connect(session, keys, args.tty && args.interactive).await
+    connect(session, keys, args.tty && args.interactive).await.map_err(told_apart)
+}
+
+/// As a shell says it, so that a script can tell whose failure it was: 127 for a program
+/// that is not there, 126 for one that cannot be executed, 125 for all that is ours.
+fn told_apart(failed: Failed) -> Failed {
+    match failed.code() {
+        Some("no_such_program") => failed.exiting(NO_SUCH_PROGRAM),
+        Some("not_executable") => failed.exiting(NOT_EXECUTABLE),
+        _ => failed.before_start(),
+    }
 }
 
 /// `starling attach`.

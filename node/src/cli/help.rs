@@ -9,7 +9,7 @@ use clap::Command;
 
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Jobs", &["run", "ps", "jobs", "logs", "wait", "stop", "rm"]),
-    ("Running tasks", &["exec", "attach", "kill", "pause", "unpause", "stats", "top"]),
+    ("Running tasks", &["exec", "cp", "attach", "kill", "pause", "unpause", "stats", "top"]),
     ("Explanations", &["status", "why", "events"]),
     ("Cluster", &["invite", "login", "node"]),
     ("This host", &["up", "join", "down", "agent", "demo", "version"]),

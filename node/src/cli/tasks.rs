@@ -182,7 +182,7 @@ fn show(before: &Sample, now: &Sample, out: Output) -> Result<(), Failed> {
     }
     let elapsed = now.0.duration_since(before.0).as_secs_f64().max(f64::EPSILON);
     let mut table =
-        Table::new(["TASK", "NODE", "CPU", "MEMORY", "PEAK", "PIDS", "READ", "WRITTEN"]);
+        Table::new(["TASK", "NODE", "STATE", "CPU", "MEMORY", "PEAK", "PIDS", "READ", "WRITTEN"]);
     for usage in &now.1 {
         let earlier = before.1.iter().find(|earlier| earlier.task == usage.task);
         let shown = |value: Option<u64>| value.map_or("-".to_owned(), show_bytes);
@@ -190,12 +190,13 @@ fn show(before: &Sample, now: &Sample, out: Output) -> Result<(), Failed> {
         table.row([
             usage.task.clone(),
             usage.node.clone(),
+            if usage.paused { "paused" } else { "running" }.to_owned(),
             cpu(earlier.map(|earlier| earlier.usage.cpu_ns), of.cpu_ns, elapsed),
             shown(of.memory_bytes),
-            shown(of.memory_peak_bytes),
+            shown(of.memory_peak),
             of.pids.map_or("-".to_owned(), |pids| pids.to_string()),
-            shown(of.io_read_bytes),
-            shown(of.io_write_bytes),
+            shown(of.read_bytes),
+            shown(of.write_bytes),
         ]);
     }
     out.table(&table)

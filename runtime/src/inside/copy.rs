@@ -65,9 +65,22 @@ fn names_directory(path: &Path) -> bool {
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes == b"." || bytes.is_empty()
 }
 
+/// Says on standard output what is at a path: `directory`, `file`, or `nothing`.
+pub(super) fn look(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
+    let given = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let kind = match open(root, given, OFlags::PATH) {
+        Ok(found) if is_directory(&found) => "directory",
+        Ok(_) => "file",
+        Err(Errno::NOENT | Errno::NOTDIR) => "nothing",
+        Err(error) => return Err(said(path, "cannot look at", error)),
+    };
+    let written = rustix::io::write(rustix::stdio::stdout(), kind.as_bytes());
+    written.map(drop).map_err(|error| said(path, "cannot tell of", error))
+}
+
 /// Writes an archive of what is at a path to standard output. Its first entry is named
-/// as the path ends, or `.` where that is no name.
-pub(super) fn out(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
+/// as is said, or as the path ends, or `.` where that is no name.
+pub(super) fn out(root: BorrowedFd<'_>, path: &Path, name: Option<&str>) -> Result<(), String> {
     let given = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let follow = if names_directory(given) { OFlags::empty() } else { OFlags::NOFOLLOW };
     let found = open(root, given, OFlags::PATH | follow);
@@ -79,27 +92,48 @@ pub(super) fn out(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
     // The standard stream is only ours, and unbuffered: pieces are large.
     let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3);
     let mut writer = Writer::new(File::from(stdout.map_err(|error| failed(error.into()))?));
-    let is_dot = given.as_os_str().as_encoded_bytes().ends_with(b"/.");
-    match given.file_name().filter(|_| !is_dot) {
-        Some(name) => {
-            let parent = parent(given);
-            // By its name in its directory, so that a link is archived as one.
-            let above = open(root, &parent, OFlags::PATH | OFlags::DIRECTORY);
-            let above = above.map_err(|error| said(&parent, "cannot open", error))?;
-            if names_directory(given) {
-                writer.directory(found.as_fd(), Path::new(name)).map_err(failed)?;
-            } else {
-                writer.entry(above.as_fd(), name, Path::new(name)).map_err(failed)?;
-            }
-        }
-        None => {
-            if !is_directory(&found) {
-                return Err(said(path, "cannot copy", Errno::NOTDIR));
-            }
-            writer.directory(found.as_fd(), Path::new(".")).map_err(failed)?;
-        }
-    }
+    archive(root, found.as_fd(), given, name.map(Path::new), &mut writer).map_err(failed)?;
     writer.finish().map_err(failed)
+}
+
+/// Archives what was found at a path below a root.
+fn archive<W: io::Write>(
+    root: BorrowedFd<'_>,
+    found: BorrowedFd<'_>,
+    path: &Path,
+    name: Option<&Path>,
+    writer: &mut Writer<W>,
+) -> io::Result<()> {
+    let is_dot = path.as_os_str().as_encoded_bytes().ends_with(b"/.");
+    match path.file_name().filter(|_| !is_dot) {
+        // By its name in its directory, so that a link is archived as one.
+        Some(own) if !names_directory(path) => {
+            let above = open(root, &parent(path), OFlags::PATH | OFlags::DIRECTORY)?;
+            writer.entry(above.as_fd(), own, name.unwrap_or(Path::new(own)))
+        }
+        own if is_directory(found) => {
+            writer.directory(found, name.or(own.map(Path::new)).unwrap_or(Path::new(".")))
+        }
+        _ => Err(Errno::NOTDIR.into()),
+    }
+}
+
+/// Archives a file or directory of this machine under a name: what [`Runtime::copy_in`]
+/// takes. A link is archived as one, unless the path ends with a slash.
+///
+/// [`Runtime::copy_in`]: crate::Runtime::copy_in
+pub fn pack(path: &Path, name: &Path, to: impl io::Write) -> io::Result<()> {
+    let mut writer = Writer::new(to);
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    if names_directory(path) {
+        let dir = rustix::fs::open(path, flags | OFlags::DIRECTORY, Mode::empty())?;
+        writer.directory(dir.as_fd(), name)?;
+    } else {
+        let own = path.file_name().ok_or(Errno::INVAL)?;
+        let above = rustix::fs::open(parent(path), flags | OFlags::DIRECTORY, Mode::empty())?;
+        writer.entry(above.as_fd(), own, name)?;
+    }
+    writer.finish()
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -109,7 +143,7 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-fn is_directory(handle: &OwnedFd) -> bool {
+fn is_directory(handle: impl AsFd) -> bool {
     rustix::fs::fstat(handle)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }

@@ -61,9 +61,10 @@ pub(crate) fn begin(
     let site = find(tasks, boot, facts, null, &id)?;
     let (pid, ours) = match deed {
         Deed::Exec(exec) => site.exec(exec)?,
-        Deed::CopyOut(path) => {
-            site.copy(Streams::Logged, &|root| copy::out(root, &path))?
+        Deed::CopyOut { path, name } => {
+            site.copy(Streams::Logged, &|root| copy::out(root, &path, name.as_deref()))?
         }
+        Deed::Look(path) => site.copy(Streams::Logged, &|root| copy::look(root, &path))?,
         Deed::CopyIn(path) => site.copy(Streams::Input, &|root| copy::into(root, &path))?,
     };
     Ok(Began { pid, ours, task: site.task })

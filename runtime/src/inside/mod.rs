@@ -27,7 +27,8 @@ mod wire;
 
 pub use call::ExecError;
 pub(crate) use call::open;
+pub use copy::pack;
 pub(crate) use errand::{Began, begin};
 pub(crate) use passage::Passage;
-pub(crate) use rows::processes;
+pub(crate) use rows::{is_paused, processes};
 pub(crate) use wire::{Deed, Errand};

@@ -32,6 +32,12 @@ pub(crate) fn processes(state: State, boot: &str) -> io::Result<Option<Vec<Proce
     Ok(Some(pids.into_iter().filter_map(row).collect()))
 }
 
+/// Whether a task is held still.
+pub(crate) fn is_paused(state: State, boot: &str) -> io::Result<Option<bool>> {
+    let Some(task) = main(&state, boot)? else { return Ok(None) };
+    Ok(Some(Groups::of(task.pid)?.is_frozen()))
+}
+
 fn members(first: i32, supervisor: i32, groups: &Groups) -> io::Result<Vec<i32>> {
     let all = proc::all()?;
     let mut found = BTreeSet::new();

@@ -28,8 +28,10 @@ pub(crate) struct Errand {
 pub(crate) enum Deed {
     /// Run this.
     Exec(Exec),
-    /// Write a tar archive of this to standard output.
-    CopyOut(PathBuf),
+    /// Write a tar archive of this to standard output; what it names first is called so.
+    CopyOut { path: PathBuf, name: Option<String> },
+    /// Say on standard output what is there: `directory`, `file`, or `nothing`.
+    Look(PathBuf),
     /// Unpack the tar archive on standard input into this directory.
     CopyIn(PathBuf),
 }

@@ -76,16 +76,34 @@ async fn a_task_sees_nothing_of_who_enters_it() {
     let begun = Instant::now();
     for _ in 0..40 {
         assert_eq!(site.says("echo in").await, "in\n");
-        // Its interpreter would be what runs it.
-        let script = "printf '#!/proc/self/exe\\n' > /tmp/s; chmod 755 /tmp/s 2>/dev/null; echo";
-        site.sh(script).await;
-        site.run(exec(["/tmp/s"])).await;
     }
-    eprintln!("one exec takes {:?}", begun.elapsed() / 120);
+    eprintln!("one exec takes {:?}", begun.elapsed() / 40);
     site.stage.runtime.signal(&id(TASK), 9, runtime::Recipient::Main).await.expect("killed");
     let seen = site.stage.text(TASK, runtime::LogStream::Stdout).await;
     let seen: BTreeSet<&str> = seen.lines().collect();
     let ours = |line: &&&str| line.contains("keeper") || **line == size.to_string();
     assert_eq!(seen.iter().find(ours), None, "{seen:?}");
     assert!(seen.iter().any(|line| line.ends_with("/sleep") || line.ends_with("/sh")), "{seen:?}");
+}
+
+/// Writes into whatever runs that is no program of the container.
+const OVERWRITER: &str = "echo up; while :; do for p in /proc/[0-9]*; do \
+    case $(readlink $p/exe) in /bin/*) ;; *) (exec 9< $p/exe; n=0; while [ $n -lt 100 ]; \
+    do echo evil > /proc/self/fd/9; n=$((n + 1)); done) ;; esac; done 2>/dev/null; done";
+
+/// The class of CVE-2019-5736, with root that is root of the host.
+#[tokio::test]
+async fn what_runs_us_cannot_be_written_from_inside() {
+    let program = env!("CARGO_BIN_EXE_keeper-for-tests");
+    let before = fs::read(program).expect("read");
+    for ids in [Ids::Own, Ids::Host] {
+        let Some(site) = Site::container(OVERWRITER, |it| it.ids = ids).await else { return };
+        site.says("printf '#!/proc/self/exe\n' > /tmp/s; chmod 755 /tmp/s").await;
+        for _ in 0..40 {
+            // Its interpreter is what runs it: us.
+            site.run(exec(["/tmp/s"])).await;
+        }
+        assert!(fs::read(program).expect("read") == before, "{ids:?}: it was overwritten");
+        site.says("true").await;
+    }
 }

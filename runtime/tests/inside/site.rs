@@ -24,6 +24,15 @@ pub(crate) struct Site {
     pub(crate) pid: u32,
 }
 
+/// Tasks outlive their agents, so a test must end its own, however it ends itself.
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid.cast_signed()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
 /// What a session came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Told {
@@ -97,7 +106,7 @@ impl Site {
     }
 
     pub(crate) async fn copy_out(&self, path: &str) -> (Vec<u8>, Told) {
-        let session = self.stage.runtime.copy_out(&id(TASK), Path::new(path)).await;
+        let session = self.stage.runtime.copy_out(&id(TASK), Path::new(path), None).await;
         gather(session.expect("a session")).await
     }
 
