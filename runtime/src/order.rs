@@ -122,7 +122,10 @@ pub(crate) enum Done {
 pub(crate) enum Typed {
     Input(Vec<u8>),
     InputEnd,
-    Resize { rows: u16, columns: u16 },
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
     /// Only to what runs beside a task; the task itself is told by a command.
     Signal(i32),
 }

@@ -77,9 +77,7 @@ async fn open(runtime: &Runtime, task: &TaskId, opening: Opening) -> Result<Sess
             let directory = directory.map(Into::into);
             runtime.exec(task, Exec { argv, env, directory, user, streams }).await
         }
-        Opening::CopyOut { path, name } => {
-            runtime.copy_out(task, Path::new(&path), name).await
-        }
+        Opening::CopyOut { path, name } => runtime.copy_out(task, Path::new(&path), name).await,
         Opening::Look { path } => runtime.look_at(task, Path::new(&path)).await,
         Opening::CopyIn { path } => runtime.copy_in(task, Path::new(&path)).await,
         Opening::Attach { .. } => {
@@ -94,8 +92,10 @@ async fn open(runtime: &Runtime, task: &TaskId, opening: Opening) -> Result<Sess
 fn not_started(fault: StartFault, reason: String) -> Complaint {
     let complaint = |code, what| Complaint::new(code, what).because(reason);
     match fault {
-        StartFault::NotFound => complaint("no_such_program", "there is no such program in the task")
-            .hint("a shell finds its own: starling exec TASK -- sh -c 'command -v NAME'"),
+        StartFault::NotFound => {
+            complaint("no_such_program", "there is no such program in the task")
+                .hint("a shell finds its own: starling exec TASK -- sh -c 'command -v NAME'")
+        }
         StartFault::NotExecutable => {
             complaint("not_executable", "the task's system cannot execute that")
         }

@@ -230,7 +230,8 @@ async fn from_task(
     let opening = Opening::CopyOut { path, name: Some(name) };
     let (mut from, _to) = Session::open(client, task, opening).await?.halves();
     if fresh {
-        std::fs::create_dir(&directory).map_err(|error| cannot(format!("no {directory}"), error))?;
+        std::fs::create_dir(&directory)
+            .map_err(|error| cannot(format!("no {directory}"), error))?;
     }
     let into = File::open(&directory)
         .map_err(|error| cannot(format!("nothing can be copied into {directory}"), error))?;
@@ -248,7 +249,9 @@ async fn from_task(
     let unpacked = unpacking.await.map_err(|error| cannot("it was not unpacked", error))?;
     match (heard, unpacked) {
         // The disk's failure ends the feeding, so it comes first.
-        (_, Err(error)) if !is_cut(&error) => Err(cannot("it cannot be unpacked here", chain(&error))),
+        (_, Err(error)) if !is_cut(&error) => {
+            Err(cannot("it cannot be unpacked here", chain(&error)))
+        }
         (Err(failed), _) => Err(failed),
         (Ok(()), Err(error)) => Err(cannot("it cannot be unpacked here", chain(&error))),
         (Ok(()), Ok(_)) => Ok(()),
@@ -441,9 +444,8 @@ mod tests {
 
     #[test]
     fn ends_are_told_apart_as_docker_does() {
-        let task = |task: &str, path: &str| {
-            Ok(End::Task { task: task.to_owned(), path: path.to_owned() })
-        };
+        let task =
+            |task: &str, path: &str| Ok(End::Task { task: task.to_owned(), path: path.to_owned() });
         assert_eq!(end("web.2:/etc"), task("web.2", "/etc"));
         assert_eq!(end("team/web:x"), Ok(End::Here("team/web:x".into())));
         assert_eq!(end("./a:b"), Ok(End::Here("./a:b".into())));

@@ -42,7 +42,12 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes what a directory has at a name, with all below it, as this entry.
-    pub(super) fn entry(&mut self, dir: BorrowedFd<'_>, name: &OsStr, entry: &Path) -> io::Result<()> {
+    pub(super) fn entry(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        entry: &Path,
+    ) -> io::Result<()> {
         self.below(dir, name, entry, 0)
     }
 

@@ -12,8 +12,8 @@ use rustix::process::Pid;
 use super::copy;
 use super::groups::Groups;
 use super::wire::{Deed, Errand, Word};
-use crate::cgroup::Joining;
 use crate::capability::{Capability, CapabilitySet};
+use crate::cgroup::Joining;
 use crate::launch::{End, Launch, Place, StartFault, Streams, TaskId};
 use crate::order;
 use crate::proc::ProcessMark;
@@ -130,9 +130,7 @@ impl Site<'_> {
         };
         let spawned = spawned.map_err(not_started)?;
         match spawned.terminal {
-            Some(terminal) => {
-                Ok((spawned.pid, streams::of_terminal(terminal).map_err(failed)?))
-            }
+            Some(terminal) => Ok((spawned.pid, streams::of_terminal(terminal).map_err(failed)?)),
             None => Ok((spawned.pid, ours)),
         }
     }
@@ -195,6 +193,8 @@ impl Site<'_> {
         let scratch = order::open_below(&self.dir, SCRATCH);
         let scratch = scratch.map_err(|e| NotStarted::system("no scratch directory", e))?;
         let user = self.launch.user().filter(|_| self.facts.uid == 0);
-        sandbox::work_outside(&self.groups, ends, user, scratch, |scratch| copy::tell(work(scratch)))
+        sandbox::work_outside(&self.groups, ends, user, scratch, |scratch| {
+            copy::tell(work(scratch))
+        })
     }
 }

@@ -53,9 +53,8 @@ impl Groups {
 
     /// Whether a process with this `/proc/PID/cgroup` is in one of them, or below.
     pub(crate) fn hold(&self, text: &str, mounts: &str) -> bool {
-        let theirs = memberships(text).into_iter().filter_map(|(kind, path)| {
-            directory(mounts, &kind, path)
-        });
+        let theirs =
+            memberships(text).into_iter().filter_map(|(kind, path)| directory(mounts, &kind, path));
         theirs.into_iter().any(|dir| self.dirs.iter().any(|ours| dir.starts_with(ours)))
     }
 }
@@ -117,7 +116,8 @@ mod tests {
 
     #[test]
     fn only_groups_that_are_not_ours_are_joined_where_they_are_mounted() {
-        let theirs = "12:cpu,cpuacct:/s/1\n5:memory:/box/s/1\n4:pids:/s/1\n1:name=systemd:/a\n0::/\n";
+        let theirs =
+            "12:cpu,cpuacct:/s/1\n5:memory:/box/s/1\n4:pids:/s/1\n1:name=systemd:/a\n0::/\n";
         let ours = "12:cpu,cpuacct:/\n5:memory:/box\n4:pids:/\n1:name=systemd:/a\n0::/\n";
         let wanted: Vec<PathBuf> =
             vec!["/sys/fs/cgroup/cpu,cpuacct/s/1".into(), "/sys/fs/cgroup/memory/s/1".into()];

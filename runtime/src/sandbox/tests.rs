@@ -190,21 +190,26 @@ fn a_further_program_has_what_the_first_has_and_not_more() {
     alone(|| {
         let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
         let spawned = spawn(order(&launch, &facts, &handle), &mut |_| Ok(())).expect("started");
-        let resident = rustix::process::pidfd_open(spawned.pid, rustix::process::PidfdFlags::empty())
-            .expect("a pidfd");
+        let resident =
+            rustix::process::pidfd_open(spawned.pid, rustix::process::PidfdFlags::empty())
+                .expect("a pidfd");
         let mut further = launch.clone();
         further.argv = ["/bin/sh", "-c", status].map(str::to_owned).to_vec();
         further.directory = Some("/usr".into());
         let ends = || Ends { stdout: writer.try_clone().expect("copied"), ..ends() };
-        let entered = enter(resident.as_fd(), Order { ends: ends(), ..order(&further, &facts, &handle) })
-            .unwrap_or_else(|error| panic!("{error:?}"));
-        let (_, ended) = waitpid(Some(entered.pid), WaitOptions::empty()).expect("wait").expect("it");
+        let entered =
+            enter(resident.as_fd(), Order { ends: ends(), ..order(&further, &facts, &handle) })
+                .unwrap_or_else(|error| panic!("{error:?}"));
+        let (_, ended) =
+            waitpid(Some(entered.pid), WaitOptions::empty()).expect("wait").expect("it");
         assert_eq!(ended.exit_status(), Some(0));
         let mut text = [0; 4096];
         let length = rustix::io::read(&reader, &mut text).expect("read");
         let text = String::from_utf8_lossy(&text[..length]).into_owned();
         let lines: Vec<_> = text.lines().collect();
-        for (at, name) in ["user", "mnt", "pid", "uts", "ipc", "net", "cgroup", "time"].iter().enumerate() {
+        for (at, name) in
+            ["user", "mnt", "pid", "uts", "ipc", "net", "cgroup", "time"].iter().enumerate()
+        {
             let first = fs::read_link(format!("/proc/{}/ns/{name}", spawned.pid.as_raw_nonzero()));
             assert_eq!(Some(lines[at]), first.expect("a link").to_str(), "{name}");
         }
@@ -217,7 +222,8 @@ fn a_further_program_has_what_the_first_has_and_not_more() {
         // A working directory that is a descriptor of ours, and one that is not there.
         for directory in ["/proc/self/fd/5", "/nowhere"] {
             further.directory = Some(directory.into());
-            let refused = enter(resident.as_fd(), order(&further, &facts, &handle)).expect_err("refused");
+            let refused =
+                enter(resident.as_fd(), order(&further, &facts, &handle)).expect_err("refused");
             assert_eq!(refused.fault, StartFault::Directory, "{refused:?}");
         }
         rustix::process::kill_process(spawned.pid, rustix::process::Signal::KILL).expect("killed");

@@ -131,9 +131,8 @@ async fn a_path_that_is_exchanged_meanwhile_leads_nowhere_outside() {
          while :; do mv d x; mv l d; mv d l; mv x d; done"
     );
     let process = Site::process(&swap.replace("{P}", ".")).await;
-    let sites = [process].into_iter().chain(
-        Site::container(&swap.replace("{P}", "/home"), |_| {}).await,
-    );
+    let sites =
+        [process].into_iter().chain(Site::container(&swap.replace("{P}", "/home"), |_| {}).await);
     let from = tempfile::tempdir().expect("a directory");
     fs::write(from.path().join("evil"), "x").expect("written");
     let archive = tar(&["-c", "evil"], from.path(), b"");
@@ -153,7 +152,8 @@ async fn a_path_that_is_exchanged_meanwhile_leads_nowhere_outside() {
 #[tokio::test]
 async fn pipes_and_endless_files_stop_nobody() {
     let Some(site) = Site::container(IDLE, |_| {}).await else { return };
-    site.says("mkdir /tmp/t; mknod /tmp/t/pipe p; ln -s /dev/zero /tmp/t/zero; echo x > /tmp/t/x").await;
+    site.says("mkdir /tmp/t; mknod /tmp/t/pipe p; ln -s /dev/zero /tmp/t/zero; echo x > /tmp/t/x")
+        .await;
     let (archive, told) = site.copy_out("/tmp/t").await;
     assert_eq!(told.end, End::Exited { code: 0 }, "{told:?}");
     assert_eq!(listed(&archive), ["t/", "t/pipe", "t/x", "t/zero"]);
