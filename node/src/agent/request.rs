@@ -109,7 +109,7 @@ fn limits(task: &TaskSpec) -> Limits {
             .cpu_milli
             .map(|milli| u32::try_from(milli).unwrap_or(u32::MAX)),
         memory_max: task.limits.memory_bytes,
-        pids_max: Some(task.limits.pids.unwrap_or(PIDS_MAX)),
+        pids_max: Some(u64::from(task.limits.pids.unwrap_or(PIDS_MAX))),
         ..Limits::default()
     }
 }

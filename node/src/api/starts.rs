@@ -209,7 +209,7 @@ impl Starts<'_> {
     fn item(&self, record: LogRecord) -> LogItem {
         let task = &self.source.label;
         match record {
-            LogRecord::Output { unix_ns, stream, bytes } => LogItem::Output {
+            LogRecord::Output { unix_ns, stream, bytes, .. } => LogItem::Output {
                 task: task.clone(),
                 node: self.doors.facts.name.clone(),
                 at_ns: unix_ns,
