@@ -99,8 +99,8 @@ pub(super) fn task_end(end: &End) -> TaskEnd {
     match end {
         End::Exited { code } => TaskEnd::Exited { code: *code },
         End::Signalled { signal } => TaskEnd::Signalled { signal: *signal },
-        End::OutOfMemory => TaskEnd::OutOfMemory,
-        End::Expired => TaskEnd::Expired,
+        End::OutOfMemory => TaskEnd::Signalled { signal: 9 },
+        End::Expired => TaskEnd::Exited { code: 124 },
         // The agent or the machine died, which is not the task's doing: it may run again.
         End::NotStarted { fault: StartFault::Interrupted, reason } => {
             TaskEnd::Lost { reason: short(reason) }
