@@ -11,6 +11,7 @@
 mod calls;
 mod handle;
 mod host;
+pub(crate) mod inside;
 mod machine;
 mod naming;
 mod request;

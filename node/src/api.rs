@@ -23,7 +23,10 @@ mod peer;
 mod pulse;
 mod relay;
 pub(crate) mod serve;
+mod sessions;
+mod spot;
 mod starts;
+mod tasks;
 pub(crate) mod types;
 
 use axum::Router;
@@ -49,6 +52,8 @@ fn router(doors: Doors) -> Router {
         .route("/v1/jobs/{job}/logs", get(logs::logs))
         .route("/v1/jobs/{job}/follow", get(logs::follow))
         .route("/v1/tasks", get(jobs::tasks))
+        .route("/v1/tasks/{task}/session", get(sessions::open))
+        .route("/v1/tasks/{task}/{verb}", get(tasks::look).post(tasks::act))
         .route("/v1/events", get(events::events))
         .route("/v1/metrics", get(metrics::metrics))
         .merge(local_routes())
@@ -69,4 +74,9 @@ fn local_routes() -> Router<Doors> {
     Router::new()
         .route("/v1/local/opinion/{job}", get(local::opinion))
         .route("/v1/local/logs/{tender}/{index}", get(local::logs))
+        .route("/v1/local/tasks/{tender}/{index}/session", get(sessions::local))
+        .route(
+            "/v1/local/tasks/{tender}/{index}/{verb}",
+            get(tasks::local_look).post(tasks::local_act),
+        )
 }

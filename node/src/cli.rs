@@ -9,14 +9,17 @@
 
 pub(crate) mod client;
 mod container;
+mod cp;
 mod daemon;
 mod doctor;
 pub(crate) mod door;
 mod down;
 pub(crate) mod errors;
 mod events;
+mod exec;
 mod follow;
 mod help;
+mod inside;
 mod interrupt;
 mod invite;
 mod job;
@@ -33,8 +36,11 @@ mod settings;
 mod status;
 mod stop;
 mod table;
+mod tasks;
+mod terminal;
 mod times;
 mod token;
+mod typing;
 mod up;
 mod version;
 mod wait;
@@ -124,6 +130,42 @@ enum Command {
     #[command(after_help = "Examples:\n  starling logs web\n  starling logs -f -n 20 web.2\n  \
         starling logs -t web | grep error")]
     Logs(logs::LogsArgs),
+    /// Run another program beside a task's own, inside it
+    #[command(
+        after_help = "Examples:\n  starling exec web.2 -- ls /\n  starling exec -it web.2 sh\n  \
+        tar c conf | starling exec -i web.2 -- tar x -C /srv"
+    )]
+    Exec(exec::ExecArgs),
+    /// Copy files out of a task, or into it
+    #[command(after_help = "A plain process has its scratch directory, where its paths begin.\n\n\
+        Examples:\n  starling cp web.2:/var/log/app.log .\n  starling cp conf/. web.2:/srv/conf\n  \
+        starling cp web.2:/srv - | tar t")]
+    Cp(cp::CpArgs),
+    /// Type into a task that was started with -i, and see what it writes
+    #[command(
+        after_help = "Ctrl-P Ctrl-Q leaves it running.\n\nExamples:\n  starling attach shell\n  \
+        starling attach --no-stdin web.1"
+    )]
+    Attach(exec::AttachArgs),
+    /// Send tasks a signal
+    #[command(after_help = "Examples:\n  starling kill web.2\n  starling kill -s HUP web.1 web.2")]
+    Kill(tasks::KillArgs),
+    /// Freeze tasks: they keep their memory and get no CPU
+    #[command(after_help = "Examples:\n  starling pause train.3")]
+    Pause(tasks::TasksNamed),
+    /// Let paused tasks go on
+    #[command(after_help = "Examples:\n  starling unpause train.3")]
+    Unpause(tasks::TasksNamed),
+    /// Show what tasks use
+    #[command(after_help = "Examples:\n  starling stats\n  starling stats -f web.1 web.2\n  \
+        starling stats --json | jq '.items[] | [.task, .memory_bytes]'")]
+    Stats(tasks::StatsArgs),
+    /// List the processes of a task
+    #[command(after_help = "Examples:\n  starling top web.2\n  starling top web.2 --json")]
+    Top {
+        /// A task as JOB.INDEX, or a job that has one
+        task: String,
+    },
     /// Wait until jobs are over; exit with their exit code
     #[command(after_help = "Examples:\n  starling wait train\n  \
         starling wait --timeout 10m train && starling logs train")]
@@ -303,6 +345,14 @@ async fn ask(command: Command, client: &mut Client, out: Output) -> Result<u8, F
         Command::Ps(args) => ps::ps(args, client, out).await,
         Command::Jobs(args) => ps::jobs(args, client, out).await,
         Command::Logs(args) => logs::run(args, client, out).await,
+        Command::Exec(args) => exec::exec(args, client).await,
+        Command::Cp(args) => cp::run(args, client, out).await,
+        Command::Attach(args) => exec::attach(args, client).await,
+        Command::Kill(args) => tasks::kill(args, client, out).await,
+        Command::Pause(args) => tasks::pause(args, client, out).await,
+        Command::Unpause(args) => tasks::unpause(args, client, out).await,
+        Command::Stats(args) => tasks::stats(args, client, out).await,
+        Command::Top { task } => tasks::top(&task, client, out).await,
         Command::Wait(args) => wait::run(args, client, out).await,
         Command::Stop(args) => stop::stop(args, client, out).await,
         Command::Rm(args) => stop::rm(args, client, out).await,

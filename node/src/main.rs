@@ -12,6 +12,7 @@ mod api;
 mod cli;
 mod demo;
 mod remote;
+mod session;
 
 use std::path::Path;
 use std::process::ExitCode;

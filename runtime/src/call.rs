@@ -7,13 +7,16 @@
 use std::fs::OpenOptions;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::fs::CWD;
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags};
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
@@ -22,6 +25,7 @@ use tokio::sync::Mutex;
 
 use crate::frame::{self, Inbox, READ_BYTES};
 use crate::order::{self, KEEPER_LOG, Order, SOCKET};
+use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 
 /// Keepers started for one launch before it fails: the first may find one that
 /// is just leaving.
@@ -151,7 +155,11 @@ fn start(program: &Path, dir: &Path) -> Result<(), KeeperError> {
     let path = dir.join(KEEPER_LOG);
     let log =
         OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
-    let status = Command::new(program)
+    // Open until the keeper runs it.
+    let safe = read_only(program);
+    let handle = safe.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let status = Command::new(handle.as_ref().map_or(program, Path::new))
+        .arg0(program)
         .arg("keeper")
         .arg(dir)
         // It lives longer than the agent, and secrets may be in there.
@@ -163,6 +171,16 @@ fn start(program: &Path, dir: &Path) -> Result<(), KeeperError> {
         .status()
         .map_err(failed)?;
     if status.success() { Ok(()) } else { Err(KeeperError::Start { status, log: path }) }
+}
+
+/// The program through a mount of its own that is read-only: a task that the host's root
+/// runs in, and that gets hold of what runs its supervisor, cannot write into that then.
+/// None for an ordinary user, whose tasks cannot anyway.
+fn read_only(program: &Path) -> Option<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let file = open_tree(CWD, program, flags).ok()?;
+    set_attributes(file.as_fd(), MountAttributes::READ_ONLY, None, Reach::This).ok()?;
+    Some(file)
 }
 
 /// A connection to a supervisor.
@@ -222,6 +240,11 @@ impl Line {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The connection, and what came of it and was not taken.
+    pub(crate) fn into_parts(self) -> (UnixStream, Inbox) {
+        (self.stream, self.inbox)
     }
 
     /// The descriptor that came with what was heard.

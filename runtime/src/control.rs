@@ -294,6 +294,20 @@ impl Runtime {
         attach::tell(&self.0.shared, id, &Command::Attach).await.map(Attached::new)
     }
 
+    /// What all handles share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Has something done for as long as this handle is not shut down; false if it is.
+    pub(crate) fn go_on<F: Future<Output = ()> + Send + 'static>(&self, work: F) -> bool {
+        let mut all = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(all) = all.as_mut() else { return false };
+        while all.try_join_next().is_some() {}
+        all.spawn(work);
+        true
+    }
+
     async fn tell(&self, id: &TaskId, command: Command) -> Result<(), ControlError> {
         attach::tell(&self.0.shared, id, &command).await.map(drop)
     }

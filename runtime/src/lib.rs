@@ -30,6 +30,7 @@ pub mod doctor;
 mod frame;
 #[allow(dead_code, reason = "the agent picks ranges when it launches containers")]
 mod ids;
+mod inside;
 mod keeper;
 mod landlock;
 mod launch;
@@ -43,6 +44,7 @@ mod proc;
 mod record;
 mod sandbox;
 mod seccomp;
+mod session;
 mod supervisor;
 mod sys;
 pub mod unpack;
@@ -60,6 +62,7 @@ pub use container::{
     Root, SHM_BYTES, Seccomp, SystemPaths,
 };
 pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
+pub use inside::{ExecError, pack};
 pub use keeper::keeper_main;
 pub use launch::{
     BadTaskId, End, Event, Found, FoundState, Launch, LaunchFlaw, Place, Process, Rlimit,
@@ -72,3 +75,6 @@ pub use plan::{
     Source, Special, Step, Tree, plan,
 };
 pub use record::RecordError;
+pub use session::{
+    Exec, Piece, ProcessRow, Session, SessionInput, SessionOutput, SessionOver, Typed,
+};

@@ -25,6 +25,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFla
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{self, Inbox, READ_BYTES};
+use crate::inside::Errand;
 use crate::launch::{End, Launch, StartFault, TaskId};
 
 /// Longest reason in a report or a record.
@@ -46,6 +47,8 @@ pub(crate) enum Order {
     /// Its text goes into the task's record as it came (see `record`), so the two
     /// have one form.
     Launch { nonce: String, launch: Box<Launch> },
+    /// Do something inside a running task; see `inside`.
+    Enter(Box<Errand>),
     /// The keeper shall leave as soon as no task runs.
     Leave,
 }
@@ -119,7 +122,12 @@ pub(crate) enum Done {
 pub(crate) enum Typed {
     Input(Vec<u8>),
     InputEnd,
-    Resize { rows: u16, columns: u16 },
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
+    /// Only to what runs beside a task; the task itself is told by a command.
+    Signal(i32),
 }
 
 /// Most input in one message: a supervisor holds it until the task reads.
@@ -133,6 +141,7 @@ impl Typed {
             Self::Resize { rows, columns } => {
                 frame::encode_bytes(&[&[3], &rows.to_le_bytes(), &columns.to_le_bytes()])
             }
+            Self::Signal(number) => frame::encode_bytes(&[&[4], &number.to_le_bytes()]),
         }
     }
 
@@ -145,6 +154,7 @@ impl Typed {
                 rows: u16::from_le_bytes([r0, r1]),
                 columns: u16::from_le_bytes([c0, c1]),
             }),
+            [4, n0, n1, n2, n3] => Some(Self::Signal(i32::from_le_bytes([n0, n1, n2, n3]))),
             _ => None,
         }
     }
@@ -212,6 +222,7 @@ mod tests {
             Typed::Input(b"ls\n".to_vec()),
             Typed::InputEnd,
             Typed::Resize { rows: 24, columns: 300 },
+            Typed::Signal(15),
         ];
         for typed in all {
             let mut inbox = Inbox::default();

@@ -178,6 +178,30 @@ pub(crate) enum LogItem {
     },
 }
 
+/// `GET /v1/tasks/{task}/stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    /// `JOB.INDEX`; empty where another member asked, which knows it.
+    pub(crate) task: String,
+    /// The name of the node where it runs.
+    pub(crate) node: String,
+    /// Whether it is held still.
+    #[serde(default)]
+    pub(crate) paused: bool,
+    /// What it uses.
+    #[serde(flatten)]
+    pub(crate) usage: runtime::Usage,
+}
+
+/// `GET /v1/tasks/{task}/processes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Processes {
+    /// The name of the node where they run.
+    pub(crate) node: String,
+    /// All of the task, its first one first.
+    pub(crate) items: Vec<runtime::ProcessRow>,
+}
+
 /// Why a request failed: the body of every answer that is not 2xx.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failure {

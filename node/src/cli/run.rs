@@ -18,13 +18,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::types::{Accepted, Complaint, Durable, LogItem, Submission, Why};
 use crate::cli::client::{Answer, Client, Patience, parse, segment};
+use crate::cli::door::Door;
 use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, NOT_STARTED, READER_LEFT, STOPPED};
 use crate::cli::follow::{self, Names, Printer, Style, Times, To};
 use crate::cli::interrupt::Interrupts;
-use crate::cli::job::{JobArgs, made_up};
+use crate::cli::job::{JobArgs, Keyboard, made_up};
 use crate::cli::lines::Lines;
 use crate::cli::output::{Format, Output};
 use crate::cli::times;
+use crate::cli::typing::Typing;
 
 /// After this long without a node, the user is told what the job waits for.
 const PLACING_NOTE_AFTER: Duration = Duration::from_secs(2);
@@ -44,6 +46,7 @@ pub(crate) struct RunArgs {
 
 /// `starling run`.
 pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+    let keyboard = args.job.keyboard();
     let spec = args
         .job
         .spec(&made_up(rand::random()), |name| std::env::var(name).ok())
@@ -58,16 +61,24 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
         // Its exit code is never a program's, so a refusal needs no code of its own.
         return detached(&submit(client, &submission).await?, out);
     }
-    foreground(&submission, names, args.timeout, client, out).await
+    let wish = Wish { names, timeout: args.timeout, keyboard };
+    foreground(&submission, wish, client, out).await
+}
+
+/// How a job in the foreground is shown.
+struct Wish {
+    names: Names,
+    timeout: Option<Duration>,
+    keyboard: Keyboard,
 }
 
 async fn foreground(
     submission: &Submission,
-    names: Names,
-    timeout: Option<Duration>,
+    wish: Wish,
     client: &mut Client,
     out: Output,
 ) -> Result<u8, Failed> {
+    let Wish { names, timeout, keyboard } = wish;
     let mut interrupts = Interrupts::catch()?;
     let (answer, early) = submit_uncut(client, submission, &mut interrupts).await?;
     let accepted: Accepted = answer.parse()?;
@@ -82,6 +93,9 @@ async fn foreground(
         placed: false,
         note_at: Some(Instant::now() + PLACING_NOTE_AFTER),
         give_up: timeout.map(|limit| (Instant::now() + limit, limit)),
+        keyboard,
+        door: client.door().clone(),
+        typing: None,
     };
     let leave = async {
         match early {
@@ -193,6 +207,9 @@ struct Watch {
     placed: bool,
     note_at: Option<Instant>,
     give_up: Option<(Instant, Duration)>,
+    keyboard: Keyboard,
+    door: Door,
+    typing: Option<Typing>,
 }
 
 impl Watch {
@@ -216,6 +233,7 @@ impl Watch {
             }
             let item: LogItem = parse(&line)?;
             self.placed |= !matches!(item, LogItem::Notice { .. });
+            self.type_into(&item);
             if self.out.format == Format::Json {
                 follow::write(vec![(To::Stdout, [&line[..], b"\n"].concat())]).await?;
             } else {
@@ -224,6 +242,19 @@ impl Watch {
             if let LogItem::Done { exit_code, state } = item {
                 return Ok(End::Over(exit_of(exit_code, &state)));
             }
+        }
+    }
+
+    fn type_into(&mut self, item: &LogItem) {
+        if let LogItem::Placed { task, .. } = item
+            && self.typing.is_none()
+        {
+            let begin = || Typing::begin(self.door.clone(), task.clone());
+            self.typing = match self.keyboard {
+                Keyboard::Unused => None,
+                Keyboard::Lines => Some(begin()),
+                Keyboard::Terminal => Some(begin().with_terminal()),
+            };
         }
     }
 

@@ -70,6 +70,17 @@ pub struct Joining<'a> {
     legacy: [Option<BorrowedFd<'a>>; LEGACY_MAX],
 }
 
+impl<'a> Joining<'a> {
+    /// By these `cgroup.procs`, open for writing, whosever groups they are of.
+    pub(crate) fn by_hand(procs: &'a [OwnedFd]) -> Self {
+        let mut legacy = [None; LEGACY_MAX];
+        let mut procs = procs.iter().map(AsFd::as_fd);
+        legacy.iter_mut().zip(procs.by_ref()).for_each(|(slot, procs)| *slot = Some(procs));
+        // One more than there are controllers: version 2.
+        Self { into: None, unified: procs.next(), legacy }
+    }
+}
+
 impl Joining<'_> {
     /// Joins all hierarchies but v2, by the process that calls: after a `clone3` into
     /// v2. Only write(2): safe between fork and exec.

@@ -309,7 +309,7 @@ fn root_of(root: &Option<OwnedFd>) -> Result<BorrowedFd<'_>, Failure> {
 }
 
 /// As a fresh program expects to begin; its own session, hence its own group.
-fn begin_session() -> Result<(), Failure> {
+pub(super) fn begin_session() -> Result<(), Failure> {
     setsid()?;
     sys::default_dispositions();
     // What we make in the root has exactly the permissions we say.
@@ -317,7 +317,7 @@ fn begin_session() -> Result<(), Failure> {
     Ok(())
 }
 
-fn be_root() -> Result<(), Failure> {
+pub(super) fn be_root() -> Result<(), Failure> {
     let (uid, gid) = (Uid::ROOT, Gid::ROOT);
     match set_thread_groups(&[]) {
         // An ordinary user's namespace with one id has given that up for good.

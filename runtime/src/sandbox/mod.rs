@@ -34,11 +34,12 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod user;
+mod work;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-#[allow(unused_imports, reason = "for `exec`, which is next")]
 pub(crate) use entry::enter;
+pub(crate) use work::{Host, work_inside, work_outside};
 
 use rustix::io::Errno;
 use rustix::process::Pid;

@@ -21,7 +21,7 @@ enum Sink {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Input {
+pub(crate) struct Input {
     sink: Option<Sink>,
     waiting: Vec<u8>,
     ending: bool,
@@ -29,27 +29,27 @@ pub(super) struct Input {
 
 impl Input {
     /// Into a pipe that does not block.
-    pub(super) fn pipe(pipe: OwnedFd) -> Self {
+    pub(crate) fn pipe(pipe: OwnedFd) -> Self {
         Self { sink: Some(Sink::Pipe(pipe)), ..Self::default() }
     }
 
     /// Into a terminal that does not block.
-    pub(super) fn terminal(terminal: OwnedFd) -> Self {
+    pub(crate) fn terminal(terminal: OwnedFd) -> Self {
         Self { sink: Some(Sink::Terminal(terminal)), ..Self::default() }
     }
 
     /// Whether anything can be typed.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.sink.is_some() && !self.ending
     }
 
     /// Whether another message may come.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// The descriptor to wait for until it takes more.
-    pub(super) fn blocked_on(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn blocked_on(&self) -> Option<BorrowedFd<'_>> {
         match &self.sink {
             Some(Sink::Pipe(fd) | Sink::Terminal(fd)) if !self.waiting.is_empty() => {
                 Some(fd.as_fd())
@@ -59,7 +59,7 @@ impl Input {
     }
 
     /// Takes a message. What cannot be delivered any more is dropped.
-    pub(super) fn take(&mut self, typed: Typed) {
+    pub(crate) fn take(&mut self, typed: Typed) {
         match (typed, &self.sink) {
             (Typed::Input(bytes), Some(_)) if !self.ending => self.waiting.extend(bytes),
             (Typed::InputEnd, Some(Sink::Pipe(_))) => self.ending = true,
@@ -73,7 +73,7 @@ impl Input {
     }
 
     /// Writes what the task takes now.
-    pub(super) fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         while let Some(fd) = self.blocked_on() {
             match rustix::io::write(fd, &self.waiting) {
                 Ok(length) => {
@@ -95,7 +95,7 @@ impl Input {
 }
 
 /// Tells a terminal its size; the programs in it hear of it from the kernel.
-pub(super) fn resize(terminal: impl AsFd, rows: u16, columns: u16) {
+pub(crate) fn resize(terminal: impl AsFd, rows: u16, columns: u16) {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // A terminal without a size is a nuisance, not a failure.
     let _ = tcsetwinsize(terminal, size);

@@ -19,15 +19,16 @@
 //! never waits for the agent.
 
 mod desk;
+mod enter;
 mod group;
-mod input;
+pub(crate) mod input;
 mod kin;
 mod prepared;
 mod pump;
 mod running;
 mod signals;
 mod start;
-mod streams;
+pub(crate) mod streams;
 mod texts;
 
 pub(crate) use group::{bury, sweep_slots, tree};
@@ -249,6 +250,11 @@ impl Supervisor {
                 self.post.seats.set_leaving(false);
                 self.leaves |= text.len() > REUSE_ORDER_BYTES;
                 self.launch(&connection, nonce, *launch, text);
+            }
+            Ok(Some((Order::Enter(errand), _))) => {
+                // What it held for that is not for the next.
+                self.leaves = true;
+                self.enter(&connection, *errand);
             }
             Ok(Some((Order::Leave, _))) => {
                 self.post.seats.set_leaving(true);

@@ -14,13 +14,13 @@ use crate::sandbox::Ends;
 
 /// Our ends.
 #[derive(Debug)]
-pub(super) struct Ours {
-    pub(super) outputs: Vec<(LogStream, OwnedFd)>,
-    pub(super) input: Input,
+pub(crate) struct Ours {
+    pub(crate) outputs: Vec<(LogStream, OwnedFd)>,
+    pub(crate) input: Input,
 }
 
 /// Makes the streams of a launch; `null` is an open `/dev/null`.
-pub(super) fn open(launch: &Launch, null: &OwnedFd) -> Result<(Ends, Ours), Errno> {
+pub(crate) fn open(launch: &Launch, null: &OwnedFd) -> Result<(Ends, Ours), Errno> {
     let nothing = || fcntl_dupfd_cloexec(null, 3);
     match (launch.streams, &launch.place) {
         (Streams::Logged, _) => {
@@ -58,7 +58,7 @@ pub(super) fn open(launch: &Launch, null: &OwnedFd) -> Result<(Ends, Ours), Errn
 }
 
 /// Our ends of a terminal.
-pub(super) fn of_terminal(terminal: OwnedFd) -> Result<Ours, Errno> {
+pub(crate) fn of_terminal(terminal: OwnedFd) -> Result<Ours, Errno> {
     rustix::fs::fcntl_setfl(&terminal, OFlags::NONBLOCK)?;
     let input = Input::terminal(fcntl_dupfd_cloexec(&terminal, 3)?);
     Ok(Ours { outputs: vec![(LogStream::Stdout, terminal)], input })

@@ -29,7 +29,7 @@ pub(crate) use vfork::vfork;
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::process::{Pid, Signal};
@@ -98,11 +98,31 @@ pub(crate) fn close_all_on_exec() -> io::Result<()> {
     close_range(libc::CLOSE_RANGE_CLOEXEC)
 }
 
+/// Closes everything above the standard streams but these. Whatever owned the rest
+/// must not use or drop it: the caller ends without unwinding.
+pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<c_uint> = keep.iter().filter_map(|fd| c_uint::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    let mut from: c_uint = 3;
+    for fd in keep.into_iter().filter(|fd| *fd >= 3) {
+        if fd > from {
+            close_between(from, fd - 1, 0)?;
+        }
+        from = fd + 1;
+    }
+    close_between(from, c_uint::MAX, 0)
+}
+
 fn close_range(flags: c_uint) -> io::Result<()> {
+    close_between(3, c_uint::MAX, flags)
+}
+
+fn close_between(first: c_uint, last: c_uint, flags: c_uint) -> io::Result<()> {
     // SAFETY: no memory is passed. The callers own no descriptor in that range
     // that they use afterwards: the keeper closes before it opens anything, the
-    // child only marks.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, 3 as c_uint, c_uint::MAX, flags) };
+    // child only marks, and a visitor of a task keeps what it uses and ends without
+    // dropping the rest.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -1,0 +1,177 @@
+//! Copying out of and into a task: what the process inside does.
+//!
+//! It runs in the task's mount namespace with nothing of the host's open, so a path
+//! that is exchanged under it leads nowhere but inside. Paths are followed below
+//! one handle, the container's root or a plain process's scratch directory, and never
+//! through the magic links of `/proc`.
+//!
+//! A failure is a sentence on standard error and exit code 1.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::archive::Writer;
+use crate::unpack::{self, Bounds, Digest, Form, Options, Owners};
+
+/// A lookup that races with a rename is tried again this often.
+const TRIES: usize = 64;
+
+/// Longest sentence told.
+const SENTENCE_BYTES: usize = 1 << 10;
+
+/// A handle to what paths are followed below.
+pub(super) fn open_root(path: &Path) -> Result<OwnedFd, String> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| said(path, "cannot open", error))
+}
+
+/// Tells what came of it; the exit code.
+pub(super) fn tell(done: Result<(), String>) -> i32 {
+    let Err(mut sentence) = done else { return 0 };
+    let fits = (0..=SENTENCE_BYTES.min(sentence.len())).rev();
+    sentence.truncate(fits.into_iter().find(|at| sentence.is_char_boundary(*at)).unwrap_or(0));
+    // Nobody may be left to hear it.
+    let _ = rustix::io::write(rustix::stdio::stderr(), sentence.as_bytes());
+    1
+}
+
+fn said(path: &Path, what: &str, error: Errno) -> String {
+    let error = io::Error::from(error).to_string();
+    let error = error.split(" (os error").next().unwrap_or_default();
+    format!("{what} {}: {error}", path.display())
+}
+
+fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = flags | OFlags::CLOEXEC;
+    for _ in 1..TRIES {
+        match openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            opened => return opened,
+        }
+    }
+    openat2(root, path, flags, Mode::empty(), resolve)
+}
+
+/// Whether a path says that what it names is a directory, so that a link at its end is
+/// followed.
+fn names_directory(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes == b"." || bytes.is_empty()
+}
+
+/// Says on standard output what is at a path: `directory`, `file`, or `nothing`.
+pub(super) fn look(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
+    let given = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let kind = match open(root, given, OFlags::PATH) {
+        Ok(found) if is_directory(&found) => "directory",
+        Ok(_) => "file",
+        Err(Errno::NOENT | Errno::NOTDIR) => "nothing",
+        Err(error) => return Err(said(path, "cannot look at", error)),
+    };
+    let written = rustix::io::write(rustix::stdio::stdout(), kind.as_bytes());
+    written.map(drop).map_err(|error| said(path, "cannot tell of", error))
+}
+
+/// Writes an archive of what is at a path to standard output. Its first entry is named
+/// as is said, or as the path ends, or `.` where that is no name.
+pub(super) fn out(root: BorrowedFd<'_>, path: &Path, name: Option<&str>) -> Result<(), String> {
+    let given = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let follow = if names_directory(given) { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let found = open(root, given, OFlags::PATH | follow);
+    let found = found.map_err(|error| said(path, "cannot find", error))?;
+    let failed = |error: io::Error| match Errno::from_io_error(&error) {
+        Some(errno) => said(path, "cannot copy", errno),
+        None => format!("cannot copy {}: {error}", path.display()),
+    };
+    // The standard stream is only ours, and unbuffered: pieces are large.
+    let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3);
+    let mut writer = Writer::new(File::from(stdout.map_err(|error| failed(error.into()))?));
+    archive(root, found.as_fd(), given, name.map(Path::new), &mut writer).map_err(failed)?;
+    writer.finish().map_err(failed)
+}
+
+/// Archives what was found at a path below a root.
+fn archive<W: io::Write>(
+    root: BorrowedFd<'_>,
+    found: BorrowedFd<'_>,
+    path: &Path,
+    name: Option<&Path>,
+    writer: &mut Writer<W>,
+) -> io::Result<()> {
+    let is_dot = path.as_os_str().as_encoded_bytes().ends_with(b"/.");
+    match path.file_name().filter(|_| !is_dot) {
+        // By its name in its directory, so that a link is archived as one.
+        Some(own) if !names_directory(path) => {
+            let above = open(root, &parent(path), OFlags::PATH | OFlags::DIRECTORY)?;
+            writer.entry(above.as_fd(), own, name.unwrap_or(Path::new(own)))
+        }
+        own if is_directory(found) => {
+            writer.directory(found, name.or(own.map(Path::new)).unwrap_or(Path::new(".")))
+        }
+        _ => Err(Errno::NOTDIR.into()),
+    }
+}
+
+/// Archives a file or directory of this machine under a name: what [`Runtime::copy_in`]
+/// takes. A link is archived as one, unless the path ends with a slash.
+///
+/// [`Runtime::copy_in`]: crate::Runtime::copy_in
+pub fn pack(path: &Path, name: &Path, to: impl io::Write) -> io::Result<()> {
+    let mut writer = Writer::new(to);
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    if names_directory(path) {
+        let dir = rustix::fs::open(path, flags | OFlags::DIRECTORY, Mode::empty())?;
+        writer.directory(dir.as_fd(), name)?;
+    } else {
+        let own = path.file_name().ok_or(Errno::INVAL)?;
+        let above = rustix::fs::open(parent(path), flags | OFlags::DIRECTORY, Mode::empty())?;
+        writer.entry(above.as_fd(), own, name)?;
+    }
+    writer.finish()
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn is_directory(handle: impl AsFd) -> bool {
+    rustix::fs::fstat(handle)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+/// Unpacks the archive on standard input into the directory at a path.
+pub(super) fn into(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
+    let given = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let dir = open(root, given, OFlags::RDONLY | OFlags::DIRECTORY);
+    let dir = dir.map_err(|error| said(path, "cannot copy into", error))?;
+    let options = Options {
+        bounds: Bounds::default(),
+        form: Form::Rootfs,
+        // As Docker: what is copied belongs to who it is copied to.
+        owners: Owners::Mine,
+        digest: Digest::Skip,
+    };
+    let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
+    let stdin = File::from(stdin.map_err(|error| said(path, "cannot read for", error))?);
+    match unpack::unpack(stdin, dir.as_fd(), &options) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let mut text = format!("cannot copy into {}: {error}", path.display());
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            Err(text)
+        }
+    }
+}
