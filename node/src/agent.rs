@@ -183,7 +183,7 @@ async fn start_behind(
         capacity,
         chain: gossip.chain.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        enforces_limits: false,
+        enforces_limits: host::enforces_limits(),
         trusts_jobs: options.trust_jobs,
     };
     let identity = Identity { node, cluster: gossip.cluster, card };

@@ -28,7 +28,6 @@ mod container;
 mod control;
 pub mod doctor;
 mod frame;
-#[allow(dead_code, reason = "the agent picks ranges when it launches containers")]
 mod ids;
 mod inside;
 mod keeper;

@@ -37,7 +37,6 @@ pub(super) fn warnings() -> Vec<String> {
 }
 
 /// Whether CPU, memory and number of processes of each task are held to their limits.
-#[allow(dead_code, reason = "for the node's card, once the keeper makes the groups")]
 pub(super) fn enforces_limits() -> bool {
     unenforced().iter().all(|finding| finding.name == "tracking")
 }

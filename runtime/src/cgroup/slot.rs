@@ -314,13 +314,16 @@ impl Slot {
     }
 
     /// What a new process needs to join.
+    ///
+    /// Nobody is cloned into the v2 group (`CLONE_INTO_CGROUP`). Since Linux 6.14 a group
+    /// counts its `cgroup.kill`s, and a new process is killed at birth if the count of its
+    /// group is not that of its parent's: so it would be in each slot that was ever killed.
     pub fn descriptors(&self) -> Joining<'_> {
         let mut joining = Joining { into: None, unified: None, legacy: [None; LEGACY_MAX] };
         let mut legacy = joining.legacy.iter_mut();
         for (branch, member) in self.trunk.branches.iter().zip(&self.members) {
             let Some(member) = member.as_ref().filter(|member| member.joined) else { continue };
             if branch.version == Version::V2 {
-                joining.into = Some(member.group.as_fd());
                 joining.unified = Some(member.procs.as_fd());
             } else if let Some(place) = legacy.next() {
                 *place = Some(member.procs.as_fd());

@@ -19,7 +19,6 @@
 
 mod chamber;
 mod clocks;
-#[allow(dead_code, reason = "for `exec`, which is next")]
 mod entry;
 mod outside;
 mod place;
@@ -63,7 +62,6 @@ pub(crate) struct Ends {
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) launch: &'a Launch,
-    #[allow(dead_code, reason = "containers are planned by it")]
     pub(crate) facts: &'a Facts,
     /// The task's directory: `scratch/`, `root/` and `etc/` are below it.
     pub(crate) dir: BorrowedFd<'a>,
