@@ -69,7 +69,9 @@ mod tests {
         let mut taken = BTreeSet::new();
         for _ in 0..1000 {
             let base = pick(u64::MAX, &taken, &granted).expect("a range");
-            assert!((FIRST..=LAST - (IDS - 1)).contains(&base) && (base - FIRST) % IDS == 0);
+            assert!(
+                (FIRST..=LAST - (IDS - 1)).contains(&base) && (base - FIRST).is_multiple_of(IDS)
+            );
             assert!(taken.insert(base), "{base} was given twice");
         }
         assert_eq!(pick(0, &BTreeSet::new(), &granted), Some(FIRST));

@@ -158,7 +158,7 @@ impl<W: Write> Writer<W> {
             return Err(io::Error::other(format!("there are more than {ENTRIES} entries")));
         }
         let name = entry.as_os_str().as_encoded_bytes();
-        let seconds = i64::try_from(stat.st_mtime).unwrap_or(0);
+        let seconds = stat.st_mtime;
         let (uid, gid) = (u64::from(stat.st_uid), u64::from(stat.st_gid));
         let mut pax = Vec::new();
         let mut long = |key: &str, value: &[u8], fits: bool| {

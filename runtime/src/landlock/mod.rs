@@ -20,7 +20,7 @@
 //! - at the levels on the way (`/`, `/var`, `/var/lib` above; one level down all is as
 //!   ever) it cannot create, remove or rename entries: EACCES;
 //! - entries that others create or replace there after the fence was built cannot be
-//!   opened by it. [`Fence::is_current`] says when to build anew, for the next task;
+//!   opened by it, so each task has a fence built for it;
 //! - it cannot mount, not even in namespaces of its own.
 //!
 //! What Landlock does not guard, so that nobody relies on it: names, sizes and modes in
@@ -88,16 +88,13 @@ pub(crate) enum FenceError {
 
 /// A ruleset with all its rules, to be entered by a forked child.
 ///
-/// Whoever forks keeps one in reserve, built in an idle moment: it takes some 4 us for
-/// each entry beside the way, 200 us for a usual `/var/lib`. For a task it asks whether
-/// the reserve [is current](Self::is_current) (a `stat` for each level), builds anew if
-/// not, and uses it up: [`admit`](Self::admit) the task's scratch, fork, and
+/// Built before the fork: some 4 us for each entry beside the way, 200 us for a usual
+/// `/var/lib`. Then [`admit`](Self::admit) the task's scratch, fork, and
 /// [`restrict`](Self::restrict) in the child.
 #[derive(Debug)]
 pub(crate) struct Fence {
     ruleset: OwnedFd,
     rights: Rights,
-    levels: Vec<Level>,
     /// The hidden directories and all on the way to them, under whatever name.
     closed: Vec<Identity>,
     entries: usize,
@@ -105,16 +102,6 @@ pub(crate) struct Fence {
 
 /// Device and inode.
 type Identity = (u64, u64);
-
-/// A directory on the way, as it was when its entries were listed.
-#[derive(Debug)]
-struct Level {
-    path: PathBuf,
-    mark: Mark,
-}
-
-/// Changes whenever an entry of a directory comes, goes or is replaced.
-type Mark = (u64, u64, i64, u64);
 
 impl Fence {
     /// A fence around these directories, which must exist. Without any it guards only
@@ -150,7 +137,7 @@ impl Fence {
     }
 
     fn empty(ruleset: OwnedFd, rights: Rights) -> Self {
-        Self { ruleset, rights, levels: Vec::new(), closed: Vec::new(), entries: 0 }
+        Self { ruleset, rights, closed: Vec::new(), entries: 0 }
     }
 
     /// Allows a directory and all below it, also inside a hidden one. For good: a fence
@@ -169,11 +156,6 @@ impl Fence {
         kernel::restrict(self.ruleset.as_fd())
     }
 
-    /// Whether the directories on the way still have the entries they had.
-    pub(crate) fn is_current(&self) -> bool {
-        self.levels.iter().all(|level| mark(&level.path).is_ok_and(|mark| mark == level.mark))
-    }
-
     /// Allows every entry of a directory that is not on one of the ways, and goes on
     /// along them.
     fn open_beside(
@@ -186,7 +168,6 @@ impl Fence {
             path: ways.first().map_or(path.to_owned(), |way| path.join(way)),
             source: source.into(),
         };
-        self.levels.push(Level { path: path.to_owned(), mark: mark(path).map_err(hidden)? });
         self.open_entries(dir, path, ways).map_err(|error| error.unwrap_or_else(hidden))?;
         let mut names: Vec<&OsStr> = ways.iter().filter_map(|way| first(way)).collect();
         names.sort();
@@ -305,9 +286,4 @@ fn first(way: &Path) -> Option<&OsStr> {
 
 fn identity(found: &Stat) -> Identity {
     (found.st_dev, found.st_ino)
-}
-
-fn mark(path: &Path) -> Result<Mark, Errno> {
-    let found = stat(path)?;
-    Ok((found.st_dev, found.st_ino, found.st_ctime, found.st_ctime_nsec))
 }

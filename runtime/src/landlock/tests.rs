@@ -2,7 +2,6 @@
 //! without one: a probe that fails in both proves nothing.
 
 use std::fs::{self, File};
-use std::hint::black_box;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
@@ -190,8 +189,6 @@ fn directories_on_the_way_cannot_be_changed_and_show_later_entries_only_by_name(
         return;
     }
     let yard = Yard::new();
-    // Other tests make and remove directories in /var/tmp meanwhile.
-    assert!((0..1000).any(|_| yard.fence().is_current()), "nothing changed on the way");
     let fence = yard.fence();
     for script in [
         ": > $D/new && rm $D/new",
@@ -204,13 +201,10 @@ fn directories_on_the_way_cannot_be_changed_and_show_later_entries_only_by_name(
     fs::create_dir(yard.at("later")).expect("a directory");
     fs::write(yard.at("later/file"), "x").expect("a file");
     give_away(&yard.at("later"));
-    assert!(!fence.is_current(), "a new entry on the way asks for a new fence");
     assert!(yard.succeeds(Some(&fence), "ls $D | grep -q later && test -f $D/later/file"));
     assert!(!yard.succeeds(Some(&fence), "cat $D/later/file"));
     let fence = yard.fence();
     assert!(yard.succeeds(Some(&fence), "cat $D/later/file && : > $D/later/more"));
-    let mut own = fence.levels.iter().filter(|level| level.path.starts_with(yard.place.path()));
-    assert!(own.all(|level| mark(&level.path) == Ok(level.mark)), "a change beside the way");
 }
 
 #[test]
@@ -358,6 +352,7 @@ fn what_cannot_be_hidden_is_an_error() {
 }
 
 #[test]
+#[ignore = "a measurement"]
 fn a_fence_is_built_in_a_moment_and_entered_in_less() {
     if version().is_none() {
         return;
@@ -375,9 +370,6 @@ fn a_fence_is_built_in_a_moment_and_entered_in_less() {
             continue;
         };
         let build = median(|| drop(Fence::around(hidden)));
-        let check = median(|| {
-            black_box(fence.is_current());
-        });
         let entered = || {
             let _ = rustix::thread::set_no_new_privs(true);
             let begun = Instant::now();
@@ -396,7 +388,7 @@ fn a_fence_is_built_in_a_moment_and_entered_in_less() {
         let enter = took[25];
         let entries = fence.entries;
         eprintln!(
-            "around {what}: {entries} entries, built in {build} us, checked in {check} us, \
+            "around {what}: {entries} entries, built in {build} us, \
              entered in {enter} us"
         );
         // Ten times what is seen, for a busy machine.

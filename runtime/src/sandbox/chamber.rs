@@ -169,10 +169,7 @@ impl<'a> Chamber<'a> {
                 Ok(sys::capability::become_user_with(user.uid, user.gid, &groups, *caps)?)
             }
             Step::NoNewPrivileges => Ok(rustix::thread::set_no_new_privs(true)?),
-            Step::FilterCalls(caps) => {
-                let profile = crate::seccomp::Profile::Container;
-                Ok(sys::seccomp::install(&crate::seccomp::program(profile, *caps))?)
-            }
+            Step::FilterCalls(caps) => Ok(sys::seccomp::install(&crate::seccomp::program(*caps))?),
             Step::Execute(_) => self.execute().map(|never| match never {}),
             _ => Err(Failure::because("this is not the process's to do")),
         }

@@ -74,15 +74,6 @@ const NAMESPACES: u32 = 0x7e02_0000;
 /// Room for the largest program we build, so that it is allocated once.
 const INSTRUCTIONS: usize = 256;
 
-/// How much a task may ask of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Profile {
-    /// Docker's default, with the differences named above.
-    Container,
-    /// Everything.
-    Unconfined,
-}
-
 /// An architecture whose call numbers we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arch {
@@ -100,10 +91,7 @@ impl Arch {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-const HERE: Arch = Arch::X86_64;
-#[cfg(target_arch = "aarch64")]
-const HERE: Arch = Arch::Aarch64;
+const HERE: Arch = if cfg!(target_arch = "x86_64") { Arch::X86_64 } else { Arch::Aarch64 };
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("seccomp/table.rs knows the system calls of x86_64 and aarch64 only");
 
@@ -112,7 +100,7 @@ compile_error!("seccomp/table.rs knows the system calls of x86_64 and aarch64 on
 pub(crate) struct Program(Vec<u64>);
 
 impl Program {
-    /// For whoever keeps or sends it; empty for "no filter".
+    /// For whoever installs it.
     pub(crate) fn words(&self) -> &[u64] {
         &self.0
     }
@@ -127,11 +115,8 @@ impl From<Vec<u64>> for Program {
 
 /// The filter of this machine's architecture for a task that can hold these
 /// capabilities at most. As in Docker a capability brings the calls that need it.
-pub(crate) fn program(profile: Profile, caps: CapabilitySet) -> Program {
-    match profile {
-        Profile::Unconfined => Program(Vec::new()),
-        Profile::Container => container(HERE, caps),
-    }
+pub(crate) fn program(caps: CapabilitySet) -> Program {
+    container(HERE, caps)
 }
 
 /// What becomes of a call.

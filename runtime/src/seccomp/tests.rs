@@ -317,7 +317,7 @@ fn errno(number: libc::c_long, args: [u64; 6]) -> i32 {
 /// In a filtered child: 0 if all of these calls end as said, else the place in the list
 /// of the first that does not.
 fn filtered(caps: CapabilitySet, calls: &[(libc::c_long, [u64; 6], i32)]) -> Outcome {
-    let program = program(Profile::Container, caps);
+    let program = program(caps);
     forked::run(|| {
         if rustix::thread::set_no_new_privs(true).is_err()
             || sys::seccomp::install(&program).is_err()
@@ -396,7 +396,7 @@ fn a_program_with_threads_and_a_shell_with_pipes_run_under_the_filter() {
         (myself, ["--exact", harmless]),
         ("/bin/sh".into(), ["-c", "ls / | sort | head -n 1 && sleep 0.01 & wait $!"]),
     ] {
-        let program = program(Profile::Container, CapabilitySet::CONTAINER);
+        let program = program(CapabilitySet::CONTAINER);
         let mut command = Command::new(path);
         command.args(args).stdout(Stdio::null());
         forked::before_exec(&mut command, move || {
@@ -408,21 +408,9 @@ fn a_program_with_threads_and_a_shell_with_pipes_run_under_the_filter() {
 }
 
 #[test]
-fn no_profile_is_no_filter() {
-    let program = program(Profile::Unconfined, CapabilitySet::EMPTY);
-    let outcome = forked::run(|| {
-        if sys::seccomp::install(&program).is_err() {
-            return 1;
-        }
-        errno(libc::SYS_unshare, [0; 6])
-    });
-    assert_eq!(outcome, Outcome::Exited(0));
-}
-
-#[test]
 #[cfg(target_arch = "x86_64")]
 fn the_32_bit_door_is_shut() {
-    let program = program(Profile::Container, CapabilitySet::ALL);
+    let program = program(CapabilitySet::ALL);
     let open = forked::run(|| sys::seccomp::call_as_i386(20));
     if open == Outcome::Killed(libc::SIGSEGV) {
         eprintln!("SKIPPED: this kernel has no 32-bit calls");

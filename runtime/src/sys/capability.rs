@@ -14,13 +14,6 @@ use crate::capability::{Capability, CapabilitySet};
 /// Numbers that a set of 64 bits can hold.
 const NUMBERS: u32 = u64::BITS;
 
-/// The kernel's highest capability number; kernels newer than our list have more.
-/// As `/proc/sys/kernel/cap_last_cap` says, but readable where `/proc` is not.
-pub(crate) fn last() -> u32 {
-    let known = |&number: &u32| thread::capability_is_in_bounding_set(bit(number)).is_ok();
-    (0..NUMBERS).take_while(known).last().unwrap_or(0)
-}
-
 /// What this process holds now. A set wanted for a task that exceeds it cannot be
 /// given: even root lacks some on many machines.
 pub(crate) fn own() -> Result<CapabilitySet, Errno> {
@@ -103,7 +96,6 @@ fn bit(number: u32) -> thread::CapabilitySet {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::process::Command;
 
     use super::*;
@@ -139,12 +131,6 @@ mod tests {
         assert!(text.contains(&format!("\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n")), "{text}");
         assert!(text.contains("\nGroups:\t7 \n"), "{text}");
         text.lines().filter_map(line).collect()
-    }
-
-    #[test]
-    fn the_last_capability_is_the_one_that_proc_names() {
-        let text = fs::read_to_string("/proc/sys/kernel/cap_last_cap").expect("proc");
-        assert_eq!(text.trim().parse(), Ok(last()));
     }
 
     #[test]

@@ -55,12 +55,8 @@ pub(crate) fn set_attributes(
 ) -> io::Result<()> {
     let namespace = ids.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs()));
     let map = if ids.is_some() { IDMAP } else { 0 };
-    let wanted = Attributes {
-        set: attributes.0 | map,
-        clear: 0,
-        propagation: libc::MS_PRIVATE as u64,
-        namespace,
-    };
+    let wanted =
+        Attributes { set: attributes.0 | map, clear: 0, propagation: libc::MS_PRIVATE, namespace };
     let deep = match reach {
         Reach::This => 0,
         Reach::All => libc::AT_RECURSIVE,
