@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use handle::{Doors, Gone, How, wall_now};
 pub(crate) use naming::task_prefix;
-pub(crate) use request::preview;
+pub(crate) use request::{Here, preview};
 
 use crate::api::types::{Complaint, Failure};
 use crate::{api, remote};
@@ -191,6 +191,7 @@ async fn start_behind(
     let naming::Sorted { held: found, orphans, ended } = naming::sort_found(&runtime.found, &known);
     let Started { gossip: handle, events, cluster, past, addresses, .. } = gossip;
     let parts = steps::Parts {
+        here: Here { name: options.name.clone(), data: options.data.clone() },
         identity,
         past,
         found,

@@ -326,7 +326,7 @@ fn dispatch(cli: Cli, out: Output) -> Result<u8, Failed> {
         Command::AgentStart(args) => up::agent_start(args, &places),
         Command::Doctor => doctor::run(&places, out),
         Command::Runtime { command: plan::RuntimeCommand::Plan(args) } => {
-            block_on(plan::run(*args, out))
+            block_on(plan::run(*args, &places, out))
         }
         Command::Down(args) => {
             let mut client = Client::new(Door::Unix(places.socket));

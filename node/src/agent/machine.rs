@@ -10,6 +10,7 @@ use runtime::{ControlError, LaunchError, Runtime, TaskId};
 use starling_core::effect::{Input, Launch};
 use starling_core::ledger::AllocationId;
 
+use super::request::Here;
 use super::{naming, request};
 
 /// How many earlier starts of a service keep their logs.
@@ -20,7 +21,7 @@ const STOP_RETRY: Duration = Duration::from_millis(20);
 const STOP_RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// Starts a task; the answer for the core.
-pub(super) async fn launch(runtime: Runtime, node: String, launch: Launch, start: u32) -> Input {
+pub(super) async fn launch(runtime: Runtime, here: Here, launch: Launch, start: u32) -> Input {
     let id = launch.id.clone();
     let not_started = |code, reason: String| TaskEnd::NotStarted { code, reason };
     let Some(task) = naming::task_id(&id, start) else {
@@ -28,7 +29,7 @@ pub(super) async fn launch(runtime: Runtime, node: String, launch: Launch, start
         return Input::Ended { id, end };
     };
     forget_old_start(&runtime, &id, start).await;
-    let request = match request::of(&launch, &node, task).await {
+    let request = match request::of(&launch, &here, task).await {
         Ok(request) => request,
         Err(flaw) => {
             return Input::Ended { id, end: not_started(125, naming::short(&flaw.to_string())) };

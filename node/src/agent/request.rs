@@ -31,6 +31,9 @@ const PIDS_MAX: u32 = 2048;
 /// What everybody's share is called in the kernel's scale, for one core asked.
 const WEIGHT_PER_CORE: u64 = 100;
 
+/// The longest hostname of Linux.
+const HOSTNAME_BYTES: usize = 63;
+
 /// A terminal's size until whoever attaches says theirs.
 const TERMINAL: runtime::Streams = runtime::Streams::Terminal { rows: 24, columns: 80 };
 
@@ -55,7 +58,7 @@ pub(crate) enum Flaw {
 
 /// The launch of a job's first task, as if this node had won its tender: for whoever wants
 /// to see it without running it. None for a job without tasks.
-pub(crate) async fn preview(spec: &JobSpec, node: &str) -> Option<Result<runtime::Launch, Flaw>> {
+pub(crate) async fn preview(spec: &JobSpec, here: &Here) -> Option<Result<runtime::Launch, Flaw>> {
     let group = spec.groups.first()?;
     let task = group.tasks.first()?.clone();
     let slot = SlotId { job: JobId::new([0; 16]), group: group.name.clone(), index: 1 };
@@ -70,14 +73,23 @@ pub(crate) async fn preview(spec: &JobSpec, node: &str) -> Option<Result<runtime
         restarts: 0,
         task,
     };
-    Some(of(&launch, node, name).await)
+    Some(of(&launch, here, name).await)
+}
+
+/// What of this host a launch depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Here {
+    /// What people call it.
+    pub(crate) name: String,
+    /// The agent's own directory, which even a task of root has no business in.
+    pub(crate) data: PathBuf,
 }
 
 /// The launch of a task.
-pub(super) async fn of(launch: &Launch, node: &str, id: TaskId) -> Result<runtime::Launch, Flaw> {
+pub(super) async fn of(launch: &Launch, here: &Here, id: TaskId) -> Result<runtime::Launch, Flaw> {
     let task = &launch.task;
     let mut request = runtime::Launch::new(id, task.run.argv().iter().map(String::as_str));
-    request.env = environment(launch, node);
+    request.env = environment(launch, &here.name);
     request.limits = limits(task);
     request.rlimits = rlimits(task);
     request.streams = match task.streams {
@@ -91,15 +103,18 @@ pub(super) async fn of(launch: &Launch, node: &str, id: TaskId) -> Result<runtim
     match &task.run {
         Program::Process { directory, user, .. } => {
             request.directory = directory.as_ref().map(PathBuf::from);
-            let user = match user {
-                Some(user) => Some(host::user(user).ok_or_else(|| Flaw::User(user.clone()))?),
-                None => own_user(launch),
+            let place = match user {
+                Some(user) => Process {
+                    user: Some(host::user(user).ok_or_else(|| Flaw::User(user.clone()))?),
+                    hidden: vec![here.data.clone()],
+                },
+                None => Process { user: own_user(launch), hidden: Vec::new() },
             };
-            request.place = Place::Process(Process { user, hidden: Vec::new() });
+            request.place = Place::Process(place);
         }
         Program::Container(spec) => {
             request.directory = spec.directory.as_ref().map(PathBuf::from);
-            request.place = Place::Container(Box::new(container(spec).await?));
+            request.place = Place::Container(Box::new(container(spec, launch).await?));
         }
     }
     Ok(request)
@@ -145,14 +160,14 @@ fn rlimits(task: &TaskSpec) -> Vec<Rlimit> {
     known.map(|(name, soft, hard)| Rlimit { name: name.to_owned(), soft, hard }).collect()
 }
 
-async fn container(spec: &ContainerSpec) -> Result<Container, Flaw> {
+async fn container(spec: &ContainerSpec, launch: &Launch) -> Result<Container, Flaw> {
     let base = Container::new(root(&spec.root).await?);
     Ok(Container {
         changes: if spec.read_only { Changes::Refused } else { Changes::Disk },
         user: spec.user.clone().unwrap_or(base.user),
         ids: if spec.trust.contains(&Trust::HostIds) { Ids::Host } else { Ids::Own },
         network: network(spec),
-        hostname: spec.hostname.clone(),
+        hostname: Some(spec.hostname.clone().unwrap_or_else(|| hostname(launch))),
         mounts: spec.mounts.iter().map(mount).collect(),
         devices: spec.devices.iter().map(device).collect(),
         cap_add: spec.cap_add.clone(),
@@ -172,6 +187,14 @@ async fn container(spec: &ContainerSpec) -> Result<Container, Flaw> {
         shm_bytes: spec.shm_bytes.unwrap_or(SHM_BYTES),
         ..base
     })
+}
+
+/// `JOB-INDEX`, which is what people look for in a prompt.
+fn hostname(launch: &Launch) -> String {
+    let index = format!("-{}", launch.id.slot.index);
+    let room = HOSTNAME_BYTES.saturating_sub(index.len());
+    let job: String = launch.job_name.chars().take(room).collect();
+    job + &index
 }
 
 async fn root(root: &RootSpec) -> Result<Root, Flaw> {

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handle::{Agent, Doors, Events, Facts, How, QUESTIONS_MAX, Question, wall_now};
+use super::request::Here;
 use super::signals::signals;
 use super::{Ready, machine, naming};
 use crate::api::types::Complaint;
@@ -52,6 +53,7 @@ const INPUTS_AT_ONCE: usize = 64;
 
 /// What a loop is made of.
 pub(super) struct Parts {
+    pub(super) here: Here,
     pub(super) identity: Identity,
     pub(super) past: Vec<(LogId, Update)>,
     pub(super) found: BTreeMap<AllocationId, (u32, Found)>,
@@ -75,7 +77,7 @@ pub(super) struct Listeners {
 pub(super) struct Running {
     core: Core,
     origin: Instant,
-    name: String,
+    here: Here,
     gossip: Gossip,
     gossip_events: mpsc::Receiver<gossip::Event>,
     runtime: Runtime,
@@ -136,12 +138,11 @@ impl Running {
         let now = Now { moment: super::moment(parts.origin), wall: wall_now() };
         let found =
             parts.found.iter().map(|(id, (_, found))| (id.clone(), found.clone())).collect();
-        let name = parts.identity.card.name.clone();
         let core = Core::start(now, parts.identity, parts.past, &found, &mut effects);
         let mut running = Self {
             core,
             origin: parts.origin,
-            name,
+            here: parts.here,
             gossip: parts.gossip,
             gossip_events: parts.gossip_events,
             runtime: parts.runtime,
@@ -287,9 +288,9 @@ impl Running {
                     let before = self.starts.get(&launch.id).map_or(0, |start| start + 1);
                     let start = launch.restarts.max(before);
                     self.name_task(&launch.id, start);
-                    let (runtime, node) = (self.runtime.clone(), self.name.clone());
+                    let (runtime, here) = (self.runtime.clone(), self.here.clone());
                     self.work.spawn(async move {
-                        Done::Input(machine::launch(runtime, node, *launch, start).await)
+                        Done::Input(machine::launch(runtime, here, *launch, start).await)
                     });
                 }
                 Effect::Stop { id, grace_ms } => {

@@ -7,11 +7,12 @@ use clap::{Args, Subcommand};
 use runtime::{Facts, Plan, PlanFlaw, Problem, plan};
 use serde_json::json;
 
-use crate::agent::preview;
+use crate::agent::{Here, preview};
 use crate::api::types::Complaint;
 use crate::cli::errors::Failed;
 use crate::cli::job::{JobArgs, made_up};
 use crate::cli::output::{Format, Output};
+use crate::cli::paths::Places;
 
 /// The first of a container's ids in a plan; an agent takes a range that is free then,
 /// of those from here on.
@@ -38,9 +39,10 @@ pub(crate) struct PlanArgs {
 }
 
 /// `starling runtime plan`.
-pub(crate) async fn run(args: PlanArgs, out: Output) -> Result<u8, Failed> {
+pub(crate) async fn run(args: PlanArgs, places: &Places, out: Output) -> Result<u8, Failed> {
     let spec = args.job.spec(&made_up(0), |name| std::env::var(name).ok())?;
-    let launch = match preview(&spec, NODE).await {
+    let here = Here { name: NODE.to_owned(), data: places.data.clone() };
+    let launch = match preview(&spec, &here).await {
         Some(Ok(launch)) => launch,
         Some(Err(flaw)) => return Err(refused(&flaw, "starling run --help").into()),
         None => return Err(refused("groups: there is no task", "starling run --help").into()),
