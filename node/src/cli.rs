@@ -151,10 +151,10 @@ enum Command {
     #[command(after_help = "Examples:\n  starling kill web.2\n  starling kill -s HUP web.1 web.2")]
     Kill(tasks::KillArgs),
     /// Freeze tasks: they keep their memory and get no CPU
-    #[command(after_help = "Examples:\n  starling pause train.3")]
+    #[command(after_help = "Examples:\n  starling pause train.3\n  starling pause web.1 web.2")]
     Pause(tasks::TasksNamed),
     /// Let paused tasks go on
-    #[command(after_help = "Examples:\n  starling unpause train.3")]
+    #[command(after_help = "Examples:\n  starling unpause train.3\n  starling unpause web.1 web.2")]
     Unpause(tasks::TasksNamed),
     /// Show what tasks use
     #[command(after_help = "Examples:\n  starling stats\n  starling stats -f web.1 web.2\n  \

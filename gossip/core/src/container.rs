@@ -217,11 +217,33 @@ pub enum BadContainer {
     },
 }
 
-/// Directories of a node that hold the node itself: whoever may write there is its root.
-const SYSTEM: [&str; 14] = [
-    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/root", "/run", "/sbin",
-    "/sys", "/usr", "/var",
+/// What may be done with a path of a node without the node's trust.
+///
+/// The node itself lies in these: who writes there is its root, and who reads there may learn
+/// its keys.
+const GUARDED: [&str; 15] = [
+    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "proc", "root", "run", "sbin",
+    "sys", "usr", "var",
 ];
+
+/// What of those holds no secrets and is often wanted: programs, certificates, the time zone.
+const READABLE: [&str; 12] = [
+    "/bin",
+    "/etc/ca-certificates",
+    "/etc/localtime",
+    "/etc/pki/tls/certs",
+    "/etc/ssl/certs",
+    "/etc/timezone",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/sbin",
+    "/usr",
+    "/var/www",
+];
+
+/// What of those belongs to applications.
+const OPEN: [&str; 4] = ["/var/opt", "/var/tmp", "/var/www", "/var/lib/machines"];
 
 impl ContainerSpec {
     /// A container with the defaults of everything.
@@ -292,9 +314,15 @@ impl ContainerSpec {
                 Trust::SystemPaths => "it asks for all of /proc and /sys".to_owned(),
             });
         }
+        let RootSpec::Path(root) = &self.root;
+        if is_guarded(root, Use::Read) {
+            return Some(format!("it asks to read all of {root}"));
+        }
         self.mounts.iter().find_map(|mount| match mount {
-            MountSpec::Bind { source, read_only: false, .. } if is_system(source) => {
-                Some(format!("it asks to write in {source}"))
+            MountSpec::Bind { source, read_only, .. } => {
+                let how = if *read_only { Use::Read } else { Use::Write };
+                let word = if *read_only { "read" } else { "write" };
+                is_guarded(source, how).then(|| format!("it asks to {word} in {source}"))
             }
             _ => None,
         })
@@ -336,17 +364,35 @@ fn absolute(field: &'static str, path: &str) -> Result<(), BadContainer> {
     Err(BadContainer::Path { field, path: path.to_owned() })
 }
 
-/// Whether a path, as it is written, is the node's root or leads into its system. What is
-/// written with dots or doubled slashes counts as such: nobody needs it.
-fn is_system(path: &str) -> bool {
-    let mut parts = path.split('/').skip(1);
+/// What a task does with a path of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Reads it.
+    Read,
+    /// Changes it.
+    Write,
+}
+
+/// Whether only a node that trusts its jobs with itself lets a task do that with a path.
+///
+/// Judged by the path alone, so whoever asks has resolved it: with a link in it, or dots, or
+/// a doubled slash, it counts as guarded.
+pub fn is_guarded(path: &str, how: Use) -> bool {
     let odd = |part: &str| matches!(part, "" | "." | "..");
     let trimmed = path.trim_end_matches('/');
-    if trimmed.is_empty() || trimmed.split('/').skip(1).any(odd) {
+    let Some(inside) = trimmed.strip_prefix('/') else { return true };
+    if inside.split('/').any(odd) {
         return true;
     }
-    let first = parts.next().unwrap_or_default();
-    SYSTEM.iter().any(|system| system.strip_prefix('/') == Some(first))
+    let below = |tops: &[&str]| {
+        let rest = tops.iter().filter_map(|top| trimmed.strip_prefix(top));
+        rest.into_iter().any(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if below(&OPEN) || (how == Use::Read && below(&READABLE)) {
+        return false;
+    }
+    let first = inside.split('/').next().unwrap_or_default();
+    GUARDED.contains(&first)
 }
 
 #[cfg(test)]
@@ -405,10 +451,19 @@ mod tests {
         for (source, read_only, trusted) in [
             ("/srv/data", false, false),
             ("/data", false, false),
-            ("/etc", true, false),
+            ("/etc", true, true),
             ("/etc", false, true),
             ("/etc/cron.d", false, true),
-            ("/", false, true),
+            ("/etc/localtime", true, false),
+            ("/etc/localtime", false, true),
+            ("/etc/localtimes", true, true),
+            ("/usr/share", true, false),
+            ("/usr/share", false, true),
+            ("/home/me", true, true),
+            ("/run/docker.sock", true, true),
+            ("/var/lib/starling", true, true),
+            ("/var/tmp/x", false, false),
+            ("/", true, true),
             ("//", false, true),
             ("/srv/../etc", false, true),
             ("/srv//x", false, true),
@@ -417,6 +472,11 @@ mod tests {
             container.mounts = vec![bind(source, read_only)];
             assert_eq!(container.needs_trust().is_some(), trusted, "{source}");
         }
+        container.root = RootSpec::Path("/".into());
+        container.mounts.clear();
+        assert!(container.needs_trust().is_some());
+        container.root = RootSpec::Path("/var/lib/machines/debian".into());
+        assert_eq!(container.needs_trust(), None);
         container.mounts.clear();
         container.trust.insert(Trust::HostIds);
         assert!(container.needs_trust().is_some());

@@ -4,10 +4,12 @@
 //! Only here is it looked at what a path of this host is, and who its users are.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::PathBuf;
 
 use gossip_core::container::{
-    ContainerSpec, DeviceSpec, MountSpec, NetworkSpec, PortSpec, RootSpec, Trust,
+    ContainerSpec, DeviceSpec, MountSpec, NetworkSpec, PortSpec, RootSpec, Trust, Use, is_guarded,
 };
 use gossip_core::id::{ContentHash, JobId};
 use gossip_core::slot::{Epoch, Generation, SlotId};
@@ -47,12 +49,24 @@ pub(crate) enum Flaw {
     #[error("user: there is no {0:?} on this node")]
     User(String),
     /// Nothing there.
-    #[error("rootfs: cannot use {path} of this node: {source}")]
-    Root {
+    #[error("{field}: cannot use {path} of this node: {source}")]
+    Path {
+        /// Which field.
+        field: &'static str,
         /// The path.
         path: String,
         /// Why.
         source: std::io::Error,
+    },
+    /// The job says little of it, but it leads to the node itself.
+    #[error("{field}: {path} is {what}, and this node has no --trust-jobs")]
+    Guarded {
+        /// Which field.
+        field: &'static str,
+        /// The path.
+        path: String,
+        /// What it is, in words.
+        what: String,
     },
 }
 
@@ -83,6 +97,8 @@ pub(crate) struct Here {
     pub(crate) name: String,
     /// The agent's own directory, which even a task of root has no business in.
     pub(crate) data: PathBuf,
+    /// Whether jobs may take the host over.
+    pub(crate) trusts_jobs: bool,
 }
 
 /// The launch of a task.
@@ -114,7 +130,7 @@ pub(super) async fn of(launch: &Launch, here: &Here, id: TaskId) -> Result<runti
         }
         Program::Container(spec) => {
             request.directory = spec.directory.as_ref().map(PathBuf::from);
-            request.place = Place::Container(Box::new(container(spec, launch).await?));
+            request.place = Place::Container(Box::new(container(spec, launch, here).await?));
         }
     }
     Ok(request)
@@ -160,16 +176,24 @@ fn rlimits(task: &TaskSpec) -> Vec<Rlimit> {
     known.map(|(name, soft, hard)| Rlimit { name: name.to_owned(), soft, hard }).collect()
 }
 
-async fn container(spec: &ContainerSpec, launch: &Launch) -> Result<Container, Flaw> {
-    let base = Container::new(root(&spec.root).await?);
+async fn container(spec: &ContainerSpec, launch: &Launch, here: &Here) -> Result<Container, Flaw> {
+    let base = Container::new(root(&spec.root, here).await?);
+    let mut mounts = Vec::new();
+    for wanted in &spec.mounts {
+        mounts.push(mount(wanted, here).await?);
+    }
+    let mut devices = Vec::new();
+    for wanted in &spec.devices {
+        devices.push(device(wanted, here).await?);
+    }
     Ok(Container {
         changes: if spec.read_only { Changes::Refused } else { Changes::Disk },
         user: spec.user.clone().unwrap_or(base.user),
         ids: if spec.trust.contains(&Trust::HostIds) { Ids::Host } else { Ids::Own },
         network: network(spec),
         hostname: Some(spec.hostname.clone().unwrap_or_else(|| hostname(launch))),
-        mounts: spec.mounts.iter().map(mount).collect(),
-        devices: spec.devices.iter().map(device).collect(),
+        mounts,
+        devices,
         cap_add: spec.cap_add.clone(),
         cap_drop: spec.cap_drop.clone(),
         seccomp: if spec.trust.contains(&Trust::AllCalls) {
@@ -197,13 +221,34 @@ fn hostname(launch: &Launch) -> String {
     job + &index
 }
 
-async fn root(root: &RootSpec) -> Result<Root, Flaw> {
+async fn root(root: &RootSpec, here: &Here) -> Result<Root, Flaw> {
     let RootSpec::Path(path) = root;
-    let found = tokio::fs::metadata(path)
-        .await
-        .map_err(|source| Flaw::Root { path: path.clone(), source })?;
-    let path = Path::new(path).to_owned();
+    let (path, found) = resolve("rootfs", path, Use::Read, here).await?;
     Ok(if found.is_dir() { Root::Directory(path) } else { Root::Tar(path) })
+}
+
+/// What a path of this host leads to, which is what the isolator opens, links or no links in
+/// between; refused if that is the node itself and the node does not trust its jobs.
+async fn resolve(
+    field: &'static str,
+    path: &str,
+    how: Use,
+    here: &Here,
+) -> Result<(PathBuf, Metadata), Flaw> {
+    let failed = |source| Flaw::Path { field, path: path.to_owned(), source };
+    let leads_to = tokio::fs::canonicalize(path).await.map_err(failed)?;
+    let found = tokio::fs::metadata(&leads_to).await.map_err(failed)?;
+    let own = leads_to.starts_with(&here.data) || here.data.starts_with(&leads_to);
+    let guarded = leads_to.to_str().is_none_or(|text| is_guarded(text, how));
+    if (own || guarded) && !here.trusts_jobs {
+        let what = if own {
+            "where this node keeps its own".to_owned()
+        } else {
+            format!("a part of the node itself ({})", leads_to.display())
+        };
+        return Err(Flaw::Guarded { field, path: path.to_owned(), what });
+    }
+    Ok((leads_to, found))
 }
 
 fn network(spec: &ContainerSpec) -> Network {
@@ -229,10 +274,12 @@ fn access(read_only: bool) -> Access {
     if read_only { Access::Read } else { Access::Write }
 }
 
-fn mount(mount: &MountSpec) -> Mount {
-    match mount {
+async fn mount(mount: &MountSpec, here: &Here) -> Result<Mount, Flaw> {
+    Ok(match mount {
         MountSpec::Bind { source, target, read_only } => {
-            Mount::Bind { source: source.into(), target: target.into(), access: access(*read_only) }
+            let how = if *read_only { Use::Read } else { Use::Write };
+            let (source, _) = resolve("volume", source, how, here).await?;
+            Mount::Bind { source, target: target.into(), access: access(*read_only) }
         }
         MountSpec::Volume { name, target, read_only } => {
             Mount::Volume { name: name.clone(), target: target.into(), access: access(*read_only) }
@@ -242,14 +289,24 @@ fn mount(mount: &MountSpec) -> Mount {
             bytes: bytes.unwrap_or_else(|| host::memory_bytes() / 2),
             mode: mode.unwrap_or(0o1777),
         },
-    }
+    })
 }
 
-fn device(device: &DeviceSpec) -> Device {
-    let target = device.target.as_ref().unwrap_or(&device.source);
-    Device {
-        source: PathBuf::from(&device.source),
-        target: PathBuf::from(target),
-        access: access(device.read_only),
+/// Devices that are the machine's memory, its ports or its log: character devices 1:1, 1:2,
+/// 1:4, 1:11 and 1:12 of Linux.
+const MACHINE: [u32; 5] = [1, 2, 4, 11, 12];
+
+async fn device(device: &DeviceSpec, here: &Here) -> Result<Device, Flaw> {
+    let failed = |source| Flaw::Path { field: "device", path: device.source.clone(), source };
+    let source = tokio::fs::canonicalize(&device.source).await.map_err(failed)?;
+    let found = tokio::fs::metadata(&source).await.map_err(failed)?;
+    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+    let machine = major == 1 && MACHINE.contains(&minor);
+    if (found.file_type().is_block_device() || machine) && !here.trusts_jobs {
+        let what = if machine { "the machine's memory or log" } else { "a whole disk" };
+        let (path, what) = (device.source.clone(), what.to_owned());
+        return Err(Flaw::Guarded { field: "device", path, what });
     }
+    let target = PathBuf::from(device.target.as_ref().unwrap_or(&device.source));
+    Ok(Device { source, target, access: access(device.read_only) })
 }

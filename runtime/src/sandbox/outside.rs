@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
@@ -265,8 +265,17 @@ impl Outside<'_> {
     }
 }
 
+/// Opens what a launch names of the host. Whoever launches has resolved the path and
+/// judged what it leads to: a link that somebody puts there since is not followed.
 fn open_host(path: &Path, flags: OFlags) -> Result<OwnedFd, Failure> {
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve) {
+        Err(Errno::LOOP) => Err(Failure::because(format!(
+            "{} leads through a symbolic link; name what it leads to",
+            path.display()
+        ))),
+        opened => Ok(opened?),
+    }
 }
 
 fn open_device(path: &Path, flags: OFlags) -> Result<OwnedFd, Failure> {
