@@ -11,7 +11,7 @@ use gossip_core::id::{JobId, NodeId};
 use gossip_core::market::{Answer, CALL_SLOTS_MAX, Call, Decline};
 use gossip_core::moment::Moment;
 use gossip_core::slot::{COUNTER_MAX, ClaimRank, Epoch, GroupName};
-use gossip_core::spec::JobSpec;
+use gossip_core::spec::{GroupSpec, JobSpec};
 
 use crate::ledger::{Hold, Ledger};
 
@@ -65,11 +65,8 @@ impl Bidder {
         let Some(group) = spec.group(&call.group) else {
             return decline(Decline::Unfit { reason: format!("no group {}", call.group) }, held);
         };
-        if self.trust == Trust::Withheld
-            && let Some(reason) = group.needs_trust()
-        {
-            let reason = format!("{reason}, and this node has no --trust-jobs");
-            return decline(Decline::Unfit { reason }, held);
+        if let Some(distrust) = self.distrust(group) {
+            return decline(distrust, held);
         }
         let absurd = epoch.counter.max(call.generation.counter) > COUNTER_MAX;
         if absurd || call.indices.len() > CALL_SLOTS_MAX {
@@ -113,6 +110,12 @@ impl Bidder {
             },
         });
         Answer { epoch, prices, decline, held }
+    }
+
+    /// Why this node never runs a group that others might.
+    pub fn distrust(&self, group: &GroupSpec) -> Option<Decline> {
+        let reason = group.needs_trust().filter(|_| self.trust == Trust::Withheld)?;
+        Some(Decline::Unfit { reason: format!("{reason}, and this node has no --trust-jobs") })
     }
 
     /// Whether no greater call of that group was answered; else the epoch of that one.

@@ -23,11 +23,11 @@ use gossip_core::fact::{
 use gossip_core::id::{ClusterId, JobId, NodeId};
 use gossip_core::intent::JobIntent;
 use gossip_core::log::LogId;
-use gossip_core::market::Message;
+use gossip_core::market::{Decline, Message};
 use gossip_core::moment::Moment;
 use gossip_core::resources::Resources;
 use gossip_core::slot::{Epoch, Generation};
-use gossip_core::spec::JobSpec;
+use gossip_core::spec::{GroupSpec, JobSpec};
 use gossip_core::state::{State, Touched};
 
 use crate::allocation::Allocation;
@@ -239,6 +239,11 @@ impl Core {
     /// The node this is.
     pub fn me(&self) -> NodeId {
         self.me
+    }
+
+    /// Why this node never runs a group that others might.
+    pub(crate) fn distrust(&self, group: &GroupSpec) -> Option<Decline> {
+        self.bidder.distrust(group)
     }
 
     /// This node's resources, for views and judges.

@@ -1,0 +1,182 @@
+//! Containers as users run them, with real agents: isolated, limited, refused with a
+//! reason where a node does not trust its jobs.
+
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod support;
+
+#[path = "support/image.rs"]
+mod image;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use support::{Host, cluster, until};
+
+/// A host and a root file system beside its data.
+fn host_with_image() -> (Vec<Host>, PathBuf) {
+    let hosts = cluster(1);
+    let root = beside(&hosts[0], "image");
+    image::make(&root);
+    (hosts, root)
+}
+
+fn beside(host: &Host, name: &str) -> PathBuf {
+    host.data().parent().expect("a home").join(name)
+}
+
+fn text(path: &std::path::Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+#[test]
+fn a_container_has_its_own_root_ids_processes_and_name_and_gives_its_exit_code_back() {
+    if !image::possible() {
+        return;
+    }
+    let (hosts, root) = host_with_image();
+    let script =
+        "echo $(id -u) $$ $(hostname); ls /; cat /proc/self/uid_map; echo x > /new; exit 3";
+    let told = hosts[0].run(&[
+        "run",
+        "--name",
+        "web",
+        "--network",
+        "none",
+        "--rootfs",
+        text(&root),
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    assert_eq!(told.code, 3, "{told:?}");
+    let mut lines = told.out.lines();
+    assert_eq!(lines.next(), Some("0 1 web-1"), "{told:?}");
+    assert!(told.out.contains("proc\n") && !told.out.contains("home\n"), "{told:?}");
+    let map: Vec<&str> = told.out.lines().last().unwrap_or_default().split_whitespace().collect();
+    assert!(matches!(map.as_slice(), ["0", base, "65536"] if *base != "0"), "{told:?}");
+    assert!(!root.join("new").exists(), "the image was changed");
+    let user = ["run", "-u", "app", "--network", "none", "--rootfs", text(&root), "--", "id"];
+    assert!(hosts[0].run(&user).ok().starts_with("uid=7(app) gid=8"));
+}
+
+#[test]
+fn volumes_keep_what_tasks_write_and_archives_are_roots_too() {
+    if !image::possible() {
+        return;
+    }
+    let (hosts, root) = host_with_image();
+    let archive = beside(&hosts[0], "image.tar");
+    let packed = std::process::Command::new("tar")
+        .args(["-C", text(&root), "-cf", text(&archive), "."])
+        .status();
+    assert!(packed.expect("tar runs").success());
+    let run = |script: &str| {
+        hosts[0].run(&[
+            "run",
+            "--network",
+            "none",
+            "-v",
+            "data:/data",
+            "--rootfs",
+            text(&archive),
+            "--",
+            "sh",
+            "-c",
+            script,
+        ])
+    };
+    run("echo kept > /data/file").ok();
+    assert_eq!(run("cat /data/file; id -u").ok(), "kept\n0\n");
+}
+
+#[test]
+fn who_takes_more_memory_than_it_may_is_told_so_and_others_go_on() {
+    let hosts = cluster(1);
+    if hosts[0].json(&["nodes"])["items"][0]["enforces_limits"] != true {
+        eprintln!("SKIPPED: no limits can be enforced here");
+        return;
+    }
+    hosts[0].run(&["run", "-d", "--name", "calm", "--exec", "--", "sleep", "1000"]).ok();
+    until("it runs", || hosts[0].running("calm") == 1);
+    let alone = "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo ${#x}";
+    let told = hosts[0].run(&["run", "-m", "20m", "--exec", "--", "sh", "-c", alone]);
+    assert!(told.code == 137 && told.err.contains("out of memory"), "{told:?}");
+    assert_eq!(hosts[0].running("calm"), 1);
+}
+
+#[test]
+fn what_leads_to_the_node_itself_takes_trust_however_it_is_written() {
+    if !image::possible() {
+        return;
+    }
+    let (hosts, root) = host_with_image();
+    let link = beside(&hosts[0], "innocent");
+    symlink("/etc", &link).expect("a link");
+    let volume = |source: &str| {
+        let shown = format!("{source}:/shown:ro");
+        hosts[0].run(&[
+            "run",
+            "--timeout",
+            "5s",
+            "--network",
+            "none",
+            "-v",
+            &shown,
+            "--rootfs",
+            text(&root),
+            "--",
+            "cat",
+            "/shown/shadow",
+        ])
+    };
+    // By its words every node declines it; behind a link the node that runs it refuses.
+    let told = volume("/etc");
+    assert!(told.code == 75 && told.err.contains("--trust-jobs"), "{told:?}");
+    let told = volume(text(&link));
+    assert!(told.code == 125 && told.err.contains("--trust-jobs"), "{told:?}");
+    let told = volume(text(&hosts[0].data()));
+    assert!(told.code == 125 && told.err.contains("keeps its own"), "{told:?}");
+    let open = beside(&hosts[0], "open");
+    fs::create_dir(&open).expect("a directory");
+    fs::write(open.join("shadow"), "mine").expect("written");
+    assert_eq!(volume(text(&open)).ok(), "mine");
+}
+
+#[test]
+fn a_container_outlives_its_agent() {
+    if !image::possible() {
+        return;
+    }
+    let (hosts, root) = host_with_image();
+    let script = "while [ ! -e /data/go ]; do sleep 0.05; done; echo gone on; exit 5";
+    let shared = beside(&hosts[0], "shared");
+    fs::create_dir(&shared).expect("a directory");
+    let volume = format!("{}:/data", shared.display());
+    hosts[0]
+        .run(&[
+            "run",
+            "-d",
+            "--name",
+            "job",
+            "--network",
+            "none",
+            "-v",
+            &volume,
+            "--rootfs",
+            text(&root),
+            "--",
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    until("it runs", || hosts[0].running("job") == 1);
+    hosts[0].crash_agent();
+    fs::write(shared.join("go"), "").expect("written");
+    hosts[0].up();
+    let told = hosts[0].run(&["wait", "job"]);
+    assert_eq!(told.code, 5, "{told:?}");
+    assert!(hosts[0].run(&["logs", "job"]).ok().contains("gone on"));
+}
