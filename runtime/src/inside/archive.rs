@@ -251,10 +251,13 @@ mod tests {
 
     #[test]
     fn a_records_length_counts_itself() {
-        assert_eq!(record("path", b"x"), b"10 path=x\n");
-        assert_eq!(record("path", &[b'x'; 90]).len(), 100);
-        assert!(record("path", &[b'x'; 90]).starts_with(b"100 path="));
-        assert!(record("path", &[b'x'; 88]).starts_with(b"97 path="));
+        assert_eq!(record("path", b"x"), b"9 path=x\n");
+        assert_eq!(record("path", b"xx"), b"11 path=xx\n");
+        for (bytes, length) in [(90, 99), (91, 101)] {
+            let record = record("path", &vec![b'x'; bytes]);
+            assert_eq!(record.len(), length);
+            assert!(record.starts_with(format!("{length} path=").as_bytes()));
+        }
     }
 
     #[test]
