@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fchmod, mkdirat, openat, unlinkat};
 use rustix::io::{Errno, read, retry_on_intr, write};
 
 use super::CgroupError;
@@ -26,6 +26,10 @@ const SMALL_BYTES: usize = 2048;
 /// Longest list that is read: the numbers of as many processes as Linux can have.
 const LIST_BYTES: usize = 8 * (1 << 22);
 
+/// A container mounts its own part of version 2 only if its root, who is nobody to the
+/// host, may search every group above it. systemd makes its groups so, too.
+const SEARCHED: Mode =
+    Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP).union(Mode::ROTH).union(Mode::XOTH);
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
@@ -76,7 +80,7 @@ impl Group {
 
     /// A group directly below, made if need be. Second: whether it is new.
     pub(super) fn make(&self, name: &str) -> Result<(Self, bool), CgroupError> {
-        let new = match mkdirat(&self.fd, name, Mode::RWXU | Mode::RGRP | Mode::XGRP) {
+        let new = match mkdirat(&self.fd, name, SEARCHED) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(source) => {
@@ -87,7 +91,17 @@ impl Group {
             }
         };
         match self.below(name)? {
-            Some(group) => Ok((group, new)),
+            Some(group) => {
+                if new {
+                    // The umask has no say here.
+                    let changed = fchmod(&group.fd, SEARCHED);
+                    changed.map_err(|source| CgroupError::Make {
+                        path: group.path.clone(),
+                        source: source.into(),
+                    })?;
+                }
+                Ok((group, new))
+            }
             // Somebody removed it at once.
             None => {
                 Err(CgroupError::Make { path: self.path.join(name), source: Errno::NOENT.into() })

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::*;
 
 /// Longer than anything here takes on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A tree of its own for one trial, removed afterwards whatever happened.
 struct Ground {
@@ -222,7 +222,9 @@ fn a_processor_list_is_obeyed() {
 fn a_frozen_task_stands_still_and_can_be_killed() {
     for ground in Ground::each("freeze") {
         let slot = ground.slot("a");
-        let mut child = shell(&slot, "trap 'exit 3' TERM; while :; do :; done");
+        let mut child = shell(&slot, "trap 'exit 3' TERM; echo on; while :; do :; done");
+        // Before that, the signal would be fatal, which no freezer delays.
+        assert_eq!(line(&mut child), "on");
         let cpu = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("stat");
         let ticks = || cpu().split(' ').nth(13).and_then(|t| t.parse::<u64>().ok()).expect("ticks");
         await_that("running", || ticks() > 3);
@@ -264,7 +266,7 @@ fn a_fork_bomb_of_daemons_is_killed_whole() {
         let mut child = shell(&slot, BOMB);
         assert_eq!(line(&mut child), "on");
         let group = slot.tracked().expect("a group");
-        await_that("a crowd", || group.processes().expect("read").len() > 60);
+        await_that("a crowd", || group.processes().expect("read").len() > 20);
         let begun = Instant::now();
         assert!(slot.kill().expect("killed"));
         eprintln!("killed in {:?}", begun.elapsed());
@@ -272,7 +274,7 @@ fn a_fork_bomb_of_daemons_is_killed_whole() {
         assert!(slot.is_empty().expect("looked"));
         // And where the kernel cannot kill a group.
         let mut child = shell(&slot, BOMB);
-        await_that("a crowd", || group.processes().expect("read").len() > 60);
+        await_that("a crowd", || group.processes().expect("read").len() > 20);
         assert!(slot.kill_one_by_one(Instant::now() + PATIENCE).expect("killed"));
         child.wait().expect("waited");
         assert!(slot.remove().expect("removed"));

@@ -122,12 +122,13 @@ impl Drop for Yard {
 
 #[test]
 fn no_path_leads_to_the_hidden_directory() {
-    if version().is_none() {
-        return;
-    }
+    let Some(version) = version() else { return };
     let yard = Yard::new();
     let fence = yard.fence();
-    for script in [
+    // What older versions do not guard, as the wall says of itself.
+    let later = [(3, "truncate -s 6 $D/agent/key"), (6, "kill -0 $AGENT")];
+    let later = later.into_iter().filter(|(since, _)| version >= *since);
+    let always = [
         "cat $D/agent/key",
         "cat ../../../key",
         "cat $D/beside/link",
@@ -145,9 +146,8 @@ fn no_path_leads_to_the_hidden_directory() {
         ": > $D/agent/new && rm $D/agent/new",
         "mkdir $D/agent/new && rmdir $D/agent/new",
         "ln -s /etc $D/agent/new && rm $D/agent/new",
-        "truncate -s 6 $D/agent/key",
-        "kill -0 $AGENT",
-    ] {
+    ];
+    for script in always.into_iter().chain(later.map(|(_, script)| script)) {
         assert!(yard.succeeds(None, script), "works without a fence: {script}");
         assert!(!yard.succeeds(Some(&fence), script), "is refused by the fence: {script}");
     }
@@ -391,8 +391,8 @@ fn a_fence_is_built_in_a_moment_and_entered_in_less() {
             "around {what}: {entries} entries, built in {build} us, \
              entered in {enter} us"
         );
-        // Ten times what is seen, for a busy machine.
-        assert!(build < 1000 + 50 * entries as u128, "{build} us");
+        // A moment, even on a busy machine or an emulated one; a millisecond is seen.
+        assert!(build < 100_000 + 50 * entries as u128, "{build} us");
     }
 }
 

@@ -11,7 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketFlags, SocketType, bind, listen, shutdown, socket_with, sockopt,
+};
 
 use crate::container::{Protocol, Publish};
 
@@ -113,11 +115,11 @@ pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
         let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
         match publish.protocol {
             Protocol::Tcp => {
-                // Passes over connections in TIME_WAIT, not over listeners; and only
-                // while binding, so that nobody with the same option gets in later.
-                sockopt::set_socket_reuseaddr(&socket, true)?;
-                bind(&socket, &SocketAddrV4::new(address, publish.host_port))?;
-                sockopt::set_socket_reuseaddr(&socket, false)?;
+                let place = SocketAddrV4::new(address, publish.host_port);
+                match bind(&socket, &place) {
+                    Err(Errno::ADDRINUSE) => bind_over_the_dead(&socket, &place)?,
+                    bound => bound?,
+                }
             }
             Protocol::Udp => {
                 // A datagram that our rules miss shall not be kept for anybody.
@@ -134,9 +136,22 @@ pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
     })
 }
 
+/// Binds a port that has connections in TIME_WAIT, but no listener and no other holder.
+///
+/// With the option to do so, Linux before 6.2 or so lets any number bind who have it,
+/// though their holders dropped it since; who listens is looked at again.
+fn bind_over_the_dead(socket: &OwnedFd, place: &SocketAddrV4) -> rustix::io::Result<()> {
+    sockopt::set_socket_reuseaddr(socket, true)?;
+    bind(socket, place)?;
+    listen(socket, 0)?;
+    sockopt::set_socket_reuseaddr(socket, false)?;
+    // Listens no more, and stays bound.
+    shutdown(socket, Shutdown::Both)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv6Addr, TcpListener, UdpSocket};
+    use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
@@ -158,6 +173,22 @@ mod tests {
         assert!(matches!(reserve(&wanted), Err(PublishError::Taken { .. })));
         drop(held);
         assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    }
+
+    #[test]
+    fn connections_that_are_dying_hold_nobody_up_and_let_nobody_else_in() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("done");
+        let address = listener.local_addr().expect("done");
+        let theirs = TcpStream::connect(address).expect("done");
+        // Who closes first has the connection in TIME_WAIT.
+        drop(listener.accept().expect("done"));
+        drop((theirs, listener));
+        let wanted = publish(Protocol::Tcp, address.port());
+        let held = reserve(&wanted).expect("done");
+        assert!(matches!(reserve(&wanted), Err(PublishError::Taken { .. })));
+        assert!(TcpListener::bind(address).is_err(), "ours is nobody else's");
+        assert!(TcpStream::connect(address).is_err(), "we do not listen");
+        drop(held);
     }
 
     #[test]

@@ -166,7 +166,11 @@ impl<'a> Chamber<'a> {
                     terminal.give_to(user.uid)?;
                 }
                 let groups: Vec<_> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-                Ok(sys::capability::become_user_with(user.uid, user.gid, &groups, *caps)?)
+                let become_it = sys::capability::become_user_with;
+                become_it(user.uid, user.gid, &groups, *caps).map_err(|error| match error {
+                    Errno::INVAL => Failure::at(NO_SUCH_ID)(error),
+                    error => error.into(),
+                })
             }
             Step::NoNewPrivileges => Ok(rustix::thread::set_no_new_privs(true)?),
             Step::FilterCalls(caps) => Ok(sys::seccomp::install(&crate::seccomp::program(*caps))?),
@@ -304,6 +308,10 @@ impl<'a> Chamber<'a> {
 fn root_of(root: &Option<OwnedFd>) -> Result<BorrowedFd<'_>, Failure> {
     root.as_ref().map(AsFd::as_fd).ok_or_else(|| Failure::because("there is no root yet"))
 }
+
+/// Said of a user whose id is not mapped.
+const NO_SUCH_ID: &str = "the container has no such id; an ordinary user's containers have \
+    root, and more if newuidmap is installed and /etc/subuid and /etc/subgid grant them";
 
 /// As a fresh program expects to begin; its own session, hence its own group.
 pub(super) fn begin_session() -> Result<(), Failure> {

@@ -1,8 +1,10 @@
 //! Whom a program runs as, where it starts, and what limits it.
 
+use std::process::Command;
+
 use runtime::{Launch, Rlimit};
 
-use crate::image::{Image, refused, root_user, told};
+use crate::image::{Image, containers, refused, root_user, told};
 use crate::stage::Stage;
 
 #[tokio::test]
@@ -27,6 +29,61 @@ async fn users_are_looked_up_in_the_containers_own_files() {
         let launch = image.script(&name, script, |container| container.user = user.into());
         assert_eq!(told(&mut stage, launch).await.trim(), wanted, "{user}");
     }
+}
+
+/// Whether this is an ordinary user who can have containers; says so if not.
+fn ordinary_user() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        eprintln!("SKIPPED: for ordinary users; root's containers are in the other tests");
+    }
+    !root && containers()
+}
+
+#[tokio::test]
+async fn an_ordinary_user_is_root_of_its_own_containers_and_nobody_else_outside() {
+    if !ordinary_user() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    let script = "id -u; cat /proc/1/comm; head -n 1 /proc/self/uid_map; touch /new /home/app/new; \
+        stat -c %u /new; grep ^CapEff /proc/self/status; mknod /b b 1 1 2>/dev/null || echo no";
+    let launch = image.script("t", script, |container| container.id_base = None);
+    let said = told(&mut stage, launch).await;
+    let words: Vec<_> = said.split_whitespace().collect();
+    let own = rustix::process::geteuid().as_raw().to_string();
+    assert_eq!(words, ["0", "sh", "0", &own, "1", "0", "CapEff:", "00000000a80425fb", "no"]);
+    assert!(!image.path("new").exists() && !image.path("home/app/new").exists());
+}
+
+#[tokio::test]
+async fn an_ordinary_user_hands_out_granted_ids_or_says_that_there_are_none() {
+    if !ordinary_user() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    let launch =
+        image.script("t", "id -u; touch /dev/shm/new; stat -c %u /dev/shm/new", |container| {
+            container.id_base = None;
+            container.user = "1000:1001".into();
+        });
+    let name = Command::new("id").arg("-un").output().expect("id").stdout;
+    let name = format!("{}:", String::from_utf8_lossy(&name).trim());
+    let granted = ["/etc/subuid", "/etc/subgid"].iter().all(|file| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().any(|line| line.starts_with(&name))
+    });
+    if granted && std::path::Path::new("/usr/bin/newuidmap").exists() {
+        assert_eq!(told(&mut stage, launch).await, "1000\n1000\n");
+        return;
+    }
+    let reason = refused(&mut stage, launch).await;
+    assert!(
+        reason.contains("the container has no such id") && reason.contains("subuid"),
+        "{reason}"
+    );
 }
 
 #[tokio::test]
@@ -58,7 +115,7 @@ async fn hostile_passwd_files_hang_nobody() {
     let image = Image::of(&stage);
     let passwd = image.path("etc/passwd");
     std::fs::remove_file(&passwd).expect("removed");
-    let made = std::process::Command::new("mkfifo").arg(&passwd).status().expect("mkfifo");
+    let made = Command::new("mkfifo").arg(&passwd).status().expect("mkfifo");
     assert!(made.success());
     let reason = refused(&mut stage, image.script("fifo", "true", |_| {})).await;
     assert!(reason.contains("cannot find the user") && reason.contains("/etc/passwd"), "{reason}");

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use runtime::{Ids, Streams};
 
+use crate::image::root_user;
 use crate::site::{IDLE, Site, TASK, exec, shell};
 use crate::stage::id;
 
@@ -16,6 +17,9 @@ const RIGHTS: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups)' /proc/s
 async fn it_is_in_every_namespace_and_group_of_the_task_with_its_rights() {
     let text = format!("{SPACES}; {RIGHTS}; echo up; exec sleep 1000");
     for ids in [Ids::Own, Ids::Host] {
+        if ids == Ids::Host && !root_user() {
+            continue;
+        }
         let Some(site) = Site::container(&text, |it| it.ids = ids).await else { return };
         let wanted = site.stage.says(TASK, "\nup\n").await;
         let seen = site.says(&format!("{SPACES}; {RIGHTS}; echo up")).await;
@@ -28,6 +32,10 @@ async fn it_is_in_every_namespace_and_group_of_the_task_with_its_rights() {
 #[tokio::test]
 async fn it_is_counted_where_the_task_is() {
     for site in Site::all().await {
+        if !site.is_told_apart() {
+            eprintln!("SKIPPED: no control groups for us on this machine");
+            continue;
+        }
         let session = site.begin(exec(["sleep", "2345"])).await;
         let rows = site.stage.runtime.processes(&id(TASK)).await.expect("listed");
         let row = rows.iter().find(|row| row.command.ends_with("sleep 2345")).expect("a row");
@@ -97,6 +105,9 @@ async fn what_runs_us_cannot_be_written_from_inside() {
     let program = env!("CARGO_BIN_EXE_keeper-for-tests");
     let before = fs::read(program).expect("read");
     for ids in [Ids::Own, Ids::Host] {
+        if ids == Ids::Host && !root_user() {
+            continue;
+        }
         let Some(site) = Site::container(OVERWRITER, |it| it.ids = ids).await else { return };
         site.says("printf '#!/proc/self/exe\n' > /tmp/s; chmod 755 /tmp/s").await;
         for _ in 0..40 {

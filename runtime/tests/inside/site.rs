@@ -6,7 +6,7 @@ use std::path::Path;
 use runtime::{End, Exec, ExecError, Piece, Session, Streams, Typed};
 use tokio::time::timeout;
 
-use crate::image::{Image, root_user};
+use crate::image::{Image, containers};
 use crate::stage::{PATIENCE, Stage, id, script};
 
 /// The name of the task.
@@ -57,7 +57,7 @@ impl Site {
         text: &str,
         change: impl FnOnce(&mut runtime::Container),
     ) -> Option<Self> {
-        if !root_user() {
+        if !containers() {
             return None;
         }
         let stage = Stage::set().await;
@@ -79,6 +79,12 @@ impl Site {
     pub(crate) async fn all() -> Vec<Self> {
         let process = Self::process(IDLE).await;
         [process].into_iter().chain(Self::container(IDLE, |_| {}).await).collect()
+    }
+
+    /// Whether a process that enters shows as the task's: by a control group, or by the
+    /// process namespace of a container.
+    pub(crate) fn is_told_apart(&self) -> bool {
+        self.image.is_some() || self.stage.state(TASK).contains("\"slot\":\"")
     }
 
     pub(crate) async fn open(&self, exec: Exec) -> Result<Session, ExecError> {

@@ -139,7 +139,7 @@ async fn a_task_that_wants_too_much_memory_is_told_from_one_that_was_killed() {
 #[tokio::test]
 async fn what_a_task_uses_is_told_while_it_runs() {
     let mut stage = Stage::set().await;
-    let text = "n=0; while [ $n -lt 20000 ]; do n=$((n + 1)); done; echo ready; sleep 60";
+    let text = "n=0; while [ $n -lt 300000 ]; do n=$((n + 1)); done; echo ready; sleep 60";
     stage.start("a", text).await;
     stage.says("a", "ready").await;
     let usage = stage.runtime.usage(&id("a")).await.expect("told");

@@ -100,7 +100,7 @@ fn a_layer_that_hides_everything_says_so() {
 }
 
 #[test]
-fn a_hundred_thousand_opaque_marks_take_linear_time() {
+fn twenty_thousand_opaque_marks_take_linear_time() {
     let take = |count| {
         let stage = Stage::new();
         let mut tar = Tarball::new();
@@ -114,7 +114,7 @@ fn a_hundred_thousand_opaque_marks_take_linear_time() {
         assert_eq!(stage.layer(&tar.end()).unwrap().hidden, 1);
         begin.elapsed()
     };
-    let (few, many) = (take(10_000), take(100_000));
+    let (few, many) = (take(2_000), take(20_000));
     assert!(many < few * 30 + Duration::from_secs(1), "{few:?} and {many:?}");
     assert!(many < Duration::from_secs(10), "{many:?}");
 }
