@@ -72,6 +72,8 @@ struct Keeper {
     boot: String,
     facts: Facts,
     tree: Option<Tree>,
+    /// Whether a supervisor's child can be born in a group of that.
+    births: bool,
     supervisors: HashSet<Pid>,
     /// A supervisor died badly, so children that are none may come.
     orphans: bool,
@@ -127,6 +129,7 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
         lock,
         boot: proc::boot_id()?,
         facts: Facts::probe(),
+        births: tree.as_ref().is_some_and(supervisor::try_birth),
         tree,
         supervisors: HashSet::new(),
         orphans: false,
@@ -255,6 +258,7 @@ impl Keeper {
                     boot,
                     facts,
                     tree,
+                    births,
                     dir,
                     signals,
                     lock,
@@ -263,7 +267,8 @@ impl Keeper {
                 // The lock above all: it is held as long as any copy is open.
                 drop((lock, signals, dir));
                 let listener = Some(listener);
-                let post = Post { tasks, listener, wake, seats, seat, keeper, boot, facts, tree };
+                let post =
+                    Post { tasks, listener, wake, seats, seat, keeper, boot, facts, tree, births };
                 let status = catch_unwind(AssertUnwindSafe(|| supervise(post)));
                 sys::exit_now(status.unwrap_or(PANICKED));
             }

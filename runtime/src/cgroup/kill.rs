@@ -83,7 +83,10 @@ impl Slot {
         let until = Instant::now() + KILL_PATIENCE;
         let group = self.tracked()?;
         match group.try_write("cgroup.kill", "1") {
-            Ok(()) => self.wait_empty(until),
+            Ok(()) => {
+                self.forbid_births();
+                self.wait_empty(until)
+            }
             // v1, or v2 before Linux 5.14.
             Err(Errno::NOENT) => self.kill_one_by_one(until),
             Err(errno) => Err(group.unwritten("cgroup.kill", "1", errno)),

@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 use rustix::io::{Errno, retry_on_intr, write};
@@ -52,11 +53,14 @@ pub struct Slot {
     /// The program that decides on devices in v2.
     pub(super) program: Option<OwnedFd>,
     pub(super) restricted: bool,
+    /// Whether a process can be born in the v2 group.
+    births: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Member {
     group: Group,
+    /// By which whoever writes a zero joins.
     procs: OwnedFd,
     joined: bool,
 }
@@ -154,6 +158,7 @@ impl Slot {
             gauges: Gauges::default(),
             program: None,
             restricted: false,
+            births: AtomicBool::new(false),
         }
     }
 
@@ -172,7 +177,7 @@ impl Slot {
             return Ok(true);
         }
         let (group, new) = branch.dir.make(&self.name)?;
-        *place = Some(Member::new(group)?);
+        *place = Some(Member::new(group, branch.version)?);
         Ok(new)
     }
 
@@ -182,7 +187,7 @@ impl Slot {
             if place.is_none()
                 && let Some(group) = branch.dir.below(&self.name)?
             {
-                *place = Some(Member::new(group)?);
+                *place = Some(Member::new(group, branch.version)?);
             }
         }
         Ok(())
@@ -315,21 +320,40 @@ impl Slot {
 
     /// What a new process needs to join.
     ///
-    /// Nobody is cloned into the v2 group (`CLONE_INTO_CGROUP`). Since Linux 6.14 a group
-    /// counts its `cgroup.kill`s, and a new process is killed at birth if the count of its
-    /// group is not that of its parent's: so it would be in each slot that was ever killed.
+    /// Whoever joins a v2 group by hand waits for every processor, 2 to 15 ms where no
+    /// process moved just before; one that is born in it does not.
     pub fn descriptors(&self) -> Joining<'_> {
         let mut joining = Joining { into: None, unified: None, legacy: [None; LEGACY_MAX] };
         let mut legacy = joining.legacy.iter_mut();
         for (branch, member) in self.trunk.branches.iter().zip(&self.members) {
             let Some(member) = member.as_ref().filter(|member| member.joined) else { continue };
             if branch.version == Version::V2 {
+                joining.into = self.has_births().then(|| member.group.as_fd());
                 joining.unified = Some(member.procs.as_fd());
             } else if let Some(place) = legacy.next() {
                 *place = Some(member.procs.as_fd());
             }
         }
         joining
+    }
+
+    /// Says that processes may be born in the v2 group (`CLONE_INTO_CGROUP`).
+    ///
+    /// Since Linux 6.14 a group counts its `cgroup.kill`s, and a new process is killed at
+    /// birth if the count of its group is not that of its parent's. So this holds only
+    /// where it was tried with a fresh slot, and until the slot is killed.
+    pub fn allow_births(&self) {
+        self.births.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it holds.
+    pub fn has_births(&self) -> bool {
+        self.births.load(Ordering::Relaxed)
+    }
+
+    /// It was killed.
+    pub(super) fn forbid_births(&self) {
+        self.births.store(false, Ordering::Relaxed);
     }
 
     /// Moves a running process, with all its threads, into the slot.
@@ -398,10 +422,12 @@ impl Slot {
 }
 
 impl Member {
-    fn new(group: Group) -> Result<Self, CgroupError> {
-        let procs = group.open_file("cgroup.procs", OFlags::WRONLY);
-        let procs = procs.map_err(|errno| CgroupError::Open {
-            path: group.path().join("cgroup.procs"),
+    fn new(group: Group, version: Version) -> Result<Self, CgroupError> {
+        // What moves a whole process waits for every processor; what moves the one thread
+        // that writes does not, and whoever joins has one. In v2 it may not.
+        let file = if version == Version::V1 { "tasks" } else { "cgroup.procs" };
+        let procs = group.open_file(file, OFlags::WRONLY).map_err(|errno| CgroupError::Open {
+            path: group.path().join(file),
             source: errno.into(),
         })?;
         Ok(Self { group, procs, joined: true })

@@ -9,10 +9,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::retry_on_intr;
+use rustix::process::{WaitOptions, waitpid};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupError, Joining, Layout, Limits, Measure, Slot, Tree, Usage};
 use crate::proc::{self, ProcessMark};
+use crate::sys::clone::{self, Birth};
+use crate::sys::{self, Fork};
 
 /// Where the layout that all processes of a runtime use is kept.
 const LAYOUT: &str = "groups.json";
@@ -100,28 +104,74 @@ pub(crate) fn bury(tree: &Tree, name: &str) -> Result<bool, CgroupError> {
     }
 }
 
+/// Whether a child of this process can be born in a slot; see [`Slot::allow_births`].
+/// Tries it, in a slot of its own.
+pub(crate) fn try_birth(tree: &Tree) -> bool {
+    let Ok(own) = ProcessMark::own() else { return false };
+    let Ok(slot) = Slot::make(tree, &slot_name(own)) else { return false };
+    slot.allow_births();
+    let born = match slot.descriptors().into.map(|group| clone::fork_into(0, Some(group))) {
+        Some(Ok((Fork::Child, _))) => sys::exit_now(0),
+        Some(Ok((Fork::Parent(child), Birth::InGroup))) => {
+            let ended = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
+            ended.is_ok_and(|ended| ended.is_some_and(|(_, how)| how.exit_status() == Some(0)))
+        }
+        Some(Ok((Fork::Parent(child), Birth::Outside))) => {
+            let _ = retry_on_intr(|| waitpid(Some(child), WaitOptions::empty()));
+            false
+        }
+        Some(Err(_)) | None => false,
+    };
+    if let Err(error) = slot.remove() {
+        eprintln!("starling keeper: a control group stays: {error}");
+    }
+    born
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Group {
     slot: Option<Slot>,
+    /// What it is made of.
+    tree: Option<Tree>,
+    /// Whether processes can be born in one that is new.
+    births: bool,
     /// Counted from where another task ended.
     is_stale: bool,
 }
 
 impl Group {
-    /// Makes the slot of a supervisor.
-    pub(super) fn new(tree: Option<&Tree>, own: ProcessMark) -> Self {
-        let slot = tree.and_then(|tree| match Slot::make(tree, &slot_name(own)) {
-            Ok(slot) => Some(slot),
-            Err(error) => {
-                eprintln!("starling supervisor: no control group: {error}");
-                None
+    /// Makes the slot of a supervisor. `births` says whether [`try_birth`] went well.
+    pub(super) fn new(tree: Option<&Tree>, births: bool, own: ProcessMark) -> Self {
+        let mut group = Self { slot: None, tree: tree.cloned(), births, is_stale: true };
+        group.make(&slot_name(own));
+        group
+    }
+
+    fn make(&mut self, name: &str) {
+        match self.tree.as_ref().map(|tree| Slot::make(tree, name)) {
+            Some(Ok(slot)) => {
+                if self.births {
+                    slot.allow_births();
+                }
+                self.slot = Some(slot);
+                self.is_stale = true;
             }
-        });
-        Self { slot, is_stale: true }
+            Some(Err(error)) => eprintln!("starling supervisor: no control group: {error}"),
+            None => {}
+        }
     }
 
     /// Makes ready for the next task: best while nobody waits for that.
     pub(super) fn renew(&mut self) {
+        // One that was killed is of little use; see `Slot::allow_births`.
+        let killed = self.slot.as_ref().filter(|slot| self.births && !slot.has_births());
+        if let Some(slot) = killed
+            && slot.remove().is_ok_and(|removed| removed)
+        {
+            let name = slot.name().to_owned();
+            self.slot = None;
+            self.make(&name);
+        }
         if let Some(slot) = &mut self.slot
             && self.is_stale
         {

@@ -1,7 +1,7 @@
 //! The programs that ours is measured against, and the small process that calls them.
 //!
 //! crun, runc and bubblewrap come from the distribution, and get the same task: a
-//! static no-op in every namespace, over an overlay. What is in each peer's time:
+//! static `true` in every namespace, over an overlay. What is in each peer's time:
 //! its own start, the overlay's mount and unmount, and for crun and runc cgroups
 //! with limits on memory and processes, the filter, masks and read-only paths.
 //! What is not: writing the bundle, and for bubblewrap, which has neither, the
@@ -35,6 +35,7 @@ const MOUNT_POINTS: [&str; 3] = ["proc", "dev", "sys"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Peer {
     Floor,
+    Spawned,
     Bare,
     Bubblewrap,
     Crun,
@@ -42,12 +43,13 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Floor, Self::Bare, Self::Bubblewrap, Self::Crun, Self::Runc];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Floor, Self::Spawned, Self::Bare, Self::Bubblewrap, Self::Crun, Self::Runc];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Floor => "fork+exec+wait",
+            Self::Spawned => "posix_spawn+wait",
             Self::Bare => "bare clone3 program",
             Self::Bubblewrap => "bubblewrap",
             Self::Crun => "crun",
@@ -57,7 +59,7 @@ impl Peer {
 
     fn program(self) -> Option<&'static str> {
         match self {
-            Self::Floor | Self::Bare => None,
+            Self::Floor | Self::Spawned | Self::Bare => None,
             Self::Bubblewrap => Some("bwrap"),
             Self::Crun => Some("crun"),
             Self::Runc => Some("runc"),
@@ -116,11 +118,11 @@ impl Spawner {
         Ok(Self { child, orders, answers, dir: dir.to_owned(), bare })
     }
 
-    /// Runs a peer so often, so many at once, each with a no-op.
+    /// Runs a peer so often, so many at once, each a `true`.
     pub(crate) fn run(&mut self, peer: Peer, runs: u32, at_once: u32) -> io::Result<Times> {
         let slot = format!("{}/slot{{slot}}", self.dir.display());
         let (argv, is_container) = match peer {
-            Peer::Floor => (vec![self.noop()], false),
+            Peer::Floor | Peer::Spawned => (vec![self.noop()], false),
             Peer::Bare => {
                 (vec![self.bare.display().to_string(), format!("{slot}/m"), "/noop".into()], true)
             }
@@ -131,14 +133,17 @@ impl Spawner {
             }
         };
         let overlay = is_container.then_some(slot);
-        self.ask(&json!({"runs": runs, "at_once": at_once, "argv": argv, "overlay": overlay}))
+        let how = if peer == Peer::Floor { "fork" } else { "spawn" };
+        self.ask(&json!({
+            "runs": runs, "at_once": at_once, "argv": argv, "how": how, "overlay": overlay,
+        }))
     }
 
-    /// `xargs -P8` over so many no-ops.
+    /// `xargs -P8` over so many.
     pub(crate) fn xargs(&mut self, runs: u32) -> io::Result<Times> {
         let line = format!("seq {runs} | xargs -P8 -n1 {}", self.noop());
         let argv = words(&["sh", "-c", &line]);
-        self.ask(&json!({"runs": 1, "at_once": 1, "argv": argv, "overlay": null}))
+        self.ask(&json!({"runs": 1, "at_once": 1, "argv": argv, "how": "spawn", "overlay": null}))
     }
 
     fn noop(&self) -> String {
@@ -198,7 +203,7 @@ fn prepare(dir: &Path) -> io::Result<()> {
     for name in MOUNT_POINTS {
         fs::create_dir_all(root.join(name))?;
     }
-    Tiny::Noop.write(&root.join("noop"))?;
+    fs::copy(testnet::program::build("true")?, root.join("noop"))?;
     Tiny::Sleeper.write(&root.join("sleeper"))?;
     for slot in 0..SLOTS {
         let bundle = dir.join(format!("slot{slot}"));

@@ -23,8 +23,9 @@ use super::peers::{self, Peer, Spawner};
 use super::{Measured, ROUNDS_MIN};
 
 /// Samples of one after the other, and of eight at once, in a round.
-const EACH: [(Peer, u32, u32); 5] = [
+const EACH: [(Peer, u32, u32); 6] = [
     (Peer::Floor, 60, 0),
+    (Peer::Spawned, 60, 0),
     (Peer::Bare, 30, 80),
     (Peer::Bubblewrap, 20, 0),
     (Peer::Crun, 12, 40),
@@ -93,7 +94,7 @@ pub(crate) fn run(options: &Options) -> io::Result<Measured> {
     })?;
     figures.push(left(&dir, &root, &before));
     let rounds = options.rounds.max(ROUNDS_MIN);
-    let setting = format!("static no-op, overlay root, {AT_ONCE} in flight where said");
+    let setting = format!("static true, overlay root, {AT_ONCE} in flight where said");
     let text = format!("bench runtime: {setting} ({rounds} rounds)\n{}", figures::table(&figures));
     let holds = figures.iter().all(|figure| figure.holds() != Some(false));
     let json = serde_json::json!({

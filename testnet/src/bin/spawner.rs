@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -17,10 +18,20 @@ use rustix::mount::{
 use rustix::process::{Pid, WaitOptions, wait};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
-use testnet::sys::raw;
+use testnet::sys::raw::{self, Side};
 
 /// What hides from crun 1.8 that this host has two kinds of cgroups.
 const HALF_EMPTY: &str = "/sys/fs/cgroup/unified";
+
+/// How a program is started.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum How {
+    /// fork(2), execve(2).
+    Fork,
+    /// posix_spawn(3), which lends the child this process's memory.
+    Spawn,
+}
 
 /// Runs of one program. In `argv` and `overlay`, `{slot}` stands for which of
 /// those at once a run is, `{id}` for the run.
@@ -29,6 +40,7 @@ struct Request {
     runs: u32,
     at_once: u32,
     argv: Vec<String>,
+    how: How,
     /// A directory with `l`, `u`, `w` and `m`: an overlay is mounted on `m` before
     /// each run, and unmounted after it, in its time.
     overlay: Option<String>,
@@ -126,9 +138,21 @@ fn start(request: &Request, slot: u32, id: u32) -> io::Result<Pid> {
     let argv: Vec<_> = request.argv.iter().map(|word| fill(word, slot, id)).collect();
     let program = argv.first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
-    command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null());
-    let child = command.spawn()?;
-    i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::Other.into())
+    command.args(&argv[1..]);
+    let pid = match request.how {
+        How::Spawn => {
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+            i32::try_from(command.spawn()?.id()).ok()
+        }
+        How::Fork => match raw::clone_plainly(0)? {
+            Side::Parent(pid) => Some(pid),
+            Side::Child => {
+                let _never = command.exec();
+                raw::exit_now(127)
+            }
+        },
+    };
+    pid.and_then(Pid::from_raw).ok_or(io::ErrorKind::Other.into())
 }
 
 fn fill(word: &str, slot: u32, id: u32) -> String {
