@@ -162,6 +162,11 @@ pub(crate) fn default_dispositions() {
     }
 }
 
+/// Gives a signal its default disposition.
+pub(crate) fn heed(signal: Signal) {
+    dispose(signal.as_raw(), libc::SIG_DFL);
+}
+
 /// Ignores a signal.
 pub(crate) fn ignore(signal: Signal) {
     dispose(signal.as_raw(), libc::SIG_IGN);
