@@ -38,6 +38,7 @@ mod work;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(crate) use entry::enter;
+pub(crate) use special::null;
 pub(crate) use work::{Host, work_inside, work_outside};
 
 use rustix::io::Errno;

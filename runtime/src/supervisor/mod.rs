@@ -42,7 +42,6 @@ use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, sockopt};
 use rustix::process::{
@@ -143,7 +142,7 @@ impl Supervisor {
         sys::ignore(Signal::XFSZ);
         sys::ignore(Signal::PIPE);
         let signals = Signals::new()?;
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let null = crate::sandbox::null()?;
         let seat = Some(post.seat);
         let own = ProcessMark::own()?;
         let group = Group::new(post.tree.as_ref(), own);
