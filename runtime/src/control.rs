@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ use crate::cgroup::Usage;
 use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
-use crate::order::{self, Command, Recipient, TASKS};
+use crate::order::{self, Command, LOCK, Recipient, TASKS};
 use crate::record::{self, RecordError};
 use crate::supervisor;
 use crate::unpack::remove_tree;
@@ -340,14 +340,18 @@ impl Runtime {
     }
 
     /// Stops watching and gives the directory free. Tasks go on; a bridge that none of
-    /// them is on goes.
+    /// them is on goes, and without a keeper so do control groups that hold none.
     pub async fn shut_down(&self) {
         let work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut work) = work {
             work.shutdown().await;
         }
         let shared = Arc::clone(&self.0.shared);
-        if let Err(error) = blocking(move || shared.loans.close()).await {
+        let closed = blocking(move || {
+            give_groups_back(&shared);
+            shared.loans.close()
+        });
+        if let Err(error) = closed.await {
             warn!(%error, "the bridge may stay");
         }
         self.0.unlock();
@@ -427,6 +431,23 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
             Err(Errno::AGAIN) => sleep(LOCK_RETRY),
             Err(error) => return Err(failed(error.into())),
         }
+    }
+}
+
+/// Removes the control groups of the directory if no keeper uses them and nothing is in
+/// them. A keeper that leaves does the same; but it may have been killed, or none
+/// was ever started.
+fn give_groups_back(shared: &Shared) {
+    let Some(tree) = &shared.host.tree else { return };
+    let Ok(dir) = order::open_below(&shared.tasks, "..") else { return };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let Ok(lock) = rustix::fs::openat(dir, LOCK, flags, Mode::RUSR | Mode::WUSR) else { return };
+    // While this is held none starts. One that is leaving has given it up, and removes
+    // what is left by then.
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && let Err(error) = tree.remove_if_empty()
+    {
+        debug!(%error, "control groups stay");
     }
 }
 

@@ -165,8 +165,7 @@ impl System {
         let node = host_device(name)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let place = rustix::fs::openat(dev(&self.dev)?, name, flags, Mode::from_raw_mode(0o666))?;
-        let node = clone_tree(node.as_fd(), Reach::This)?;
-        Ok(attach(node.as_fd(), place.as_fd())?)
+        Ok(attach(sealed(node.as_fd())?.as_fd(), place.as_fd())?)
     }
 
     pub(super) fn device_links(&self) -> Result<(), Failure> {
@@ -206,7 +205,7 @@ impl System {
                     })?;
                     same
                 }
-                (Cover::Hidden, Kind::File) => clone_tree(null.as_fd(), Reach::This)?,
+                (Cover::Hidden, Kind::File) => sealed(null.as_fd())?,
                 (Cover::Hidden, Kind::Directory) => match &empty {
                     Some(empty) => clone_tree(OwnedFd::as_fd(empty), Reach::This)?,
                     None => {
@@ -289,6 +288,28 @@ fn host_sys() -> Result<OwnedFd, Failure> {
     let quiet = MountAttributes::READ_ONLY.and(MountAttributes::NO_SETUID);
     set_attributes(mount.as_fd(), quiet.and(MountAttributes::NO_DEVICES), None, Reach::All)?;
     Ok(mount)
+}
+
+/// A device of the host, mounted so that its owner, mode and times cannot be changed
+/// through it, which a root with the host's ids could. A read-only mount hinders
+/// nobody from writing to a device.
+fn sealed(node: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let node = clone_tree(node, Reach::This)?;
+    set_attributes(node.as_fd(), MountAttributes::READ_ONLY, None, Reach::This)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(node)
+}
+
+/// `/dev/null` for the streams of tasks. Where we may, through a mount of its own, for
+/// a descriptor's mode can be changed as well as a path's.
+pub(crate) fn null() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let node = rustix::fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    match sealed(node.as_fd()) {
+        Ok(node) => rustix::fs::open(descriptor(node.as_fd()), flags, Mode::empty()),
+        // An ordinary user's tasks have no power over it.
+        Err(_) => rustix::fs::open(c"/dev/null", flags, Mode::empty()),
+    }
 }
 
 /// One of the host's harmless devices. It is looked at, not believed.

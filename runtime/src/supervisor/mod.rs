@@ -42,7 +42,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, sockopt};
 use rustix::process::{
@@ -146,7 +145,7 @@ impl Supervisor {
         // a pipe that nobody reads.
         sandbox::IGNORED.into_iter().for_each(sys::ignore);
         let signals = Signals::new()?;
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let null = crate::sandbox::null()?;
         let seat = Some(post.seat);
         let own = ProcessMark::own()?;
         let group = Group::new(post.tree.as_ref(), post.births, own);

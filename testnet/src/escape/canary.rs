@@ -8,15 +8,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How long what ended may take to be gone.
-const GONE_WITHIN: Duration = Duration::from_secs(3);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Parameters of the kernel that an escape would change.
 const PARAMETERS: [&str; 5] = [
@@ -34,7 +33,8 @@ struct Standing {
     mode: u32,
     owner: (u32, u32),
     modified_ns: i128,
-    content: u64,
+    /// In full: to hash it takes longer than to compare it.
+    content: Vec<u8>,
 }
 
 /// The host, as far as it is watched.
@@ -95,29 +95,31 @@ impl Watch {
 
     /// Processes with our mark in their environment.
     fn processes(&self) -> Vec<u32> {
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        let pids = entries.flatten().filter_map(|it| it.file_name().to_str()?.parse::<u32>().ok());
-        let marked = |pid: &u32| {
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environ.windows(self.name.len()).any(|part| part == self.name.as_bytes())
-        };
-        pids.filter(marked).collect()
+        mentioning("environ", &self.name)
     }
+}
+
+/// Processes whose environment or command line has this in it.
+pub(super) fn mentioning(file: &str, name: &str) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|it| it.file_name().to_str()?.parse::<u32>().ok());
+    let mentions = |pid: &u32| {
+        let text = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        text.windows(name.len()).any(|part| part == name.as_bytes())
+    };
+    pids.filter(mentions).collect()
 }
 
 fn walk(path: &Path, found: &mut Vec<(PathBuf, Option<Standing>)>) {
     let about = fs::symlink_metadata(path).ok();
     let standing = about.as_ref().map(|about| {
-        let mut hasher = DefaultHasher::new();
-        if about.is_file() {
-            fs::read(path).unwrap_or_default().hash(&mut hasher);
-        }
+        let content = if about.is_file() { fs::read(path).unwrap_or_default() } else { Vec::new() };
         Standing {
             inode: about.ino(),
             mode: about.mode(),
             owner: (about.uid(), about.gid()),
             modified_ns: i128::from(about.mtime()) * 1_000_000_000 + i128::from(about.mtime_nsec()),
-            content: hasher.finish(),
+            content,
         }
     });
     found.push((path.to_owned(), standing));
@@ -130,7 +132,7 @@ fn walk(path: &Path, found: &mut Vec<(PathBuf, Option<Standing>)>) {
     }
 }
 
-fn groups(dir: &Path, name: &str, found: &mut BTreeSet<PathBuf>) {
+pub(super) fn groups(dir: &Path, name: &str, found: &mut BTreeSet<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten().filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir())) {
         if entry.file_name().to_string_lossy().contains(name) {

@@ -184,6 +184,19 @@ impl Isolator {
         }
     }
 
+    /// Runs another program in its container, to its end.
+    pub fn exec(
+        &mut self,
+        running: &Running,
+        argv: &[&str],
+        directory: Option<&str>,
+    ) -> io::Result<Told> {
+        match self {
+            Self::Ours(ours) => ours.exec(running, argv, directory),
+            Self::Runc(runc) => runc.exec(running, argv, directory),
+        }
+    }
+
     /// What it has printed so far.
     pub fn so_far(&mut self, running: &Running) -> io::Result<Vec<String>> {
         match self {

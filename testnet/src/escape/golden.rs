@@ -5,10 +5,45 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Ground;
 use super::cell::Told;
+
+/// What is hidden from a container, and what it cannot write, where it is there: as Docker
+/// has it.
+const HIDDEN: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Options of mounts that tell of the host or of its kernel's defaults, not of the sandbox.
+const VARYING: [&str; 12] = [
+    "lowerdir",
+    "upperdir",
+    "workdir",
+    "size",
+    "nr_inodes",
+    "uid",
+    "gid",
+    "inode64",
+    "uuid",
+    "index",
+    "xino",
+    "nfs_export",
+];
 
 /// Where the committed text is.
 pub fn path() -> PathBuf {
@@ -34,6 +69,22 @@ pub fn differences(committed: &str, seen: &str) -> Vec<String> {
 
 fn profile(told: &Told) -> String {
     let mut lines: Vec<String> = told.lines.iter().filter_map(|line| stable(line)).collect();
+    for (what, paths) in [("hidden", &HIDDEN[..]), ("read-only", &READ_ONLY[..])] {
+        for path in paths {
+            // A kernel that has no such file has nothing to cover.
+            let covered = format!("{what} {path}");
+            if !Path::new(path).exists() && !lines.contains(&covered) {
+                lines.push(covered);
+            }
+        }
+    }
+    // The kernel lists mounts in the order in which they were made, which is ours; of
+    // what is covered, it depends on what there is.
+    lines.sort_by_key(|line| line.starts_with("hidden ") || line.starts_with("read-only "));
+    let covered = lines.iter().position(|line| line.starts_with("hidden "));
+    if let Some(covered) = covered.and_then(|at| lines.get_mut(at..)) {
+        covered.sort();
+    }
     lines.push(String::new());
     lines.join("\n")
 }
@@ -56,14 +107,31 @@ fn stable(line: &str) -> Option<String> {
         }
         ("mount", _) => mount(&words)?,
         // Of which controllers there are, the host decides.
-        ("cgroup", _) => format!("cgroup {}", rest.rsplit(':').next().unwrap_or_default()),
-        ("limit", _) if rest.contains("processes") || rest.contains("pending") => return None,
-        ("limit", _) if rest.contains("open files") || rest.contains("locked memory") => {
-            format!("limit {} HOST", words.get(..3).unwrap_or_default().join(" "))
+        ("cgroup", _) if rest.ends_with(":/") => return None,
+        ("limit", _) => limit(&words),
+        // What the kernel says of senseless arguments is its own affair.
+        ("call", [name @ .., answer]) if !matches!(*answer, "EPERM" | "ENOSYS") => {
+            format!("call {} is let through", name.join(" "))
         }
         ("env", _) if rest.starts_with("STARLING_ESCAPE=") => return None,
         _ => line.to_owned(),
     })
+}
+
+/// A limit that the task was not given is the one of whoever started the keeper: us.
+fn limit(words: &[&str]) -> String {
+    let rest = words.join(" ");
+    let own = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let is_own = |line: &str| line.split_whitespace().eq(words.iter().copied());
+    let name = words.iter().take_while(|word| {
+        **word != "unlimited" && !word.starts_with(|first: char| first.is_ascii_digit())
+    });
+    let name: Vec<_> = name.copied().collect();
+    if own.lines().any(is_own) {
+        format!("limit {} the host's", name.join(" "))
+    } else {
+        format!("limit {rest}")
+    }
 }
 
 /// `TARGET TYPE OPTIONS | SUPER`, without numbers and paths of the host.
@@ -71,12 +139,22 @@ fn mount(words: &[&str]) -> Option<String> {
     let (root, target, options) = (words.get(3)?, words.get(4)?, words.get(5)?);
     let dash = words.iter().position(|word| *word == "-")?;
     let (kind, above) = (words.get(dash + 1)?, words.get(dash + 3)?);
-    let varies = |option: &&str| {
-        !["lowerdir", "upperdir", "workdir", "size", "nr_inodes", "uid", "gid", "inode64"]
-            .iter()
-            .any(|name| option.split(['=', '+']).next() == Some(name))
-    };
+    let varies =
+        |option: &&str| !VARYING.iter().any(|name| option.split(['=', '+']).next() == Some(name));
     let above: Vec<_> = above.split(',').filter(varies).collect();
+    let hidden = (*kind == "devtmpfs" && *root == "/null")
+        || (*kind == "tmpfs" && options.starts_with("ro,"));
+    if HIDDEN.contains(target) && hidden {
+        return Some(format!("hidden {target}"));
+    }
+    if READ_ONLY.contains(target) && *kind == "proc" && options.starts_with("ro,") {
+        return Some(format!("read-only {target}"));
+    }
+    // A host without a devtmpfs has the devices in a tmpfs.
+    let is_device = target.starts_with("/dev/") && *root != "/";
+    if is_device {
+        return Some(format!("mount {target} device {options}"));
+    }
     let from = if *root == "/" || *kind == "overlay" { "" } else { root };
     Some(
         format!("mount {target} {kind} {options} | {} {from}", above.join(","))

@@ -1,12 +1,14 @@
 //! Where rows are played: a directory with roots for payloads, and canaries beside them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
-use super::canary::{Host, Watch};
+use super::canary::{self, GONE_WITHIN, Host, LOOK_AGAIN, Watch};
 use super::cell::{Ask, Isolator, Ours, Runc, Running, Told};
 
 /// Every payload has this in its environment, with our pid: what is left of it is found by it.
@@ -50,11 +52,13 @@ impl Ground {
             Which::Ours => {
                 // A copy: an escape that overwrites it must not overwrite the original.
                 let program = dir.join("agent");
-                fs::copy(keeper, &program)?;
+                bare_copy(keeper, &program)?;
                 Isolator::Ours(Box::new(Ours::open(&dir.join("runtime"), &program)?))
             }
             Which::Runc => Isolator::Runc(Runc::open(&dir.join("runc"))?),
         };
+        let bare = dir.join("probe");
+        bare_copy(probe, &bare)?;
         let canary = dir.join("canary");
         fs::create_dir(&canary)?;
         fs::write(canary.join("file"), "a canary\n")?;
@@ -65,15 +69,7 @@ impl Ground {
             mounts: dir.display().to_string(),
             name: format!("escape-{pid}-"),
         };
-        Ok(Self {
-            dir,
-            probe: probe.to_owned(),
-            isolator,
-            watch,
-            next: 0,
-            runs: false,
-            transcript: Vec::new(),
-        })
+        Ok(Self { dir, probe: bare, isolator, watch, next: 0, runs: false, transcript: Vec::new() })
     }
 
     /// What no payload may change.
@@ -159,6 +155,18 @@ impl Ground {
         self.isolator.start(&ask)
     }
 
+    /// Runs another program in a container that runs.
+    pub fn exec(
+        &mut self,
+        running: &Running,
+        argv: &[&str],
+        directory: Option<&str>,
+    ) -> io::Result<Told> {
+        let told = self.isolator.exec(running, argv, directory)?;
+        self.transcript.push(format!("exec {} in {directory:?}: {told:?}", argv.join(" ")));
+        Ok(told)
+    }
+
     /// Why not even a harmless payload runs: then nothing that is refused proves a thing.
     pub fn why_nothing_runs(&mut self) -> Option<String> {
         if self.runs {
@@ -208,7 +216,12 @@ impl Ground {
 
     /// Takes it away.
     pub fn clear(self) -> io::Result<()> {
+        let runtime = fs::metadata(self.runtime_dir());
         self.isolator.close();
+        let left = runtime.map_or_else(|_| Vec::new(), |about| left_behind(&self.dir, &about));
+        if !left.is_empty() {
+            return Err(io::Error::other(left.join(", ")));
+        }
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         if mounts.contains(&*self.dir.to_string_lossy()) {
             let dir = self.dir.display();
@@ -218,6 +231,34 @@ impl Ground {
         }
         fs::remove_dir_all(&self.dir)
     }
+}
+
+/// What an isolator that was closed still has of this machine.
+fn left_behind(dir: &Path, runtime: &fs::Metadata) -> Vec<String> {
+    let until = Instant::now() + GONE_WITHIN;
+    // As the runtime calls its control groups.
+    let tree = format!("starling-{:x}-{:x}", runtime.dev(), runtime.ino());
+    loop {
+        let mut groups = BTreeSet::new();
+        canary::groups(Path::new("/sys/fs/cgroup"), &tree, &mut groups);
+        let groups = groups.into_iter().map(|path| format!("the cgroup {}", path.display()));
+        let processes = canary::mentioning("cmdline", &dir.to_string_lossy());
+        let left: Vec<_> =
+            groups.chain(processes.iter().map(|pid| format!("the process {pid}"))).collect();
+        if left.is_empty() || Instant::now() > until {
+            return left;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// A copy without symbols, if there is a tool for that: it is read and copied often.
+fn bare_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let stripped = Command::new("strip").arg("-o").arg(to).arg(from).output();
+    if !stripped.is_ok_and(|output| output.status.success()) {
+        fs::copy(from, to)?;
+    }
+    Ok(())
 }
 
 fn bring_libraries(program: &Path, root: &Path) -> io::Result<()> {

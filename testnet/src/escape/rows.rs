@@ -51,6 +51,12 @@ pub const ROWS: &[Row] = &[
         Scope::All,
         files::linked_null,
     ),
+    row(
+        "E4b",
+        "change the host's devices through the container's",
+        Scope::All,
+        files::host_devices,
+    ),
     row("E5", "an image whose console and terminals are links", Scope::Ours, files::linked_console),
     row(
         "E6",

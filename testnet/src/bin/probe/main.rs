@@ -12,6 +12,8 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -40,6 +42,11 @@ fn main() -> ExitCode {
         Some("others") => others(rest),
         Some("userns") => userns(),
         Some("sockets") => sockets(),
+        Some("hunt") => hunt(),
+        Some("chmod") => chmod(rest),
+        Some("connect-to") => rest.iter().for_each(|path| {
+            told("connect-to", path, UnixStream::connect(path));
+        }),
         Some("bomb") => return bombs::run(rest),
         _ => return ExitCode::from(2),
     }
@@ -59,6 +66,52 @@ fn reopen(path: &str) {
     });
     told("reopen", path, again);
     told("truncate", path, OpenOptions::new().append(true).open(path));
+}
+
+/// Waits for programs of others to pass by, holds on to them, and tries to overwrite
+/// them when they run no more.
+fn hunt() {
+    const CAUGHT_MAX: usize = 64;
+    const ROUNDS_MAX: usize = 1_000_000;
+    let mut caught: Vec<(File, String)> = Vec::new();
+    println!("hunting");
+    for _ in 0..ROUNDS_MAX {
+        let Ok(entries) = fs::read_dir("/proc") else { return };
+        for entry in entries.flatten() {
+            if caught.len() == CAUGHT_MAX {
+                break;
+            }
+            let Ok(file) = File::open(entry.path().join("exe")) else { continue };
+            let link = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            let link = link.unwrap_or_default().display().to_string();
+            if link != "/probe" && !caught.iter().any(|(_, known)| *known == link) {
+                println!("caught {link}");
+                caught.push((file, link));
+            }
+        }
+        for (file, link) in &caught {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            if OpenOptions::new().write(true).open(path).is_ok() {
+                return println!("reopen {link} ok");
+            }
+        }
+    }
+}
+
+/// Sets the sticky bit, which does no harm to a device.
+fn chmod(paths: &[String]) {
+    let mode =
+        |about: fs::Metadata| fs::Permissions::from_mode(about.permissions().mode() | 0o1000);
+    for path in paths {
+        let set = fs::metadata(path).and_then(|about| fs::set_permissions(path, mode(about)));
+        told("chmod", path, set);
+    }
+    for fd in 0..3 {
+        let file = File::open(format!("/proc/self/fd/{fd}"));
+        told("chmod", fd, file.and_then(|file| file.set_permissions(mode(file.metadata()?))));
+    }
+    let stdin = rustix::fs::fchmod(rustix::stdio::stdin(), rustix::fs::Mode::from_raw_mode(0o1666));
+    told("fchmod", 0, stdin.map_err(io::Error::from));
 }
 
 fn write(path: &str) {

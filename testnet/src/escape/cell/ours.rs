@@ -1,13 +1,13 @@
 //! Payloads in containers of ours, by the runtime's interface.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runtime::{
-    Access, Config, Container, End, Event, Init, Launch, LogRecord, LogRequest, Mount, Network,
-    Place, Process, Root, Runtime, TaskId, User,
+    Access, Config, Container, End, Event, Exec, Init, Launch, LogRecord, LogRequest, Mount,
+    Network, Piece, Place, Process, Root, Runtime, TaskId, User,
 };
 use tokio::sync::mpsc::Receiver;
 
@@ -126,6 +126,44 @@ impl Ours {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
+    pub(super) fn exec(
+        &mut self,
+        running: &Running,
+        argv: &[&str],
+        directory: Option<&str>,
+    ) -> io::Result<Told> {
+        let id: TaskId = running.id.parse().map_err(io::Error::other)?;
+        let exec = Exec {
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            env: BTreeMap::new(),
+            directory: directory.map(PathBuf::from),
+            user: None,
+            streams: runtime::Streams::Logged,
+        };
+        self.tokio.block_on(async {
+            let mut session = match self.runtime.exec(&id, exec).await {
+                Ok(session) => session,
+                Err(error) => return Ok(refused(chain(&error))),
+            };
+            let mut text = Vec::new();
+            loop {
+                match tokio::time::timeout(END_WITHIN, session.output.next()).await {
+                    Ok(Some(Piece::Stdout(bytes) | Piece::Stderr(bytes))) => text.extend(bytes),
+                    Ok(Some(Piece::Ended(End::NotStarted { reason, .. }))) => {
+                        return Ok(refused(reason));
+                    }
+                    Ok(Some(Piece::Ended(end))) => {
+                        let text = String::from_utf8_lossy(&text).into_owned();
+                        let lines = text.lines().map(str::to_owned).collect();
+                        return Ok(Told { refused: None, lines, end: format!("{end:?}") });
+                    }
+                    Ok(None) => return Err(io::Error::other("the session was lost")),
+                    Err(_late) => return Err(io::Error::other("the session does not end")),
+                }
+            }
+        })
+    }
+
     pub(super) fn stop(&mut self, running: &Running) -> io::Result<()> {
         let id: TaskId = running.id.parse().map_err(io::Error::other)?;
         // It may have ended by itself just now; if it goes on, the wait for it says so.
@@ -137,6 +175,10 @@ impl Ours {
         self.runtime.stop_keeper();
         self.tokio.block_on(self.runtime.shut_down());
     }
+}
+
+fn refused(reason: String) -> Told {
+    Told { refused: Some(reason), ..Told::default() }
 }
 
 fn launch(ask: &Ask, id: TaskId) -> Launch {

@@ -115,6 +115,26 @@ impl Runc {
         Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
     }
 
+    pub(super) fn exec(
+        &mut self,
+        running: &Running,
+        argv: &[&str],
+        directory: Option<&str>,
+    ) -> io::Result<Told> {
+        let mut command = self.command();
+        command.arg("exec");
+        if let Some(directory) = directory {
+            command.arg("--cwd").arg(directory);
+        }
+        let output = command.arg(&running.id).args(argv).stdin(Stdio::null()).output()?;
+        let failure = String::from_utf8_lossy(&output.stderr).into_owned();
+        if failure.contains("exec failed") {
+            return Ok(Told { refused: Some(failure), ..Told::default() });
+        }
+        let lines = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        Ok(Told { refused: None, lines, end: output.status.to_string() })
+    }
+
     pub(super) fn stop(&mut self, running: &Running) -> io::Result<()> {
         self.command().args(["kill", &running.id, "TERM"]).output()?;
         sleep(Duration::from_secs(1));

@@ -44,6 +44,11 @@ fn bounded(told: &Told) -> Option<String> {
         .then(|| format!("nothing bounds it: {:?} {}", told.lines, told.end))
 }
 
+/// Whether the kernel ended it for want of memory, as each isolator says it.
+fn ran_out(told: &Told) -> bool {
+    told.end.contains("OutOfMemory") || told.end.ends_with("137")
+}
+
 pub(super) fn forks(ground: &mut Ground) -> io::Result<Vec<String>> {
     let ask = ask(ground, "fork")?;
     let (told, mut broken) = stopped(ground, &ask)?;
@@ -61,6 +66,8 @@ pub(super) fn memory(ground: &mut Ground) -> io::Result<Vec<String>> {
     let mut broken = ran(&told);
     if told.lines.iter().any(|line| line == "unbounded") {
         broken.push("it got a gigabyte".to_owned());
+    } else if !ran_out(&told) {
+        broken.push(format!("it ended otherwise: {:?} {}", told.lines, told.end));
     }
     Ok(broken)
 }
@@ -81,8 +88,12 @@ pub(super) fn inodes(ground: &mut Ground) -> io::Result<Vec<String>> {
     let ask = Ask { tmpfs: vec!["/tmp".to_owned()], ..ask(ground, "inodes")? };
     let told = ground.run(&ask)?;
     // A bound by the limit on memory ends it, and says nothing.
-    let killed = told.lines.is_empty() && told.refused.is_none() && told.end.contains('9');
-    if killed { Ok(Vec::new()) } else { Ok(ran(&told).into_iter().chain(bounded(&told)).collect()) }
+    let is_killed = told.lines.is_empty() && told.refused.is_none() && ran_out(&told);
+    if is_killed {
+        Ok(Vec::new())
+    } else {
+        Ok(ran(&told).into_iter().chain(bounded(&told)).collect())
+    }
 }
 
 pub(super) fn log(ground: &mut Ground) -> io::Result<Vec<String>> {

@@ -40,6 +40,66 @@ pub(super) fn overwrite_program(ground: &mut Ground) -> io::Result<Vec<String>> 
     "/entry".clone_into(&mut ask.argv[0]);
     // Whatever it does, the canaries tell; that it ends is all that is asked.
     ground.run(&ask)?;
+    broken.extend(hunted(ground, Ids::Usual)?);
+    Ok(broken)
+}
+
+/// Programs started in a running container while its own process lies in wait for what
+/// starts them.
+fn hunted(ground: &mut Ground, ids: Ids) -> io::Result<Vec<String>> {
+    const STARTS: usize = 10;
+    let root = ground.root()?;
+    let hunter = match ground.start(&Ask { ids, ..Ask::probe(root, &["hunt"]) })? {
+        Ok(hunter) => hunter,
+        Err(reason) => return Ok(vec![format!("the hunter did not run: {reason}")]),
+    };
+    let mut broken = Vec::new();
+    for _ in 0..STARTS {
+        let told = ground.exec(&hunter, &["/probe", "bomb", "ping"], None)?;
+        if told.lines != ["pong"] {
+            broken.push(format!("a program did not run inside: {told:?}"));
+        }
+    }
+    let (told, _) = ground.isolator().stop(&hunter)?;
+    broken.extend(ran(&told));
+    broken.extend(told.succeeded("reopen"));
+    Ok(broken)
+}
+
+/// The harmless devices, which a container has in common with its host.
+const DEVICES: [&str; 6] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+pub(super) fn host_devices(ground: &mut Ground) -> io::Result<Vec<String>> {
+    let mut broken = Vec::new();
+    let mut words = vec!["chmod", "/tmp"];
+    words.extend(DEVICES);
+    for ids in [Ids::Usual, Ids::Host] {
+        let before = DEVICES.map(|path| fs::metadata(path).map(|about| about.permissions()).ok());
+        let root = ground.root()?;
+        let other = ground.start(&Ask { ids, ..Ask::probe(&root, &["bomb", "deaf"]) })?;
+        let told = ground.run(&Ask { ids, ..Ask::probe(&root, &words) })?;
+        let mut all = vec![told];
+        if let Ok(other) = other {
+            let mut argv = vec!["/probe"];
+            argv.extend(&words);
+            all.push(ground.exec(&other, &argv, None)?);
+            ground.isolator().stop(&other)?;
+        }
+        for told in all {
+            broken.extend(ran(&told));
+            if told.value("chmod /tmp") != Some("ok") {
+                broken.push(format!("not even /tmp can be changed: {:?}", told.lines));
+            }
+        }
+        for (path, before) in DEVICES.iter().zip(before) {
+            let now = fs::metadata(path)?.permissions();
+            if let Some(before) = before.filter(|before| *before != now) {
+                broken.push(format!("{path} of the host has mode {:o}", now.mode()));
+                fs::set_permissions(path, before)?;
+            }
+        }
+    }
     Ok(broken)
 }
 
@@ -59,6 +119,7 @@ pub(super) fn overwrite_as_host(ground: &mut Ground) -> io::Result<Vec<String>> 
                 .map(|it| format!("{which}: {it}")),
         );
     }
+    broken.extend(hunted(ground, Ids::Host)?);
     Ok(broken)
 }
 
@@ -121,6 +182,30 @@ pub(super) fn leaked_directory(ground: &mut Ground) -> io::Result<Vec<String>> {
     if fds.len() != 3 {
         broken.push(format!("descriptors beside the three usual ones: {fds:?}"));
     }
+    broken.extend(leaked_into(ground, &root)?);
+    Ok(broken)
+}
+
+/// The same for programs that come later.
+fn leaked_into(ground: &mut Ground, root: &Path) -> io::Result<Vec<String>> {
+    let other = match ground.start(&Ask::probe(root, &["bomb", "deaf"]))? {
+        Ok(other) => other,
+        Err(reason) => return Ok(vec![format!("the payload did not run: {reason}")]),
+    };
+    let mut broken = Vec::new();
+    let facts = ["/probe", "facts"];
+    for number in LEAKED {
+        let told = ground.exec(&other, &facts, Some(&format!("/proc/self/fd/{number}")))?;
+        broken.extend(outside(&told, number).map(|it| format!("exec: {it}")));
+    }
+    broken.extend(outside(&ground.exec(&other, &facts, Some("/link"))?, 7));
+    let told = ground.exec(&other, &facts, Some("/tmp"))?;
+    broken.extend(ran(&told));
+    let fds: Vec<_> = told.all("fd").collect();
+    if fds.len() != 3 || told.value("cwd") != Some("/tmp") {
+        broken.push(format!("exec: descriptors beside the three usual ones: {fds:?}"));
+    }
+    ground.isolator().stop(&other)?;
     Ok(broken)
 }
 

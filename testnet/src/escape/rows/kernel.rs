@@ -37,23 +37,37 @@ pub(super) fn release_agent(ground: &mut Ground) -> io::Result<Vec<String>> {
 
 pub(super) fn capabilities(ground: &mut Ground) -> io::Result<Vec<String>> {
     let told = ground.probe(&["facts"])?;
-    let mut broken = ran(&told);
-    for name in ["CapInh", "CapAmb"] {
-        let set = bits(&told, name);
-        if set != Some(0) {
-            broken.push(format!("{name} is {set:x?}"));
+    let mut broken = too_able(&told);
+    let root = ground.root()?;
+    match ground.start(&Ask::probe(root, &["bomb", "deaf"]))? {
+        Ok(other) => {
+            let told = ground.exec(&other, &["/probe", "facts"], None)?;
+            broken.extend(too_able(&told).into_iter().map(|it| format!("exec: {it}")));
+            ground.isolator().stop(&other)?;
         }
-    }
-    for name in ["CapPrm", "CapEff", "CapBnd"] {
-        match bits(&told, name) {
-            Some(set) if set & !CAPABILITIES == 0 => {}
-            set => broken.push(format!("{name} is {set:x?}")),
-        }
+        Err(reason) => broken.push(format!("the payload did not run: {reason}")),
     }
     let told = ground.probe(&["cgroup-files"])?;
     broken.extend(ran(&told));
     broken.extend(told.all("writable").map(|path| format!("{path} can be written")));
     Ok(broken)
+}
+
+fn too_able(told: &Told) -> Vec<String> {
+    let mut broken = ran(told);
+    for name in ["CapInh", "CapAmb"] {
+        let set = bits(told, name);
+        if set != Some(0) {
+            broken.push(format!("{name} is {set:x?}"));
+        }
+    }
+    for name in ["CapPrm", "CapEff", "CapBnd"] {
+        match bits(told, name) {
+            Some(set) if set & !CAPABILITIES == 0 => {}
+            set => broken.push(format!("{name} is {set:x?}")),
+        }
+    }
+    broken
 }
 
 fn bits(told: &Told, name: &str) -> Option<u64> {

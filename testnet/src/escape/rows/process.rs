@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::ran;
 use crate::escape::Ground;
@@ -17,14 +18,25 @@ pub(super) fn pries(ground: &mut Ground) -> io::Result<Vec<String>> {
     let probe = ground.probe_path().display().to_string();
     let own = std::process::id().to_string();
     // Sockets, locks and records, whatever they are called.
-    let files: Vec<_> = fs::read_dir(&agent)?
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
-        .map(|entry| entry.path().display().to_string())
-        .collect();
-    if files.is_empty() {
-        return Ok(vec![format!("there is nothing to pry for in {}", agent.display())]);
+    let mut victim = Ask { files: None, ..Ask::probe("", &["bomb", "deaf"]) };
+    victim.argv[0].clone_from(&probe);
+    let victim = match ground.start(&victim)? {
+        Ok(victim) => victim,
+        Err(reason) => return Ok(vec![format!("not even a plain process runs: {reason}")]),
+    };
+    let mut files = Vec::new();
+    walk(&agent, &mut files);
+    let sockets: Vec<_> = files.iter().filter(|path| path.ends_with(".sock")).cloned().collect();
+    let mut missing = Vec::new();
+    for name in [".sock", ".lock", "/state"] {
+        if !files.iter().any(|path| path.ends_with(name)) {
+            missing.push(format!("there is no {name} to pry for: {files:?}"));
+        }
     }
+    // What is nobody's secret can be read, or the rest proves nothing.
+    let harmless = ground.directory()?.join("harmless");
+    fs::write(&harmless, "harmless")?;
+    let harmless = harmless.display().to_string();
     let tasks = agent.join("tasks").display().to_string();
     let with = |word: &str, paths: &[String]| {
         let mut words = vec![word.to_owned()];
@@ -35,10 +47,17 @@ pub(super) fn pries(ground: &mut Ground) -> io::Result<Vec<String>> {
         with("read", &[secret, open]),
         with("read", &files),
         with("write", &files),
+        with("connect-to", &sockets),
         with("list", &[agent.display().to_string(), tasks]),
         with("others", std::slice::from_ref(&own)),
     ];
-    let mut broken = Vec::new();
+    let mut broken = missing;
+    let mut ask = Ask { files: None, ..Ask::probe("", &["read", &harmless]) };
+    ask.argv[0].clone_from(&probe);
+    let told = ground.run(&ask)?;
+    if !told.lines.iter().any(|line| line.contains("\"harmless\"")) {
+        broken.push(format!("not even a harmless file can be read: {told:?}"));
+    }
     for words in tries {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         let mut ask = Ask { files: None, hidden: vec![canary.clone()], ..Ask::probe("", &words) };
@@ -50,11 +69,14 @@ pub(super) fn pries(ground: &mut Ground) -> io::Result<Vec<String>> {
         let listed = told.all("list").filter(|line| !line.contains(" - E"));
         broken.extend(listed.map(|line| format!("it listed {line}")));
         broken.extend(told.succeeded("write"));
+        let met = told.all("connect-to").filter(|line| !line.ends_with(" EACCES"));
+        broken.extend(met.map(|line| format!("it came as far as {line}")));
         for what in ["signal", "memory", "trace", "root"] {
             let own = format!("{what} {own}");
             broken.extend(told.succeeded(what).into_iter().filter(|line| *line == own));
         }
     }
+    ground.isolator().stop(&victim)?;
     let mut ask = Ask { files: None, ..Ask::probe("", &["facts"]) };
     ask.argv[0] = probe;
     let told = ground.run(&ask)?;
@@ -69,4 +91,15 @@ pub(super) fn pries(ground: &mut Ground) -> io::Result<Vec<String>> {
         inherited.map(|line| format!("of {} bytes of environment it has {line}", secrets.len())),
     );
     Ok(broken)
+}
+
+/// Every file below, by its path.
+fn walk(dir: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk(&entry.path(), found);
+        } else {
+            found.push(entry.path().display().to_string());
+        }
+    }
 }
