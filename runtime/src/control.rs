@@ -200,9 +200,7 @@ impl Runtime {
         if !shared.reserve(&id) {
             return Err(LaunchError::Exists { id });
         }
-        if Loans::concern(&launch) {
-            launch = self.lend(launch).await.inspect_err(|_| shared.release(&id))?;
-        }
+        launch = self.lend(launch).await.inspect_err(|_| shared.release(&id))?;
         let (asker, answer) = oneshot::channel();
         {
             let mut work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
@@ -224,8 +222,12 @@ impl Runtime {
     /// What a container needs of the agent, which may take a while.
     async fn lend(&self, mut launch: Launch) -> Result<Launch, LaunchError> {
         let (shared, id) = (Arc::clone(&self.0.shared), launch.id.clone());
-        let lent = blocking(move || shared.loans.lend(&mut launch).map(|()| launch)).await;
-        let lent = lent.map_err(|source| LaunchError::Io { id, source })?;
+        let takes_time = Loans::takes_time(&launch);
+        let lend = move || shared.loans.lend(&mut launch).map(|()| launch);
+        let lent = match takes_time {
+            true => blocking(lend).await.map_err(|source| LaunchError::Io { id, source })?,
+            false => lend(),
+        };
         lent.map_err(|error| LaunchError::NotStarted {
             fault: StartFault::System,
             reason: error.to_string(),

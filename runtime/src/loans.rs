@@ -90,13 +90,17 @@ impl Loans {
         }
     }
 
-    /// Whether a launch needs anything of us.
-    pub(crate) fn concern(launch: &Launch) -> bool {
-        matches!(launch.place, Place::Container(_))
+    /// Whether a launch needs something of us that takes time.
+    pub(crate) fn takes_time(launch: &Launch) -> bool {
+        match &launch.place {
+            Place::Container(container) => matches!(container.root, Root::Tar(_)),
+            Place::Process(_) => false,
+        }
     }
 
-    /// Gives a launch what it needs before its supervisor can begin. Blocks, for long
-    /// when an archive is unpacked for the first time.
+    /// Gives a launch what it needs before its supervisor can begin. Blocks where that
+    /// [takes time](Self::takes_time), for long when an archive is unpacked for the first
+    /// time.
     pub(crate) fn lend(&self, launch: &mut Launch) -> Result<(), LoanError> {
         let id = launch.id.clone();
         let Place::Container(container) = &mut launch.place else { return Ok(()) };

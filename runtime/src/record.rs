@@ -249,7 +249,6 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<State, RecordError> {
 }
 
 /// The launch of a task, as it was ordered.
-
 pub(crate) fn read_launch(dir: BorrowedFd<'_>) -> Result<Launch, RecordError> {
     let mut text = Vec::new();
     open(dir)?.take(STATE_BYTES).read_to_end(&mut text)?;

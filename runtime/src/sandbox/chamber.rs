@@ -27,7 +27,7 @@ use super::report::{self, Failure};
 use super::special::System;
 use super::terminal::Terminal;
 use super::user::Found;
-use super::{Order, clocks, reaper, rlimit, root, special};
+use super::{IGNORED, Order, clocks, reaper, rlimit, root, special};
 use crate::plan::{Namespaces, Plan, Step};
 use crate::sys::clone::{self, Birth};
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
@@ -311,7 +311,7 @@ fn root_of(root: &Option<OwnedFd>) -> Result<BorrowedFd<'_>, Failure> {
 /// As a fresh program expects to begin; its own session, hence its own group.
 pub(super) fn begin_session() -> Result<(), Failure> {
     setsid()?;
-    sys::default_dispositions();
+    IGNORED.into_iter().for_each(sys::heed);
     // What we make in the root has exactly the permissions we say.
     umask(Mode::empty());
     Ok(())

@@ -38,16 +38,22 @@ mod work;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(crate) use entry::enter;
+pub(crate) use outside::{make_changes, unmake_changes};
 pub(crate) use work::{Host, work_inside, work_outside};
 
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use crate::cgroup::Joining;
 use crate::launch::{Launch, Place, StartFault};
 pub(crate) use crate::plan::Facts;
 use crate::plan::{self, PlanFlaw};
 use crate::sys::clone::Birth;
+
+/// What a supervisor ignores and its task must not: a log that hits a file size limit,
+/// and a pipe that nobody reads, come back as errors. Whatever else whoever started the
+/// agent ignored, the keeper does not.
+pub(crate) const IGNORED: [Signal; 2] = [Signal::XFSZ, Signal::PIPE];
 
 /// The task's ends of its standard streams. With a terminal for a plain process all
 /// three are the same one; a container's is made inside, and these are not used.

@@ -18,7 +18,7 @@ use rustix::thread::{
 
 use super::program::Program;
 use super::report::{self, Failure};
-use super::{NotStarted, Order, Spawned, rlimit};
+use super::{IGNORED, NotStarted, Order, Spawned, rlimit};
 use crate::landlock::Fence;
 use crate::launch::User;
 use crate::order::open_below;
@@ -121,7 +121,7 @@ fn perform(order: &Order<'_>, act: &Act, birth: Birth) -> Result<(), Errno> {
         Act::Session => {
             // Its own session, hence its own group, which it cannot leave.
             setsid()?;
-            sys::default_dispositions();
+            IGNORED.into_iter().for_each(sys::heed);
             umask(Mode::WGRP | Mode::WOTH);
             // The session's keyring is the supervisor's, and every other task's. Some
             // hosts forbid keyrings.

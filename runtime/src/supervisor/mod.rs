@@ -31,14 +31,14 @@ mod start;
 pub(crate) mod streams;
 mod texts;
 
-pub(crate) use group::{bury, sweep_slots, tree};
+pub(crate) use group::{bury, sweep_slots, tree, try_birth};
 pub(crate) use prepared::{is_prepared, sweep};
 pub(crate) use signals::{ADOPTION, KNOCK, TAKEN};
 pub(crate) use texts::ETC;
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ use crate::frame::{self, Inbox};
 use crate::launch::StartFault;
 use crate::order::{self, Order, Report};
 use crate::proc::ProcessMark;
-use crate::sandbox::Facts;
+use crate::sandbox::{self, Facts};
 use crate::sys::{self, Seat, Seats};
 use group::Group;
 use prepared::Prepared;
@@ -98,6 +98,8 @@ pub(crate) struct Post {
     pub(crate) facts: Facts,
     /// Below which it has its control groups.
     pub(crate) tree: Option<Tree>,
+    /// Whether processes can be born in those.
+    pub(crate) births: bool,
 }
 
 #[derive(Debug)]
@@ -113,6 +115,8 @@ struct Supervisor {
     prepared: Option<Prepared>,
     /// Directories prepared so far.
     made: u64,
+    /// The last task was a container, so the next may be one.
+    expects_container: bool,
     inbox: Inbox,
     /// Takes no further order.
     leaves: bool,
@@ -140,13 +144,12 @@ impl Supervisor {
         set_child_subreaper(Some(pid))?;
         // A log that hits a file size limit must come back as an error, and so must
         // a pipe that nobody reads.
-        sys::ignore(Signal::XFSZ);
-        sys::ignore(Signal::PIPE);
+        sandbox::IGNORED.into_iter().for_each(sys::ignore);
         let signals = Signals::new()?;
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let seat = Some(post.seat);
         let own = ProcessMark::own()?;
-        let group = Group::new(post.tree.as_ref(), own);
+        let group = Group::new(post.tree.as_ref(), post.births, own);
         Ok(Self {
             post,
             pid,
@@ -157,6 +160,7 @@ impl Supervisor {
             group,
             prepared: None,
             made: 0,
+            expects_container: false,
             inbox: Inbox::default(),
             leaves: false,
             is_bad: false,
@@ -238,7 +242,12 @@ impl Supervisor {
     fn prepare(&mut self) -> io::Result<()> {
         if self.prepared.is_none() {
             self.made += 1;
-            self.prepared = Some(Prepared::make(&self.post.tasks, self.own, self.made)?);
+            let prepared = Prepared::make(&self.post.tasks, self.own, self.made)?;
+            if self.expects_container {
+                // What is missing is made by the launch.
+                let _ = sandbox::make_changes(prepared.dir.as_fd());
+            }
+            self.prepared = Some(prepared);
         }
         Ok(())
     }

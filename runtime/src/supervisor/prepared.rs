@@ -15,6 +15,7 @@ use crate::launch::{TaskId, User};
 use crate::order;
 use crate::proc::ProcessMark;
 use crate::record::{self, SCRATCH, STATE};
+use crate::sandbox;
 
 /// How such a directory's name begins.
 const PREFIX: &str = ".new-";
@@ -74,6 +75,7 @@ fn empty(tasks: &OwnedFd, name: &str) {
         // What stays is found by the next sweep.
         let _ = rustix::fs::unlinkat(&dir, STATE, AtFlags::empty());
         let _ = rustix::fs::unlinkat(&dir, SCRATCH, AtFlags::REMOVEDIR);
+        sandbox::unmake_changes(dir.as_fd());
     }
     let _ = rustix::fs::unlinkat(tasks, name, AtFlags::REMOVEDIR);
 }

@@ -19,6 +19,7 @@ use super::running::{Fate, Ran, Running};
 use super::streams::{self, Ours};
 use super::texts;
 use crate::cgroup::{Limits, Measure};
+use crate::container::{Changes, Mount};
 use crate::frame;
 use crate::launch::{End, Launch, Place, TaskId};
 use crate::log::LogWriter;
@@ -38,6 +39,8 @@ struct Begun {
     ours: Ours,
     /// The task's directory, for its log.
     log: OwnedFd,
+    /// A container's mounts, which go when the end is told: that takes a while.
+    mounts: Option<OwnedFd>,
 }
 
 /// Why a launch is not ours.
@@ -67,8 +70,10 @@ impl Supervisor {
         };
         let begun = self.begin(agent, &prepared, &launch);
         let Prepared { dir, mut state, .. } = prepared;
+        let mut mounts = None;
         let (end, report) = match begun {
-            Ok(begun) => {
+            Ok(mut begun) => {
+                mounts = begun.mounts.take();
                 let end = self.run(agent, &dir, &mut state, launch, begun);
                 (end.clone(), Report::Ended { end })
             }
@@ -86,6 +91,7 @@ impl Supervisor {
         // An agent that is gone finds the end on record. Its successor watches this
         // process, as a signal said or will: so it must not stay.
         self.leaves |= order::say(agent, &report).is_err();
+        drop(mounts);
         self.signals.take();
         self.leaves |= self.signals.adopted || self.signals.orphaned;
     }
@@ -157,28 +163,34 @@ impl Supervisor {
         let (ends, ours) = streams::open(launch, &self.null).map_err(failed)?;
         let log = fcntl_dupfd_cloexec(&prepared.dir, 3).map_err(failed)?;
         let facts = self.post.facts.clone();
-        let group = std::mem::take(&mut self.group);
-        let volumes = order::open_below(&self.post.tasks, "..")
-            .and_then(|runtime| volume::directory(&runtime))
-            .map_err(|error| NotStarted::system("cannot open the volumes", error))?;
+        let mut volumes = None;
+        self.expects_container = false;
         if let Place::Container(container) = &launch.place {
+            self.expects_container = container.changes == Changes::Disk;
             texts::make(prepared.dir.as_fd(), &launch.id, container)
                 .map_err(|error| NotStarted::system("cannot name the container", error))?;
+            if container.mounts.iter().any(|mount| matches!(mount, Mount::Volume { .. })) {
+                let opened = order::open_below(&self.post.tasks, "..")
+                    .and_then(|runtime| volume::directory(&runtime));
+                let failed = |error| NotStarted::system("cannot open the volumes", error);
+                volumes = Some(opened.map_err(failed)?);
+            }
         }
+        let group = std::mem::take(&mut self.group);
         let sandbox_order = sandbox::Order {
             launch,
             facts: &facts,
             dir: prepared.dir.as_fd(),
-            volumes: Some(volumes.as_fd()),
+            volumes: volumes.as_ref().map(AsFd::as_fd),
             join: group.join(),
             network_of: None,
             ends,
         };
         let mut network = |namespace| self.network(agent, &launch.id, namespace);
-        let mut terminal = None;
+        let (mut terminal, mut mounts) = (None, None);
         let spawned = ProcessMark::of_new(|| {
             let spawned = sandbox::spawn(sandbox_order, &mut network)?;
-            terminal = spawned.terminal;
+            (terminal, mounts) = (spawned.terminal, spawned.mounts);
             Ok::<_, NotStarted>(spawned.pid)
         });
         self.group = group;
@@ -187,7 +199,7 @@ impl Supervisor {
             Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
             None => ours,
         };
-        Ok(Begun { task, mark, ours, log })
+        Ok(Begun { task, mark, ours, log, mounts })
     }
 
     fn run(
@@ -198,7 +210,7 @@ impl Supervisor {
         launch: Launch,
         begun: Begun,
     ) -> End {
-        let Begun { task, mark, ours, log } = begun;
+        let Begun { task, mark, ours, log, .. } = begun;
         let mut pump = Pump::new(LogWriter::new(log, launch.log), ours.outputs);
         let recorded = mark.and_then(|mark| record::add_task(state, mark));
         if let Err(error) = recorded {
