@@ -243,10 +243,11 @@ impl Supervisor {
         if self.prepared.is_none() {
             self.made += 1;
             let prepared = Prepared::make(&self.post.tasks, self.own, self.made)?;
-            if self.expects_container {
-                // What is missing is made by the launch.
-                let _ = sandbox::make_changes(prepared.dir.as_fd());
-            }
+            // What is missing is made by the launch.
+            let _ = match self.expects_container {
+                true => sandbox::make_changes(prepared.dir.as_fd()).map(drop),
+                false => prepared.make_scratch(),
+            };
             self.prepared = Some(prepared);
         }
         Ok(())

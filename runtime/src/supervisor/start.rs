@@ -146,6 +146,9 @@ impl Supervisor {
     }
 
     fn give(&self, prepared: &Prepared, launch: &Launch) -> std::io::Result<()> {
+        if let Place::Process(_) = launch.place {
+            prepared.make_scratch()?;
+        }
         match launch.user() {
             Some(user) if rustix::process::geteuid().is_root() => prepared.give(user),
             _ => Ok(()),
