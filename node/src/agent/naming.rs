@@ -21,7 +21,7 @@ pub(super) type Known = BTreeMap<(u64, u32), AllocationId>;
 const USERS: std::ops::Range<u32> = 61_184..65_520;
 
 /// How much of a reason is told to the cluster.
-const REASON_CHARS_MAX: usize = 120;
+const REASON_CHARS_MAX: usize = 400;
 
 /// What all runtime ids of an allocation start with.
 pub(crate) fn task_prefix(tender: u64, index: u32) -> String {

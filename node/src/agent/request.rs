@@ -239,7 +239,9 @@ async fn resolve(
     let leads_to = tokio::fs::canonicalize(path).await.map_err(failed)?;
     let found = tokio::fs::metadata(&leads_to).await.map_err(failed)?;
     let own = leads_to.starts_with(&here.data) || here.data.starts_with(&leads_to);
-    let guarded = leads_to.to_str().is_none_or(|text| is_guarded(text, how));
+    // Whoever listens there takes orders from whoever may open it: Docker's, or this agent's.
+    let guarded =
+        leads_to.to_str().is_none_or(|text| is_guarded(text, how)) || found.file_type().is_socket();
     if (own || guarded) && !here.trusts_jobs {
         let what = if own {
             "where this node keeps its own".to_owned()

@@ -118,7 +118,8 @@ fn switching() -> Response {
 }
 
 fn moved(text: &str) -> Refused {
-    let complaint = Complaint::new("not_running", format!("{text:?} has just ended or moved"))
-        .hint("try again");
+    let complaint = Complaint::new("not_running", format!("{text:?} is not running any more"))
+        .because("it has just ended, or moved to another node")
+        .hint(format!("`starling ps -a {text}` shows where it stands"));
     Refused::new(StatusCode::CONFLICT, complaint)
 }

@@ -40,6 +40,7 @@ pub(super) struct Trunk {
     pub(super) branches: Vec<Branch>,
     name: String,
     shortfalls: Vec<String>,
+    layout: Layout,
 }
 
 /// The tree in one hierarchy.
@@ -101,7 +102,9 @@ impl Tree {
     pub fn open(layout: &Layout, tag: &str) -> Result<Self, CgroupError> {
         let name = format!("{TOP}-{tag}");
         check_name(&name)?;
-        let mut trunk = Trunk { branches: Vec::new(), name, shortfalls: Vec::new() };
+        let layout = layout.clone();
+        let mut trunk = Trunk { branches: Vec::new(), name, shortfalls: Vec::new(), layout };
+        let layout = trunk.layout.clone();
         if let Some(unified) = layout.usable() {
             trunk.graft(|trunk| trunk.unified(unified));
         }
@@ -119,6 +122,13 @@ impl Tree {
             }
         }
         Ok(Self(Arc::new(trunk)))
+    }
+
+    /// Opens it anew, and makes what is missing by now: whoever left last may have removed
+    /// it, while another was about to come.
+    pub fn again(&self) -> Result<Self, CgroupError> {
+        let tag = self.0.name.strip_prefix(TOP).and_then(|rest| rest.strip_prefix('-'));
+        Self::open(&self.0.layout, tag.unwrap_or_default())
     }
 
     /// Sentences about what was to be had by the layout and is not.

@@ -39,7 +39,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(crate) use entry::enter;
 pub(crate) use outside::{make_changes, unmake_changes};
-pub(crate) use special::null;
+pub(crate) use special::sealed_null;
 pub(crate) use work::{Host, work_inside, work_outside};
 
 use rustix::io::Errno;

@@ -157,12 +157,33 @@ impl Outside<'_> {
         }
     }
 
+    /// A node of the same device that belongs to the container's root: the host's own
+    /// belongs to a user it does not have. Where none can be made, the host's.
+    fn own_device(&self, device: OwnedFd) -> Result<OwnedFd, Failure> {
+        let Some(base) = self.order.launch.id_base() else { return Ok(device) };
+        let stat = rustix::fs::fstat(&device)?;
+        match rustix::fs::mkdirat(self.order.dir, DEVICES, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let nodes = below(self.order.dir, DEVICES, OFlags::PATH | OFlags::DIRECTORY)?;
+        let name = self.trees.len().to_string();
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let mode = Mode::RUSR | Mode::WUSR;
+        if rustix::fs::mknodat(&nodes, &name, kind, mode, stat.st_rdev).is_err() {
+            return Ok(device);
+        }
+        let (uid, gid) = (Uid::from_raw(base), Gid::from_raw(base));
+        rustix::fs::chownat(&nodes, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(below(nodes.as_fd(), &name, OFlags::PATH)?)
+    }
+
     fn open(&self, tree: &Tree) -> Result<Option<OwnedFd>, Failure> {
         let path = OFlags::PATH | OFlags::CLOEXEC;
         let source = match &tree.source {
             Source::Layer(layer) => open_host(layer, path | OFlags::DIRECTORY)?,
             Source::Host(source) => open_host(source, path)?,
-            Source::Device(source) => open_device(source, path)?,
+            Source::Device(source) => self.own_device(open_device(source, path)?)?,
             Source::Volume(name) => self.open_volume(name)?,
             Source::Changes => below(self.order.dir, CHANGES, path | OFlags::DIRECTORY)?,
             Source::Text(name) => match open_text(self.order.dir, name) {
@@ -277,6 +298,9 @@ fn open_host(path: &Path, flags: OFlags) -> Result<OwnedFd, Failure> {
         opened => Ok(opened?),
     }
 }
+
+/// The names of device nodes that a task has of its own.
+const DEVICES: &str = "devices";
 
 fn open_device(path: &Path, flags: OFlags) -> Result<OwnedFd, Failure> {
     let device = open_host(path, flags)?;

@@ -300,16 +300,14 @@ fn sealed(node: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(node)
 }
 
-/// `/dev/null` for the streams of tasks. Where we may, through a mount of its own, for
-/// a descriptor's mode can be changed as well as a path's.
-pub(crate) fn null() -> Result<OwnedFd, Errno> {
+/// `/dev/null` for the streams of a container that has the host's own ids: through a
+/// read-only mount, for a descriptor's mode can be changed as well as a path's. It shows
+/// as `/` in `/proc/self/fd`, so whoever has no power over the host's node gets that.
+pub(crate) fn sealed_null() -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let node = rustix::fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    match sealed(node.as_fd()) {
-        Ok(node) => rustix::fs::open(descriptor(node.as_fd()), flags, Mode::empty()),
-        // An ordinary user's tasks have no power over it.
-        Err(_) => rustix::fs::open(c"/dev/null", flags, Mode::empty()),
-    }
+    let node = sealed(node.as_fd())?;
+    rustix::fs::open(descriptor(node.as_fd()), flags, Mode::empty())
 }
 
 /// One of the host's harmless devices. It is looked at, not believed.

@@ -148,16 +148,23 @@ impl Group {
     }
 
     fn make(&mut self, name: &str) {
-        match self.tree.as_ref().map(|tree| Slot::make(tree, name)) {
-            Some(Ok(slot)) => {
+        let Some(tree) = &self.tree else { return };
+        let mut made = Slot::make(tree, name);
+        if made.is_err()
+            && let Ok(tree) = tree.again()
+        {
+            // A keeper that leaves removes an empty tree, and may not know of its successor.
+            made = Slot::make(self.tree.insert(tree), name);
+        }
+        match made {
+            Ok(slot) => {
                 if self.births {
                     slot.allow_births();
                 }
                 self.slot = Some(slot);
                 self.is_stale = true;
             }
-            Some(Err(error)) => eprintln!("starling supervisor: no control group: {error}"),
-            None => {}
+            Err(error) => eprintln!("starling supervisor: no control group: {error}"),
         }
     }
 

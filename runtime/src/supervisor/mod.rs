@@ -42,6 +42,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, sockopt};
 use rustix::process::{
@@ -145,7 +146,7 @@ impl Supervisor {
         // a pipe that nobody reads.
         sandbox::IGNORED.into_iter().for_each(sys::ignore);
         let signals = Signals::new()?;
-        let null = crate::sandbox::null()?;
+        let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let seat = Some(post.seat);
         let own = ProcessMark::own()?;
         let group = Group::new(post.tree.as_ref(), post.births, own);
@@ -242,10 +243,11 @@ impl Supervisor {
         if self.prepared.is_none() {
             self.made += 1;
             let prepared = Prepared::make(&self.post.tasks, self.own, self.made)?;
-            if self.expects_container {
-                // What is missing is made by the launch.
-                let _ = sandbox::make_changes(prepared.dir.as_fd());
-            }
+            // What is missing is made by the launch.
+            let _ = match self.expects_container {
+                true => sandbox::make_changes(prepared.dir.as_fd()).map(drop),
+                false => prepared.make_scratch(),
+            };
             self.prepared = Some(prepared);
         }
         Ok(())

@@ -46,9 +46,16 @@ impl Prepared {
     fn fill(name: String, dir: OwnedFd) -> io::Result<Self> {
         // The umask has no say here.
         rustix::fs::fchmod(&dir, PASSAGE)?;
-        rustix::fs::mkdirat(&dir, SCRATCH, Mode::RWXU)?;
         let state = record::make(&dir)?;
         Ok(Self { name, dir, state })
+    }
+
+    /// Makes the scratch directory, which containers have none of.
+    pub(super) fn make_scratch(&self) -> Result<(), Errno> {
+        match rustix::fs::mkdirat(&self.dir, SCRATCH, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives the scratch directory to whom the task runs as.

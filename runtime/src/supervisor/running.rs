@@ -21,12 +21,17 @@ use super::signals::Signals;
 use crate::launch::End;
 use crate::order::{Command, Done, Recipient, shorten};
 use crate::proc::ProcessMark;
+use crate::sys;
 
 /// Grace of a stop that came without an order, from somebody's `kill`.
 const UNORDERED_GRACE: Duration = Duration::from_secs(10);
 
 /// Longest grace obeyed: a larger number is a mistake.
 const GRACE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A task that lives longer than this may live long: what its start took of memory is
+/// given back then. Most tasks that end sooner would only have it taken again.
+const SETTLED_AFTER: Duration = Duration::from_millis(50);
 
 /// A started task.
 #[derive(Debug)]
@@ -57,6 +62,8 @@ pub(super) struct Fate {
     /// That, because its time was over.
     is_expired: bool,
     is_paused: bool,
+    /// It has lived for a while.
+    is_settled: bool,
 }
 
 /// What is left to tell.
@@ -109,6 +116,8 @@ impl Running<'_> {
                 self.kill();
             }
         };
+        // Somebody may have killed it while it was paused, and the group serves the next one.
+        let _ = self.thaw();
         let is_gone = kin::kill_children(self.signals, &mut self.pump, self.group);
         self.pump.finish();
         Ran { end: self.end(status), is_gone }
@@ -139,7 +148,12 @@ impl Running<'_> {
 
     /// Waits for something and deals with all that is there.
     fn turn(&mut self) {
-        for source in self.wait() {
+        let sources = self.wait();
+        if sources.is_empty() && !self.fate.is_settled {
+            self.fate.is_settled = true;
+            sys::give_memory_back();
+        }
+        for source in sources {
             match source {
                 Source::Signals => {
                     if self.signals.take() {
@@ -166,6 +180,8 @@ impl Running<'_> {
 
     fn wait(&self) -> Vec<Source> {
         let timeout = self.fate.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let settles = (!self.fate.is_settled).then_some(SETTLED_AFTER);
+        let timeout = timeout.into_iter().chain(settles).min();
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let (is, takes) = (PollFlags::IN, PollFlags::OUT);
         let outputs = self.pump.outputs().map(|fd| (Source::Output, fd, is));

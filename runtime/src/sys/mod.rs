@@ -64,6 +64,15 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Gives the kernel back what the allocator keeps of memory that was freed.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number; what is in use is not touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Strings as `execve` wants them: pointers with a null behind.
 #[derive(Debug)]
 pub(crate) struct CStrings {

@@ -40,7 +40,8 @@ async fn the_mounts_are_these_and_no_others() {
         "/dev rw,nosuid,nodev,relatime tmpfs".to_owned(),
     ];
     for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-        wanted.push(format!("/dev/{name} rw,relatime host"));
+        // Read-only as mounts: written to all the same, but not chmod'ed.
+        wanted.push(format!("/dev/{name} ro,relatime host"));
     }
     wanted.push("/dev/pts rw,nosuid,noexec,relatime devpts".to_owned());
     wanted.push(format!("/dev/mqueue {still} mqueue"));
@@ -56,10 +57,10 @@ async fn the_mounts_are_these_and_no_others() {
     assert_eq!(system, wanted, "{text}");
     // What there is to cover differs between kernels; how it is covered does not.
     assert!(covers.contains(&format!("/proc/sys {quiet_ro} proc")), "{covers:?}");
-    assert!(covers.contains(&"/proc/keys rw,relatime host".to_owned()), "{covers:?}");
+    assert!(covers.contains(&"/proc/keys ro,relatime host".to_owned()), "{covers:?}");
     for line in &covers {
         let hidden =
-            line.ends_with("rw,relatime host") || line.ends_with(&format!("{quiet_ro} tmpfs"));
+            line.ends_with("ro,relatime host") || line.ends_with(&format!("{quiet_ro} tmpfs"));
         assert!(hidden || line.ends_with(&format!("{quiet_ro} proc")), "{line}");
     }
 }

@@ -122,6 +122,23 @@ async fn a_paused_task_stands_still_and_can_be_stopped() {
 }
 
 #[tokio::test]
+async fn a_task_that_is_killed_while_it_is_paused_does_not_freeze_the_next_ones() {
+    let mut stage = Stage::set().await;
+    for n in 0..8 {
+        let (paused, next) = (format!("paused-{n}"), format!("next-{n}"));
+        stage.start(&paused, "sleep 1000").await;
+        if !has_groups(&stage, &paused) {
+            return;
+        }
+        stage.runtime.pause(&id(&paused)).await.expect("paused");
+        stage.runtime.signal(&id(&paused), 9, Recipient::Main).await.expect("killed");
+        assert_eq!(stage.end(&paused).await, End::Signalled { signal: 9 });
+        stage.start(&next, "exit 3").await;
+        assert_eq!(stage.end(&next).await, End::Exited { code: 3 });
+    }
+}
+
+#[tokio::test]
 async fn a_task_that_wants_too_much_memory_is_told_from_one_that_was_killed() {
     let mut stage = Stage::set().await;
     let limits = Limits { memory_max: Some(16 << 20), ..Limits::default() };
