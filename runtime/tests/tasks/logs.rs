@@ -39,7 +39,10 @@ async fn both_streams_come_in_order_while_the_task_runs() {
 #[tokio::test]
 async fn a_reader_that_is_not_waited_for_loses_nothing() {
     let stage = Stage::set().await;
-    stage.start("a", "n=0; while [ $n -lt 3000 ]; do echo $n; n=$((n + 1)); done").await;
+    // In the middle it waits until the reader has given up once.
+    let text = "n=0; while [ $n -lt 3000 ]; do echo $n; n=$((n + 1))
+        [ $n != 1500 ] || while [ ! -e go ]; do sleep 0.01; done; done";
+    stage.start("a", text).await;
     let request = LogRequest { follow: true, tail: None };
     let mut reader = stage.runtime.logs(&id("a"), request).await.expect("a log");
     let (mut text, mut given_up) = (String::new(), 0);
@@ -49,6 +52,9 @@ async fn a_reader_that_is_not_waited_for_loses_nothing() {
         match timeout(Duration::ZERO, reader.next()).await {
             Err(_not_yet) => {
                 given_up += 1;
+                if given_up == 1 {
+                    std::fs::write(stage.file("a", "scratch").join("go"), "").expect("told");
+                }
                 tokio::task::yield_now().await;
             }
             Ok(Ok(Some(LogRecord::Output { bytes, .. }))) => {

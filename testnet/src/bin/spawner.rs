@@ -141,7 +141,8 @@ fn start(request: &Request, slot: u32, id: u32) -> io::Result<Pid> {
     command.args(&argv[1..]);
     let pid = match request.how {
         How::Spawn => {
-            command.stdin(Stdio::null()).stdout(Stdio::null());
+            // Not /dev/null: crun gives its streams to the container's root, the host's too.
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
             i32::try_from(command.spawn()?.id()).ok()
         }
         How::Fork => match raw::clone_plainly(0)? {
