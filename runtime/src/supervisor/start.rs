@@ -19,7 +19,7 @@ use super::running::{Fate, Ran, Running};
 use super::streams::{self, Ours};
 use super::texts;
 use crate::cgroup::{Limits, Measure};
-use crate::container::{Changes, Ids, Mount};
+use crate::container::{Changes, Mount};
 use crate::frame;
 use crate::launch::{End, Launch, Place, TaskId};
 use crate::log::LogWriter;
@@ -163,14 +163,7 @@ impl Supervisor {
         launch: &Launch,
     ) -> Result<Begun, NotStarted> {
         let failed = |error: Errno| NotStarted::system("cannot prepare the task", error);
-        let sealed = match &launch.place {
-            Place::Container(container) if container.ids == Ids::Host => {
-                Some(sandbox::sealed_null().map_err(failed)?)
-            }
-            _ => None,
-        };
-        let null = sealed.as_ref().unwrap_or(&self.null);
-        let (ends, ours) = streams::open(launch, null).map_err(failed)?;
+        let (ends, ours) = streams::open(launch, &self.null).map_err(failed)?;
         let log = fcntl_dupfd_cloexec(&prepared.dir, 3).map_err(failed)?;
         let facts = self.post.facts.clone();
         let mut volumes = None;

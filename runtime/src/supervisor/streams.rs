@@ -8,9 +8,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::input::{Input, resize};
+use crate::container::Ids;
 use crate::launch::{Launch, Place, Streams};
 use crate::log::LogStream;
-use crate::sandbox::Ends;
+use crate::sandbox::{self, Ends};
 
 /// Our ends.
 #[derive(Debug)]
@@ -19,8 +20,14 @@ pub(crate) struct Ours {
     pub(crate) input: Input,
 }
 
-/// Makes the streams of a launch; `null` is an open `/dev/null`.
+/// Makes the streams of a launch; `null` is an open `/dev/null`. Whoever has the host's ids
+/// gets another, through which the host's node cannot be given away.
 pub(crate) fn open(launch: &Launch, null: &OwnedFd) -> Result<(Ends, Ours), Errno> {
+    let sealed = match &launch.place {
+        Place::Container(container) if container.ids == Ids::Host => Some(sandbox::sealed_null()?),
+        _ => None,
+    };
+    let null = sealed.as_ref().unwrap_or(null);
     let nothing = || fcntl_dupfd_cloexec(null, 3);
     match (launch.streams, &launch.place) {
         (Streams::Logged, _) => {
