@@ -1,14 +1,12 @@
 //! `exec` and `attach`: a program beside a task's own, and the task's own.
 
-use std::collections::BTreeMap;
-
 use clap::Args;
 
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
 use crate::cli::errors::Failed;
 use crate::cli::inside::{self, Ended, Keys, Session};
-use crate::cli::job::variable;
+use crate::cli::job::{variable, variables};
 use crate::cli::terminal::{self, Raw};
 use crate::session::{Opening, Size};
 
@@ -69,13 +67,9 @@ pub(crate) async fn exec(args: ExecArgs, client: &mut Client) -> Result<u8, Fail
             .hint("starling exec -i …   passes a pipe on")
             .into());
     }
-    let env = args.env.into_iter().filter_map(|(name, value)| {
-        let value = value.or_else(|| std::env::var(&name).ok())?;
-        Some((name, value))
-    });
     let opening = Opening::Exec {
         argv: args.command,
-        env: env.collect::<BTreeMap<_, _>>(),
+        env: variables(args.env, |name| std::env::var(name).ok()),
         directory: args.workdir,
         user: args.user,
         input: args.interactive,

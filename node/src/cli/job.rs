@@ -210,7 +210,7 @@ pub(crate) fn variable(text: &str) -> Result<(String, Option<String>), String> {
 }
 
 /// As Docker: what is named alone and not set here is not set there.
-fn variables(
+pub(crate) fn variables(
     given: Vec<(String, Option<String>)>,
     here: impl Fn(&str) -> Option<String>,
 ) -> BTreeMap<String, String> {
