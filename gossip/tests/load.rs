@@ -9,7 +9,7 @@ use gossip::{Entry, Event, Purpose, StartError, Transport};
 use gossip_core::fact::{Claim, ClaimState, OPEN_CLAIMS_MAX, Record};
 use gossip_core::id::{ContentHash, JobId};
 use gossip_core::slot::{Epoch, Generation, GroupName, SlotId};
-use gossip_core::spec::{GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, TaskSpec, Unknown};
+use gossip_core::spec::{JobKind, JobSpec, Program, TaskSpec};
 use support::Node;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -18,17 +18,7 @@ fn spec(number: usize, bytes: usize) -> Vec<u8> {
     let run = Program::process(vec!["true".into()], None);
     let env = BTreeMap::from([(format!("V{number}"), "x".repeat(bytes))]);
     let task = TaskSpec { env, ..TaskSpec::of(run) };
-    let (name, unknown) = (GroupName::main(), Unknown::new());
-    let group = GroupSpec { name, count: 1, tasks: vec![task], unknown };
-    let spec = JobSpec {
-        version: SPEC_VERSION,
-        name: "web".into(),
-        namespace: "default".into(),
-        owner: String::new(),
-        kind: JobKind::Batch,
-        groups: vec![group],
-        unknown: Unknown::new(),
-    };
+    let spec = JobSpec::of_task("web".into(), JobKind::Batch, 1, task);
     spec.to_blob().expect("encodes").1
 }
 

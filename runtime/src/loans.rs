@@ -27,6 +27,7 @@ use crate::container::{Container, Ids, Network, Publish, Root};
 use crate::ids::{self, Granted};
 use crate::launch::{Launch, Place, TaskId};
 use crate::net::{self, Bridge, BridgeConfig, Closed};
+use crate::order::chain;
 use crate::unpack::{Bounds, Kept, Owners, Store};
 
 /// Where unpacked roots are kept.
@@ -260,10 +261,4 @@ fn rewrite(path: &Path, text: &str) -> io::Result<()> {
     let mut file: File =
         OpenOptions::new().write(true).truncate(true).custom_flags(flags).open(path)?;
     file.write_all(text.as_bytes())
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -205,6 +205,12 @@ pub(crate) fn hear(
     Ok(length > 0)
 }
 
+/// An error with its causes, as a reason.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// Cuts a reason to what is told and kept.
 pub(crate) fn shorten(mut reason: String) -> String {
     let end = (0..=REASON_BYTES.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));

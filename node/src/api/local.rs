@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use gossip_core::id::JobId;
 use serde::Deserialize;
@@ -11,8 +10,8 @@ use starling_core::view::Opinion;
 
 use super::answer::Refused;
 use super::logs::{Lines, Source};
+use super::spot;
 use super::starts;
-use super::types::Complaint;
 use crate::agent::Doors;
 
 #[derive(Debug, Deserialize)]
@@ -40,10 +39,7 @@ pub(super) async fn logs(
     Path((tender, index)): Path<(String, u32)>,
     Query(query): Query<LogQuery>,
 ) -> Result<Response, Refused> {
-    let tender = u64::from_str_radix(&tender, 16).map_err(|_not_hex| {
-        let complaint = Complaint::new("bad_request", format!("{tender:?} names no tender"));
-        Refused::new(StatusCode::BAD_REQUEST, complaint)
-    })?;
+    let tender = spot::tender(&tender)?;
     let (lines, body) = Lines::new();
     let owner = doors.tasks.clone();
     owner.spawn(async move {

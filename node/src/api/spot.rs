@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 use gossip_core::id::NodeId;
 use runtime::TaskId;
+use starling_core::Core;
 use starling_core::view::{Ended, TaskView};
 
 use super::answer::Refused;
@@ -76,28 +77,40 @@ fn not_running(text: &str, why: &str) -> Refused {
     Refused::new(StatusCode::CONFLICT, complaint)
 }
 
-/// What this node's runtime calls a task, if it holds it.
-pub(super) async fn here(doors: &Doors, tender: u64, index: u32) -> Result<Option<TaskId>, Gone> {
-    let restarts = doors
-        .agent
-        .look(move |core, _| {
-            let mut held = core.allocations().values();
-            let held = held.find(|it| it.id.epoch.tender == tender && it.id.slot.index == index);
-            held.map(|it| it.restarts)
-        })
-        .await?;
-    Ok(restarts.and_then(|start| format!("{}{start}", task_prefix(tender, index)).parse().ok()))
+/// How often an allocation was started again, if it lives here.
+pub(super) async fn restarts(doors: &Doors, tender: u64, index: u32) -> Result<Option<u32>, Gone> {
+    let look = move |core: &Core, _| {
+        let mut held = core.allocations().values();
+        let held = held.find(|it| it.id.epoch.tender == tender && it.id.slot.index == index);
+        held.map(|it| it.restarts)
+    };
+    doors.agent.look(look).await
 }
 
-/// The task of a member's request, or what to answer it.
-pub(super) async fn named(doors: &Doors, tender: &str, index: u32) -> Result<TaskId, Refused> {
-    let tender = u64::from_str_radix(tender, 16).map_err(|_not_hex| {
-        let complaint = Complaint::new("bad_request", format!("{tender:?} names no tender"));
-        Refused::new(StatusCode::BAD_REQUEST, complaint)
-    })?;
+/// What this node's runtime calls a task, if it holds it.
+pub(super) async fn here(doors: &Doors, tender: u64, index: u32) -> Result<Option<TaskId>, Gone> {
+    let start = restarts(doors, tender, index).await?;
+    Ok(start.and_then(|start| format!("{}{start}", task_prefix(tender, index)).parse().ok()))
+}
+
+/// The same, or what to answer.
+pub(super) async fn held(doors: &Doors, tender: u64, index: u32) -> Result<TaskId, Refused> {
     here(doors, tender, index).await?.ok_or_else(|| {
         let complaint = Complaint::new("not_running", "the task is not here any more")
             .hint("try again: it may run elsewhere by now");
         Refused::new(StatusCode::CONFLICT, complaint)
     })
+}
+
+/// A tender as members write it.
+pub(super) fn tender(text: &str) -> Result<u64, Refused> {
+    u64::from_str_radix(text, 16).map_err(|_not_hex| {
+        let complaint = Complaint::new("bad_request", format!("{text:?} names no tender"));
+        Refused::new(StatusCode::BAD_REQUEST, complaint)
+    })
+}
+
+/// The task of a member's request, or what to answer it.
+pub(super) async fn named(doors: &Doors, text: &str, index: u32) -> Result<TaskId, Refused> {
+    held(doors, tender(text)?, index).await
 }

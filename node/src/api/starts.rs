@@ -17,6 +17,7 @@ use runtime::{LogError, LogRecord, LogRequest, LogStream, TaskId};
 use starling_core::Core;
 
 use super::logs::{Left, Lines, Source};
+use super::spot;
 use super::types::LogItem;
 use crate::agent::{Doors, task_prefix, wall_now};
 
@@ -226,12 +227,7 @@ impl Starts<'_> {
     /// How often it was started again, if it lives here. The newest start may have a higher number.
     async fn held(&self) -> Option<u32> {
         let Source { tender, index, .. } = *self.source;
-        let look = move |core: &Core, _| {
-            let mut held = core.allocations().values();
-            let held = held.find(|it| it.id.epoch.tender == tender && it.id.slot.index == index);
-            held.map(|it| it.restarts)
-        };
-        self.doors.agent.look(look).await.ok().flatten()
+        spot::restarts(self.doors, tender, index).await.ok().flatten()
     }
 
     /// Whether it was a copy of a service, which may have been started often.

@@ -42,7 +42,7 @@ pub(super) async fn look(
     if spot.node != doors.facts.node {
         return far(&doors, &spot, Method::GET, &verb).await;
     }
-    let task = held(&doors, &spot).await?;
+    let task = spot::held(&doors, spot.tender, spot.index).await?;
     seen(&doors, &task, &spot.label, &verb).await
 }
 
@@ -56,7 +56,7 @@ pub(super) async fn act(
     if spot.node != doors.facts.node {
         return far(&doors, &spot, Method::POST, &format!("{verb}{}", wish.query())).await;
     }
-    let task = held(&doors, &spot).await?;
+    let task = spot::held(&doors, spot.tender, spot.index).await?;
     done(&doors, &task, &verb, &wish).await
 }
 
@@ -77,10 +77,6 @@ pub(super) async fn local_act(
 ) -> Result<Response, Refused> {
     let task = spot::named(&doors, &tender, index).await?;
     done(&doors, &task, &verb, &wish).await
-}
-
-async fn held(doors: &Doors, spot: &Spot) -> Result<TaskId, Refused> {
-    spot::named(doors, &format!("{:016x}", spot.tender), spot.index).await
 }
 
 async fn far(doors: &Doors, spot: &Spot, method: Method, verb: &str) -> Result<Response, Refused> {

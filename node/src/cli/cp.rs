@@ -26,6 +26,7 @@ use tokio::io::{AsyncReadExt as _, ReadHalf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::agent::chain;
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
 use crate::cli::errors::Failed;
@@ -261,11 +262,6 @@ async fn from_task(
 /// Whether an archive ended before its end, because the task's side failed.
 fn is_cut(error: &UnpackError) -> bool {
     matches!(error, UnpackError::CutOff { .. })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 async fn feed(

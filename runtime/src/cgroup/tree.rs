@@ -102,9 +102,8 @@ impl Tree {
     pub fn open(layout: &Layout, tag: &str) -> Result<Self, CgroupError> {
         let name = format!("{TOP}-{tag}");
         check_name(&name)?;
-        let layout = layout.clone();
-        let mut trunk = Trunk { branches: Vec::new(), name, shortfalls: Vec::new(), layout };
-        let layout = trunk.layout.clone();
+        let (branches, shortfalls) = (Vec::new(), Vec::new());
+        let mut trunk = Trunk { branches, name, shortfalls, layout: layout.clone() };
         if let Some(unified) = layout.usable() {
             trunk.graft(|trunk| trunk.unified(unified));
         }

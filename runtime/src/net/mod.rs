@@ -50,7 +50,6 @@ pub use bridge::{Attached, Bridge, BridgeConfig, BridgeError, Closed};
 pub use executor::StepError;
 pub use facts::{NetworkFacts, NoBridge};
 pub use files::{RESOLV_CONF, UPSTREAM_RESOLV_CONF, hosts, resolv_conf};
-#[allow(unused_imports, reason = "called by the child that becomes a container")]
 pub(crate) use loopback::raise_loopback;
 pub use plan::{BadTag, PlanError};
 pub use publish::PublishError;

@@ -104,7 +104,7 @@ impl<'a> Chamber<'a> {
             Step::Session => begin_session(),
             Step::OwnClocks => clocks::begin(),
             Step::Hostname(name) => Ok(rustix::system::sethostname(name.as_bytes())?),
-            Step::Loopback => Ok(sys::loopback::up()?),
+            Step::Loopback => Ok(crate::net::raise_loopback()?),
             Step::Enter(namespaces) => self.go_in(*namespaces),
             Step::Await => self.wait(),
             Step::BeRoot => be_root(),

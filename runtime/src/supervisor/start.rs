@@ -114,7 +114,7 @@ impl Supervisor {
             _ => Measure::Everything,
         };
         let fitted = self.group.fit(&launch.limits, measure);
-        fitted.map_err(|error| failed("cannot limit the task", &chain(&error)))?;
+        fitted.map_err(|error| failed("cannot limit the task", &order::chain(&error)))?;
         let slot = self.group.name();
         let baseline = self.group.baseline();
         let boot = self.post.boot.clone();
@@ -267,10 +267,4 @@ impl Supervisor {
             Err(error) => Err(format!("no network came: {error}")),
         }
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -15,7 +15,6 @@ pub(crate) mod clone;
 #[cfg(test)]
 pub(crate) mod forked;
 pub(crate) mod landlock;
-pub(crate) mod loopback;
 pub(crate) mod mount;
 mod readable;
 mod seats;
