@@ -23,7 +23,7 @@ use tracing::warn;
 use crate::cgroup::Tree;
 use crate::launch::{End, StartFault, TaskId};
 use crate::order;
-use crate::record::{self, RecordError, State};
+use crate::record::{self, Claim, RecordError, State};
 use crate::supervisor::{self, ADOPTION};
 use crate::unpack::remove_tree;
 use crate::{leftovers, proc};
@@ -93,49 +93,60 @@ pub(crate) enum Standing {
 ///
 /// A supervisor that it finds will leave after this task: whoever asked watches its
 /// process.
-pub(crate) fn examine(dir: BorrowedFd<'_>, host: &Host) -> Result<Standing, RecordError> {
-    let Some(state) = sound(dir)? else { return lost(dir, host, None, "its state was damaged") };
+pub(crate) fn examine(
+    dir: BorrowedFd<'_>,
+    id: &TaskId,
+    host: &Host,
+) -> Result<Standing, RecordError> {
+    let damaged = "its state was damaged";
+    let Some(state) = sound(dir, id)? else { return lost(dir, id, host, None, damaged) };
     if let Some(end) = state.end {
         return Ok(Standing::Ended(end));
     }
     let Some(supervisor) = state.claim.supervisor else {
-        return conclude(dir, interrupted("the launch was given up half done"));
+        return conclude(dir, id, interrupted("the launch was given up half done"));
     };
     if state.claim.boot != host.boot {
-        return lost(dir, host, None, "the host rebooted");
+        return lost(dir, id, host, None, "the host rebooted");
     }
     let handle = supervisor.open()?;
     if let Some(supervisor) = &handle {
         // Before the state is read again: if that has no end yet, this came in time.
         let _ = pidfd_send_signal(supervisor, ADOPTION);
     }
-    let Some(state) = sound(dir)? else { return lost(dir, host, None, "its state was damaged") };
+    let Some(state) = sound(dir, id)? else { return lost(dir, id, host, None, damaged) };
     match (handle, state) {
         (_, State { end: Some(end), .. }) => Ok(Standing::Ended(end)),
         (Some(supervisor), State { task: Some(task), .. }) => {
             Ok(Standing::Running { pid: task.pid.unsigned_abs(), supervisor })
         }
         (Some(supervisor), State { task: None, .. }) => Ok(Standing::Starting { supervisor }),
-        (None, state) => lost(dir, host, Some(&state), "its supervisor died"),
+        (None, state) => lost(dir, id, host, Some(&state), "its supervisor died"),
     }
 }
 
-/// The state, unless a crash of the host damaged it: it is never seen half made.
-fn sound(dir: BorrowedFd<'_>) -> Result<Option<State>, RecordError> {
+/// The state, unless a crash of the host damaged it, or brought back the one of a task that
+/// had this directory before: it is never seen half made.
+fn sound(dir: BorrowedFd<'_>, id: &TaskId) -> Result<Option<State>, RecordError> {
     match record::read(dir) {
         Err(RecordError::Garbled { .. } | RecordError::Absent) => Ok(None),
+        Ok(State { claim: Claim { id: Some(of), .. }, .. }) if of != *id => Ok(None),
         read => read.map(Some),
     }
 }
 
 /// How a task whose supervisor is gone ended. Blocks.
-pub(crate) fn examine_end(dir: BorrowedFd<'_>, host: &Host) -> Result<End, RecordError> {
-    match examine(dir, host)? {
+pub(crate) fn examine_end(
+    dir: BorrowedFd<'_>,
+    id: &TaskId,
+    host: &Host,
+) -> Result<End, RecordError> {
+    match examine(dir, id, host)? {
         Standing::Ended(end) => Ok(end),
         // It was told dead: the kernel and /proc disagree for an instant at most.
         Standing::Running { supervisor, .. } | Standing::Starting { supervisor } => {
             let _ = pidfd_send_signal(&supervisor, Signal::KILL);
-            match lost(dir, host, None, "its supervisor does not die")? {
+            match lost(dir, id, host, None, "its supervisor does not die")? {
                 Standing::Ended(end) => Ok(end),
                 _ => Ok(End::Lost { reason: "its supervisor does not die".to_owned() }),
             }
@@ -149,6 +160,7 @@ fn interrupted(reason: &str) -> End {
 
 fn lost(
     dir: BorrowedFd<'_>,
+    id: &TaskId,
     host: &Host,
     state: Option<&State>,
     reason: &str,
@@ -171,13 +183,13 @@ fn lost(
             Err(error) => reason = format!("{reason}; cannot look for its processes: {error}"),
         }
     }
-    conclude(dir, End::Lost { reason })
+    conclude(dir, id, End::Lost { reason })
 }
 
-fn conclude(dir: BorrowedFd<'_>, end: End) -> Result<Standing, RecordError> {
+fn conclude(dir: BorrowedFd<'_>, id: &TaskId, end: End) -> Result<Standing, RecordError> {
     record::conclude(dir, &end)?;
     // The first end stands, be it ours or not.
-    Ok(Standing::Ended(sound(dir)?.and_then(|state| state.end).unwrap_or(end)))
+    Ok(Standing::Ended(sound(dir, id)?.and_then(|state| state.end).unwrap_or(end)))
 }
 
 /// Takes a launch that nobody answered out of the world, so that it can never run;
@@ -196,7 +208,7 @@ pub(crate) fn give_up(
         Err(error) => return Err(io(error).into()),
     }
     let dir = order::open_below(tasks, &name)?;
-    record::make_void(dir.as_fd(), nonce, boot, &end)?;
+    record::make_void(dir.as_fd(), id, nonce, boot, &end)?;
     let flags = RenameFlags::NOREPLACE;
     match rustix::fs::renameat_with(tasks, name.as_str(), tasks, id.as_str(), flags) {
         Ok(()) => Ok(Some(end)),
@@ -231,7 +243,7 @@ pub(crate) fn examine_all(
             continue;
         };
         let dir = order::open_below(tasks, id.as_str()).map_err(unreadable)?;
-        match settle(dir.as_fd(), host) {
+        match settle(dir.as_fd(), &id, host) {
             Ok(standing) => found.push((id, standing)),
             Err(source) => return Err(OpenError::Task { id, source }),
         }
@@ -246,14 +258,14 @@ pub(crate) fn examine_all(
 }
 
 /// Waits out a launch that is just happening.
-fn settle(dir: BorrowedFd<'_>, host: &Host) -> Result<Standing, RecordError> {
+fn settle(dir: BorrowedFd<'_>, id: &TaskId, host: &Host) -> Result<Standing, RecordError> {
     let until = Instant::now() + START_PATIENCE;
     loop {
-        match examine(dir, host)? {
+        match examine(dir, id, host)? {
             Standing::Starting { supervisor } if Instant::now() > until => {
                 // The keeper ends what it forked.
                 let _ = pidfd_send_signal(&supervisor, Signal::KILL);
-                return conclude(dir, interrupted("the task did not start"));
+                return conclude(dir, id, interrupted("the task did not start"));
             }
             Standing::Starting { .. } => std::thread::sleep(LOOK_AGAIN),
             standing => return Ok(standing),

@@ -13,8 +13,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::call::{self, Line};
 use crate::frame;
 use crate::launch::TaskId;
-use crate::order::{self, CONTROL, Command, Done, INPUT_BYTES, Typed};
+use crate::order::{CONTROL, Command, Done, INPUT_BYTES, Typed};
 use crate::record;
+use crate::spare;
 use crate::supervisor::KNOCK;
 use crate::watch::Shared;
 
@@ -65,7 +66,7 @@ pub(crate) async fn tell(
 ) -> Result<Line, ControlError> {
     let failed = |source| ControlError::Io { id: id.clone(), source };
     let over = || ControlError::NotRunning { id: id.clone() };
-    let dir = match order::open_below(&shared.tasks, id.as_str()) {
+    let dir = match spare::hold(&shared.tasks, id) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ControlError::Unknown { id: id.clone() });
         }
@@ -117,7 +118,7 @@ fn knock(shared: &Shared, id: &TaskId, dir: &OwnedFd) -> Result<(), ControlError
 /// gives the task ten seconds.
 pub(crate) fn terminate(shared: &Shared, id: &TaskId) -> Result<(), ControlError> {
     let failed = |source| ControlError::Io { id: id.clone(), source };
-    let dir = order::open_below(&shared.tasks, id.as_str()).map_err(failed)?;
+    let dir = spare::hold(&shared.tasks, id).map_err(failed)?;
     signal(shared, id, &dir, Signal::TERM)
 }
 

@@ -30,6 +30,7 @@ use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
 use crate::order::{self, Command, LOCK, Recipient, TASKS};
 use crate::record::{self, RecordError};
+use crate::spare;
 use crate::supervisor;
 use crate::unpack::remove_tree;
 use crate::usage;
@@ -330,7 +331,7 @@ impl Runtime {
 
     /// Reads a task's log, running or ended.
     pub async fn logs(&self, id: &TaskId, request: LogRequest) -> Result<LogReader, LogError> {
-        match order::open_below(&self.0.shared.tasks, id.as_str()) {
+        match spare::hold(&self.0.shared.tasks, id) {
             Ok(dir) => LogReader::open(dir, request).await,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(LogError::Unknown { id: id.clone() })
@@ -349,6 +350,7 @@ impl Runtime {
         let shared = Arc::clone(&self.0.shared);
         let closed = blocking(move || {
             give_groups_back(&shared);
+            spare::clear(&shared.tasks);
             shared.loans.close()
         });
         if let Err(error) = closed.await {
@@ -453,16 +455,16 @@ fn give_groups_back(shared: &Shared) {
 
 fn remove(shared: &Shared, id: &TaskId) -> Result<(), RemoveError> {
     let io = |source| RemoveError::Io { id: id.clone(), source };
-    match order::open_below(&shared.tasks, id.as_str()) {
+    let dir = match order::open_below(&shared.tasks, id.as_str()) {
         Ok(dir) if !record::is_over(dir.as_fd()) => {
             return Err(RemoveError::Running { id: id.clone() });
         }
-        Ok(_) => {}
+        Ok(dir) => dir,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(RemoveError::Unknown { id: id.clone() });
         }
         Err(error) => return Err(io(error)),
-    }
+    };
     // Moved away first: a half removed directory must not be taken for a task.
     let old = record::unfinished("old", id);
     let remove = || match remove_tree(shared.tasks.as_fd(), old.as_bytes()) {
@@ -472,5 +474,8 @@ fn remove(shared: &Shared, id: &TaskId) -> Result<(), RemoveError> {
     remove().map_err(io)?;
     rustix::fs::renameat(&shared.tasks, id.as_str(), &shared.tasks, &old)
         .map_err(|error| io(error.into()))?;
+    if spare::give(&shared.tasks, &dir, &old) {
+        return Ok(());
+    }
     remove().map_err(io)
 }

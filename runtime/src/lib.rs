@@ -44,6 +44,7 @@ mod record;
 mod sandbox;
 mod seccomp;
 mod session;
+mod spare;
 mod supervisor;
 mod sys;
 pub mod unpack;

@@ -12,14 +12,20 @@
 //! launch, be it the supervisor that is about to start the program or an agent that
 //! gives up a launch nobody answered. That is why none runs twice.
 //!
+//! Directories are used again (see `spare`), so a state may lie in a file that held an
+//! older one: the text ends at the first zero byte. After a crash of the host pages of
+//! the older one may be back; a claim names its task and an end its launch, so that
+//! none is taken for another's.
+//!
 //! Only whole lines count. Nothing here is synced: what must survive the host is in
 //! its user's own journal, and a task whose last lines a crash of the host took is
 //! lost, as all tasks of that boot are. The room for the end is reserved before the
 //! task starts, so that a full disk takes no end.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -31,7 +37,7 @@ use crate::launch::{End, Launch, TaskId};
 use crate::proc::ProcessMark;
 
 /// Version of the state file.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Longest state read: a launch is bounded by its message.
 const STATE_BYTES: u64 = 8 << 20;
@@ -70,6 +76,9 @@ struct Version {
 /// Who owns a launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Claim {
+    /// Of which task; version 2 did not say.
+    #[serde(default)]
+    pub(crate) id: Option<TaskId>,
     /// Tells this launch from an earlier one of the same id.
     pub(crate) nonce: String,
     /// The boot in which it was claimed.
@@ -87,6 +96,18 @@ pub(crate) struct Claim {
 struct EndRecord {
     end: End,
     unix_ns: u64,
+    /// Of the launch that ended; version 2 did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nonce: Option<String>,
+}
+
+/// A state that is being written.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    file: File,
+    /// Where its text ends.
+    at: u64,
+    nonce: Option<String>,
 }
 
 /// All that a state says, but for the launch.
@@ -120,12 +141,62 @@ pub enum RecordError {
     Io(#[from] io::Error),
 }
 
-/// A new state file, with room for what must not be lost.
-pub(crate) fn make(dir: impl AsFd) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, STATE, flags, Mode::RUSR | Mode::WUSR)?;
-    reserve(&file, 0)?;
-    Ok(File::from(file))
+impl StateFile {
+    /// A new one, with room for what must not be lost.
+    pub(crate) fn make(dir: impl AsFd) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, STATE, flags, Mode::RUSR | Mode::WUSR)?;
+        reserve(&file, 0)?;
+        Ok(Self { file: file.into(), at: 0, nonce: None })
+    }
+
+    /// One that was [wiped](wipe): its room is still there.
+    pub(crate) fn again(dir: impl AsFd) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(dir, STATE, flags, Mode::empty())?;
+        Ok(Self { file: file.into(), at: 0, nonce: None })
+    }
+
+    /// Writes a claim, with the launch it is for: the body of an
+    /// [`Order::Launch`](crate::order::Order) as it came.
+    pub(crate) fn claim(&mut self, claim: &Claim, launch: &[u8]) -> io::Result<()> {
+        if !launch.starts_with(LAUNCH_LINE) || launch.iter().any(|byte| matches!(byte, 0 | b'\n')) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the launch is not one line"));
+        }
+        let mut text = head(claim)?;
+        text.extend_from_slice(launch);
+        text.push(b'\n');
+        // What was reserved is as good as used.
+        if text.len() as u64 > RESERVED / 4 {
+            reserve(&self.file, text.len() as u64)?;
+        }
+        self.nonce = Some(claim.nonce.clone());
+        self.add(&text)
+    }
+
+    /// Names the task's process.
+    pub(crate) fn add_task(&mut self, task: ProcessMark) -> io::Result<()> {
+        self.add(&line(&Line::Task(task))?)
+    }
+
+    /// Records how the task ended.
+    pub(crate) fn add_end(&mut self, end: &End) -> io::Result<()> {
+        let nonce = self.nonce.clone();
+        let end = EndRecord { end: end.clone(), unix_ns: unix_ns(), nonce };
+        self.add(&line(&Line::End(end))?)
+    }
+
+    /// Adds whole lines, or nothing.
+    fn add(&mut self, text: &[u8]) -> io::Result<()> {
+        let length = self.file.write_at(text, self.at)?;
+        if length == text.len() {
+            self.at += length as u64;
+            return Ok(());
+        }
+        // A torn line would spoil the next one.
+        self.file.set_len(self.at)?;
+        Err(Errno::NOSPC.into())
+    }
 }
 
 fn reserve(file: impl AsFd, from: u64) -> io::Result<()> {
@@ -134,22 +205,6 @@ fn reserve(file: impl AsFd, from: u64) -> io::Result<()> {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Writes a claim into a state that is empty, with the launch it is for: the body of
-/// an [`Order::Launch`](crate::order::Order) as it came.
-pub(crate) fn claim(state: &mut File, claim: &Claim, launch: &[u8]) -> io::Result<()> {
-    if !launch.starts_with(LAUNCH_LINE) || launch.contains(&b'\n') {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the launch is not one line"));
-    }
-    let mut text = head(claim)?;
-    text.extend_from_slice(launch);
-    text.push(b'\n');
-    // What was reserved is as good as used.
-    if text.len() as u64 > RESERVED / 4 {
-        reserve(&*state, text.len() as u64)?;
-    }
-    add(state, &text)
 }
 
 fn head(claim: &Claim) -> io::Result<Vec<u8>> {
@@ -164,52 +219,48 @@ fn line<T: Serialize>(body: &T) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Adds whole lines, or nothing.
-fn add(state: &mut File, text: &[u8]) -> io::Result<()> {
-    match state.write(text) {
-        Ok(length) if length == text.len() => Ok(()),
-        Ok(length) => {
-            // A torn line would spoil the next one.
-            let whole = state.seek(SeekFrom::End(0))?.saturating_sub(length as u64);
-            state.set_len(whole)?;
-            Err(Errno::NOSPC.into())
-        }
-        Err(error) => Err(error),
+/// Takes all that a state says out of its file, and leaves the room for the next one.
+/// False if the file is not as they usually are.
+pub(crate) fn wipe(dir: impl AsFd) -> io::Result<bool> {
+    let file = StateFile::again(dir)?.file;
+    let length = file.metadata()?.len();
+    if length > RESERVED {
+        return Ok(false);
     }
-}
-
-/// Names the task's process.
-pub(crate) fn add_task(state: &mut File, task: ProcessMark) -> io::Result<()> {
-    add(state, &line(&Line::Task(task))?)
-}
-
-/// Records how a task ended.
-pub(crate) fn add_end(state: &mut File, end: &End) -> io::Result<()> {
-    add(state, &line(&Line::End(EndRecord { end: end.clone(), unix_ns: unix_ns() }))?)
+    let zeros = vec![0; usize::try_from(length).unwrap_or_default()];
+    Ok(file.write_at(&zeros, 0)? == zeros.len())
 }
 
 /// Records an end beside whatever is there. The first end stands.
 pub(crate) fn conclude(dir: BorrowedFd<'_>, end: &End) -> Result<(), RecordError> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(dir, STATE, flags, Mode::RUSR | Mode::WUSR);
-    let mut file = File::from(file.map_err(io::Error::from)?);
-    let mut text = Vec::new();
-    Read::by_ref(&mut file).take(STATE_BYTES).read_to_end(&mut text)?;
+    let file = File::from(file.map_err(io::Error::from)?);
+    let text = text(&file)?;
+    let nonce = parse(&text).ok().map(|state| state.claim.nonce);
+    let mut state = StateFile { file, at: text.len() as u64, nonce };
     if !text.is_empty() && !text.ends_with(b"\n") {
         // Torn by a crash of the host: what follows must not be taken for its rest.
-        add(&mut file, b"\n")?;
+        state.add(b"\n")?;
     }
-    add_end(&mut file, end)?;
+    state.add_end(end)?;
     Ok(())
 }
 
 /// Makes the record of a launch that was given up, in an empty directory.
-pub(crate) fn make_void(dir: BorrowedFd<'_>, nonce: &str, boot: &str, end: &End) -> io::Result<()> {
-    let (nonce, boot) = (nonce.to_owned(), boot.to_owned());
-    let claim = Claim { nonce, boot, supervisor: None, slot: None, baseline: None };
-    let mut file = make(dir)?;
-    add(&mut file, &head(&claim)?)?;
-    add_end(&mut file, end)
+pub(crate) fn make_void(
+    dir: BorrowedFd<'_>,
+    id: &TaskId,
+    nonce: &str,
+    boot: &str,
+    end: &End,
+) -> io::Result<()> {
+    let (id, nonce, boot) = (Some(id.clone()), nonce.to_owned(), boot.to_owned());
+    let claim = Claim { id, nonce, boot, supervisor: None, slot: None, baseline: None };
+    let mut state = StateFile::make(dir)?;
+    state.add(&head(&claim)?)?;
+    state.nonce = Some(claim.nonce);
+    state.add_end(end)
 }
 
 fn open(dir: BorrowedFd<'_>) -> Result<File, RecordError> {
@@ -221,41 +272,55 @@ fn open(dir: BorrowedFd<'_>) -> Result<File, RecordError> {
     }
 }
 
+/// All that it says, up to where it ends.
+fn text(file: &File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.take(STATE_BYTES).read_to_end(&mut text)?;
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    text.truncate(end);
+    Ok(text)
+}
+
+fn whole_lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"))
+}
+
 /// What a task's state says.
 pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<State, RecordError> {
-    let mut text = Vec::new();
-    open(dir)?.take(STATE_BYTES).read_to_end(&mut text)?;
+    parse(&text(&open(dir)?)?)
+}
+
+fn parse(text: &[u8]) -> Result<State, RecordError> {
     let garbled = |source| RecordError::Garbled { source };
-    let mut lines =
-        text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let mut lines = whole_lines(text);
     let first = lines.next().ok_or(RecordError::Absent)?;
     let Version { version } = serde_json::from_slice(first).map_err(garbled)?;
     if version > VERSION {
         return Err(RecordError::Newer { version });
     }
-    let (mut claim, mut task, mut end) = (None, None, None);
+    let (mut claim, mut task, mut ends) = (None, None, Vec::new());
     for line in lines.filter(|line| !line.starts_with(LAUNCH_LINE)) {
         match serde_json::from_slice(line) {
             Ok(Line::Claim(found)) => claim = claim.or(Some(found)),
             Ok(Line::Task(found)) => task = task.or(Some(found)),
-            Ok(Line::End(found)) => end = end.or(Some(found.end)),
+            Ok(Line::End(found)) => ends.push(found),
             Ok(Line::Launch { .. }) => {}
             // Only a crash of the host tears lines, and then an end may follow.
             Err(_) if claim.is_some() => {}
             Err(source) => return Err(garbled(source)),
         }
     }
-    Ok(State { claim: claim.ok_or(RecordError::Absent)?, task, end })
+    let claim: Claim = claim.ok_or(RecordError::Absent)?;
+    let is_its = |end: &EndRecord| end.nonce.as_ref().is_none_or(|nonce| *nonce == claim.nonce);
+    let end = ends.into_iter().find(is_its).map(|found| found.end);
+    Ok(State { claim, task, end })
 }
 
 /// The launch of a task, as it was ordered.
 pub(crate) fn read_launch(dir: BorrowedFd<'_>) -> Result<Launch, RecordError> {
-    let mut text = Vec::new();
-    open(dir)?.take(STATE_BYTES).read_to_end(&mut text)?;
-    let mut lines =
-        text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    let line = lines.find(|line| line.starts_with(LAUNCH_LINE)).ok_or(RecordError::Absent)?;
-    match serde_json::from_slice(line) {
+    let text = text(&open(dir)?)?;
+    let line = whole_lines(&text).find(|line| line.starts_with(LAUNCH_LINE));
+    match serde_json::from_slice(line.ok_or(RecordError::Absent)?) {
         Ok(Line::Launch { launch, .. }) => Ok(*launch),
         Ok(_) => Err(RecordError::Absent),
         Err(source) => Err(RecordError::Garbled { source }),
@@ -303,14 +368,14 @@ mod tests {
     }
 
     fn sample() -> Claim {
-        let supervisor = Some(ProcessMark { pid: 1, start: 2 });
-        Claim { nonce: "n".into(), boot: "b".into(), supervisor, slot: None, baseline: None }
+        let (id, supervisor) = ("a".parse().ok(), Some(ProcessMark { pid: 1, start: 2 }));
+        Claim { id, nonce: "n".into(), boot: "b".into(), supervisor, slot: None, baseline: None }
     }
 
-    fn begin(dir: &Path) -> (File, File) {
+    fn begin(dir: &Path) -> (File, StateFile) {
         let handle = File::open(dir).expect("a handle");
-        let mut state = make(&handle).expect("made");
-        claim(&mut state, &sample(), &order().1).expect("claimed");
+        let mut state = StateFile::make(&handle).expect("made");
+        state.claim(&sample(), &order().1).expect("claimed");
         (handle, state)
     }
 
@@ -322,10 +387,10 @@ mod tests {
         assert_eq!(read(), State { claim: sample(), task: None, end: None });
         assert_eq!(read_launch(handle.as_fd()).expect("a launch"), order().0);
         let mark = ProcessMark { pid: 7, start: 8 };
-        add_task(&mut state, mark).expect("added");
+        state.add_task(mark).expect("added");
         assert!(!is_over(handle.as_fd()));
         let (first, second) = (End::Exited { code: 3 }, End::Lost { reason: "late".into() });
-        add_end(&mut state, &first).expect("added");
+        state.add_end(&first).expect("added");
         conclude(handle.as_fd(), &second).expect("kept");
         assert_eq!(read(), State { claim: sample(), task: Some(mark), end: Some(first) });
         assert!(is_over(handle.as_fd()));
@@ -335,7 +400,7 @@ mod tests {
     fn a_torn_line_does_not_count_and_spoils_nothing_after_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let (handle, mut state) = begin(dir.path());
-        add_end(&mut state, &End::Exited { code: 3 }).expect("added");
+        state.add_end(&End::Exited { code: 3 }).expect("added");
         let whole = std::fs::read(dir.path().join(STATE)).expect("read");
         std::fs::write(dir.path().join(STATE), &whole[..whole.len() - 2]).expect("torn");
         assert_eq!(read(handle.as_fd()).expect("read").end, None);
@@ -353,11 +418,39 @@ mod tests {
             std::fs::write(dir.path().join(STATE), text).expect("written");
             super::read(handle.as_fd())
         };
-        let newer = read(b"{\"version\":3,\"more\":[7]}\n???\n");
-        assert!(matches!(newer, Err(RecordError::Newer { version: 3 })), "{newer:?}");
+        let newer = read(b"{\"version\":4,\"more\":[7]}\n???\n");
+        assert!(matches!(newer, Err(RecordError::Newer { version: 4 })), "{newer:?}");
         let empty = read(b"{\"version\":2}");
         assert!(matches!(empty, Err(RecordError::Absent)), "{empty:?}");
         let zeroed = read(&[&[0; 64][..], b"\n"].concat());
-        assert!(matches!(zeroed, Err(RecordError::Garbled { .. })), "{zeroed:?}");
+        assert!(matches!(zeroed, Err(RecordError::Absent)), "{zeroed:?}");
+    }
+
+    #[test]
+    fn a_file_that_held_another_state_holds_the_next_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (handle, mut state) = begin(dir.path());
+        let old = End::Exited { code: 3 };
+        state.add_end(&old).expect("added");
+        let held = std::fs::read(dir.path().join(STATE)).expect("read");
+        assert!(wipe(&handle).expect("wiped"));
+        let empty = read(handle.as_fd());
+        assert!(matches!(empty, Err(RecordError::Absent)), "{empty:?}");
+        let mut state = StateFile::again(&handle).expect("opened");
+        let next = Claim { nonce: "m".into(), ..sample() };
+        let text = String::from_utf8(order().1).expect("text").replace("\"n\"", "\"m\"");
+        state.claim(&next, text.as_bytes()).expect("claimed");
+        let unended = State { claim: next.clone(), task: None, end: None };
+        assert_eq!(read(handle.as_fd()).expect("read"), unended);
+        // The old one's last page is back, as a crash of the host can leave it.
+        let path = dir.path().join(STATE);
+        let mut text = std::fs::read(&path).expect("read");
+        text.retain(|byte| *byte != 0);
+        let end = held.split_inclusive(|byte| *byte == b'\n').next_back().expect("a line");
+        std::fs::write(&path, [&text, end].concat()).expect("written");
+        assert_eq!(read(handle.as_fd()).expect("read"), unended);
+        let lost = End::Lost { reason: "reboot".into() };
+        conclude(handle.as_fd(), &lost).expect("concluded");
+        assert_eq!(read(handle.as_fd()).expect("read").end, Some(lost));
     }
 }

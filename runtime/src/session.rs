@@ -15,8 +15,8 @@ use crate::attach::ControlError;
 use crate::control::Runtime;
 use crate::inside::{self, Deed, ExecError};
 use crate::launch::{End, Streams, TaskId};
-use crate::order;
 use crate::record::{self, RecordError};
+use crate::spare;
 use crate::watch::blocking;
 
 /// Pieces that wait in either direction.
@@ -178,7 +178,7 @@ impl Runtime {
         look: impl FnOnce(record::State, &str) -> io::Result<Option<T>> + Send + 'static,
     ) -> Result<T, ControlError> {
         let failed = |source| ControlError::Io { id: id.clone(), source };
-        let dir = match order::open_below(&self.shared().tasks, id.as_str()) {
+        let dir = match spare::hold(&self.shared().tasks, id) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(ControlError::Unknown { id: id.clone() });
             }

@@ -12,12 +12,12 @@ use crate::launch::TaskId;
 use crate::proc::{self, ProcessMark};
 use crate::record::{self, RecordError, State};
 use crate::watch::Shared;
-use crate::{leftovers, order};
+use crate::{leftovers, spare};
 
 /// Reads a running task's counters. Blocks.
 pub(crate) fn of(shared: &Shared, id: &TaskId) -> Result<Usage, ControlError> {
     let failed = |source| ControlError::Io { id: id.clone(), source };
-    let dir = match order::open_below(&shared.tasks, id.as_str()) {
+    let dir = match spare::hold(&shared.tasks, id) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ControlError::Unknown { id: id.clone() });
         }

@@ -119,7 +119,7 @@ async fn end_after(shared: &Arc<Shared>, id: &TaskId, supervisor: OwnedFd) -> En
     let (work, name) = (Arc::clone(shared), id.clone());
     let examined = blocking(move || {
         let dir = order::open_below(&work.tasks, name.as_str())?;
-        adopt::examine_end(dir.as_fd(), &work.host)
+        adopt::examine_end(dir.as_fd(), &name, &work.host)
     });
     match examined.await {
         Ok(Ok(end)) => end,
@@ -357,7 +357,7 @@ async fn examine(shared: &Arc<Shared>, id: &TaskId) -> Result<Standing, RecordEr
     let (work, name) = (Arc::clone(shared), id.clone());
     blocking(move || {
         let dir = order::open_below(&work.tasks, name.as_str())?;
-        adopt::examine(dir.as_fd(), &work.host)
+        adopt::examine(dir.as_fd(), &name, &work.host)
     })
     .await?
 }

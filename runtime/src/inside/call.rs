@@ -20,6 +20,7 @@ use crate::frame::{self, Inbox};
 use crate::launch::TaskId;
 use crate::order::{self, INPUT_BYTES, Order};
 use crate::session::{PIECES, Piece, Session, SessionInput, SessionOutput, Typed};
+use crate::spare;
 
 /// A session that did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub(crate) async fn open(runtime: &Runtime, id: &TaskId, deed: Deed) -> Result<S
     let failed = |source| ControlError::Io { id: id.clone(), source };
     let shared = runtime.shared();
     // Known here at once; all else the supervisor looks at.
-    match order::open_below(&shared.tasks, id.as_str()) {
+    match spare::hold(&shared.tasks, id) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ControlError::Unknown { id: id.clone() }.into());

@@ -20,6 +20,7 @@ use crate::proc::ProcessMark;
 use crate::record::{self, SCRATCH};
 use crate::sandbox::{self, Ends, Facts, Host, NotStarted};
 use crate::session::Exec;
+use crate::spare;
 use crate::supervisor::streams::{self, Ours};
 
 /// What an archive is read and written with: any file of the container, whoever owns
@@ -86,7 +87,7 @@ fn find<'a>(
     id: &TaskId,
 ) -> Result<Site<'a>, Word> {
     // It may just have been removed.
-    let dir = order::open_below(tasks, id.as_str()).map_err(|_gone| Word::NotRunning)?;
+    let dir = spare::hold(tasks, id).map_err(|_gone| Word::NotRunning)?;
     let damaged = |error| refused("its record cannot be read", error);
     let state = record::read(dir.as_fd()).map_err(damaged)?;
     let mark = state.task.filter(|_| state.end.is_none() && state.claim.boot == boot);

@@ -38,7 +38,7 @@ mod work;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(crate) use entry::enter;
-pub(crate) use outside::{make_changes, unmake_changes};
+pub(crate) use outside::{CHANGES, forget_changes, make_changes, unmake_changes};
 pub(crate) use special::sealed_null;
 pub(crate) use work::{Host, work_inside, work_outside};
 

@@ -25,9 +25,10 @@ use crate::plan::{IdMap, MapWriter, Owners, Plan, Source, Step, Tree};
 use crate::sys::clone;
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
+use crate::unpack::remove_tree;
 
 /// Where changes to the root go, below the task's directory.
-pub(super) const CHANGES: &str = "root";
+pub(crate) const CHANGES: &str = "root";
 /// Files that the runtime wrote for the container, below the task's directory.
 const TEXTS: &str = "etc";
 
@@ -372,6 +373,26 @@ pub(crate) fn unmake_changes(dir: BorrowedFd<'_>) {
         let _ = rustix::fs::unlinkat(&root, name, AtFlags::REMOVEDIR);
     }
     let _ = rustix::fs::unlinkat(dir, CHANGES, AtFlags::REMOVEDIR);
+}
+
+/// Makes the `root/` of a task that is removed fit for another; false if it has changes.
+///
+/// What took the changes goes even when empty: a container may have handed a way into
+/// it to another that lives.
+pub(crate) fn forget_changes(dir: BorrowedFd<'_>) -> std::io::Result<bool> {
+    let root = below(dir, CHANGES, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let [(upper, _), (work, _)] = PARTS;
+    match rustix::fs::unlinkat(&root, upper, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(_) => return Ok(false),
+    }
+    // The kernel makes its own below, and refuses what a volatile mount left.
+    match below(root.as_fd(), work, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(work) => remove_tree(work.as_fd(), b"work")?,
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(true)
 }
 
 /// Makes `root/` the task's that begins.

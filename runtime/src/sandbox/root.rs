@@ -42,7 +42,8 @@ pub(super) fn mount(
             &memory
         }
     };
-    let mut options = String::from("userxattr,volatile,lowerdir=");
+    // An index would refuse a place for changes whose last container is just being unmounted.
+    let mut options = String::from("userxattr,volatile,index=off,lowerdir=");
     // The highest comes first here, and the lowest in a launch.
     for (at, layer) in layers.iter().rev().enumerate() {
         let layer = layer.as_ref().ok_or_else(|| Failure::because("a layer is missing"))?;

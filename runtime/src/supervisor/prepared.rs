@@ -1,10 +1,9 @@
-//! A task's directory before there is a task: made while its supervisor waits, so
-//! that a launch costs one rename.
+//! A task's directory before there is a task: made while its supervisor waits, best of
+//! one that another task had, so that a launch costs one rename.
 //!
 //! Its name says who made it, `.new-PID-START-NUMBER`, so that whoever finds it can
 //! tell whether the maker still lives.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,8 +13,10 @@ use rustix::io::Errno;
 use crate::launch::{TaskId, User};
 use crate::order;
 use crate::proc::ProcessMark;
-use crate::record::{self, SCRATCH, STATE};
+use crate::record::{SCRATCH, STATE, StateFile};
 use crate::sandbox;
+use crate::spare;
+use crate::unpack::remove_tree;
 
 /// How such a directory's name begins.
 const PREFIX: &str = ".new-";
@@ -27,7 +28,7 @@ const PASSAGE: Mode = Mode::from_raw_mode(0o711);
 pub(super) struct Prepared {
     name: String,
     pub(super) dir: OwnedFd,
-    pub(super) state: File,
+    pub(super) state: StateFile,
 }
 
 impl Prepared {
@@ -35,6 +36,12 @@ impl Prepared {
     /// do nothing.
     pub(super) fn make(tasks: &OwnedFd, own: ProcessMark, number: u64) -> io::Result<Self> {
         let name = format!("{PREFIX}{}-{}-{number}", own.pid, own.start);
+        if let Some(dir) = spare::take(tasks, &name) {
+            match StateFile::again(&dir) {
+                Ok(state) => return Ok(Self { name, dir, state }),
+                Err(_) => remove_tree(tasks.as_fd(), name.as_bytes())?,
+            }
+        }
         rustix::fs::mkdirat(tasks, name.as_str(), Mode::RWXU)?;
         let made = order::open_below(tasks, &name).and_then(|dir| Self::fill(name.clone(), dir));
         if made.is_err() {
@@ -46,7 +53,7 @@ impl Prepared {
     fn fill(name: String, dir: OwnedFd) -> io::Result<Self> {
         // The umask has no say here.
         rustix::fs::fchmod(&dir, PASSAGE)?;
-        let state = record::make(&dir)?;
+        let state = StateFile::make(&dir)?;
         Ok(Self { name, dir, state })
     }
 
@@ -117,6 +124,8 @@ fn maker(name: &str) -> Option<ProcessMark> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]

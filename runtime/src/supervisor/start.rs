@@ -1,6 +1,5 @@
 //! From an order to a running program, and from its end to the next wait.
 
-use std::fs::File;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +24,7 @@ use crate::launch::{End, Launch, Place, TaskId};
 use crate::log::LogWriter;
 use crate::order::{self, Reply, Report};
 use crate::proc::ProcessMark;
-use crate::record::{self, Claim};
+use crate::record::{Claim, StateFile};
 use crate::sandbox::{self, NotStarted};
 use crate::volume;
 
@@ -83,7 +82,7 @@ impl Supervisor {
                 (end, Report::NotStarted { fault, reason })
             }
         };
-        if let Err(error) = record::add_end(&mut state, &end) {
+        if let Err(error) = state.add_end(&end) {
             // Who asks later finds this process gone and no end: a lost task.
             eprintln!("starling supervisor: cannot record {end:?}: {error}");
             self.is_bad = true;
@@ -118,13 +117,14 @@ impl Supervisor {
         let slot = self.group.name();
         let baseline = self.group.baseline();
         let boot = self.post.boot.clone();
-        let claim = Claim { nonce, boot, supervisor: Some(self.own), slot, baseline };
+        let (id, supervisor) = (Some(launch.id.clone()), Some(self.own));
+        let claim = Claim { id, nonce, boot, supervisor, slot, baseline };
         // The second attempt is for a directory that was swept away as it waited.
         for _ in 0..2 {
             let prepare = "cannot prepare the task's directory";
             self.prepare().map_err(|error| failed(prepare, &error))?;
             let Some(mut prepared) = self.prepared.take() else { continue };
-            let done = record::claim(&mut prepared.state, &claim, text);
+            let done = prepared.state.claim(&claim, text);
             let done = done.and_then(|()| self.give(&prepared, launch));
             if let Err(error) = done {
                 prepared.remove(&self.post.tasks);
@@ -209,13 +209,13 @@ impl Supervisor {
         &mut self,
         agent: &OwnedFd,
         dir: &OwnedFd,
-        state: &mut File,
+        state: &mut StateFile,
         launch: Launch,
         begun: Begun,
     ) -> End {
         let Begun { task, mark, ours, log, .. } = begun;
         let mut pump = Pump::new(LogWriter::new(log, launch.log), ours.outputs);
-        let recorded = mark.and_then(|mark| record::add_task(state, mark));
+        let recorded = mark.and_then(|mark| state.add_task(mark));
         if let Err(error) = recorded {
             // A task that a restarted agent could not find must not run.
             self.is_bad |= !kin::kill_children(&mut self.signals, &mut pump, &self.group);

@@ -163,3 +163,30 @@ async fn a_follower_ends_when_the_task_is_removed_under_it() {
     let last = timeout(PATIENCE, reader.next()).await.expect("in time").expect("read");
     assert_eq!(last, None);
 }
+
+/// Directories of removed tasks are used again.
+#[tokio::test]
+async fn a_follower_of_a_removed_task_hears_nothing_of_later_ones() {
+    let mut stage = Stage::set().await;
+    stage.start("first", "true").await;
+    stage.end("first").await;
+    let request = LogRequest { follow: true, tail: None };
+    let mut reader = stage.runtime.logs(&id("first"), request).await.expect("a log");
+    stage.runtime.remove(&id("first")).await.expect("removed");
+    for n in 0..20 {
+        let name = format!("later-{n}");
+        stage.start(&name, "echo a secret").await;
+        stage.end(&name).await;
+        stage.runtime.remove(&id(&name)).await.expect("removed");
+    }
+    let last = timeout(PATIENCE, reader.next()).await.expect("in time").expect("read");
+    assert_eq!(last, None);
+    // And a task that wrote nothing before it was removed leaves nothing to the next.
+    for n in 0..20 {
+        let name = format!("quiet-{n}");
+        stage.start(&name, "true").await;
+        stage.end(&name).await;
+        assert_eq!(stage.output(&name).await, []);
+        stage.runtime.remove(&id(&name)).await.expect("removed");
+    }
+}

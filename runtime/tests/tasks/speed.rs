@@ -7,24 +7,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use runtime::{Launch, Limits, LogRecord, LogRequest};
+use runtime::{Container, End, Launch, Limits, LogRecord, LogRequest, Place, Root};
 
 use crate::stage::{Stage, id, script};
 
 const ONE_BY_ONE: u32 = 500;
 const MANY: u32 = 10_000;
+const CONTAINERS: u32 = 1_500;
 const AT_ONCE: u32 = 8;
 const SLEEPERS: u32 = 1_000;
 
-/// Does nothing; or, given a number, runs itself so often: fork, exec, wait.
+/// Does nothing; or, given `loop` and a number, runs itself so often: fork, exec, wait.
 const SOURCE: &str = r#"
 #include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 int main(int count, char **words) {
-    if (count < 2) return 0;
+    if (count < 3) return 0;
     char *own[] = { words[0], 0 };
-    for (int n = atoi(words[1]); n > 0; n--) {
+    for (int n = atoi(words[2]); n > 0; n--) {
         if (fork() == 0) { execv(own[0], own); _exit(127); }
         wait(0);
     }
@@ -45,7 +46,7 @@ fn nothing(dir: &Path) -> PathBuf {
 /// What a fork, an exec and a wait take in a small process.
 fn loop_of(program: &Path, count: u32) -> Duration {
     let before = Instant::now();
-    let status = Command::new(program).arg(count.to_string()).status();
+    let status = Command::new(program).arg("loop").arg(count.to_string()).status();
     assert!(status.expect("a loop").success());
     before.elapsed() / count
 }
@@ -95,7 +96,8 @@ async fn speed_of_many() {
     let program = nothing(stage.path());
     for round in 0..3 {
         let floor = xargs(&program, MANY);
-        let rate = rate(&mut stage, &program, round).await;
+        let make = |n| limited(&format!("m-{round}-{n}"), &program);
+        let rate = rate(&mut stage, MANY, make).await;
         println!(
             "{AT_ONCE} at once: {rate:.0} a second; xargs {floor:.0}; ratio {:.2}",
             rate / floor
@@ -103,21 +105,56 @@ async fn speed_of_many() {
     }
 }
 
-async fn rate(stage: &mut Stage, program: &Path, round: u32) -> f64 {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn speed_of_containers() {
+    let mut stage = Stage::set().await;
+    let root = stage.path().join("root");
+    fs::create_dir(&root).expect("a root");
+    for directory in ["proc", "dev", "sys", "tmp", "etc"] {
+        fs::create_dir(root.join(directory)).expect("a directory");
+    }
+    fs::rename(nothing(stage.path()), root.join("nothing")).expect("moved");
+    let contained = |name: &str| {
+        let container = Container::new(Root::Directory(root.clone()));
+        let place = Place::Container(Box::new(container));
+        Launch { place, ..limited(name, Path::new("/nothing")) }
+    };
+    for round in 0..3 {
+        let mut ended = Vec::new();
+        for n in 0..ONE_BY_ONE {
+            let name = format!("one-{round}-{n}");
+            let before = Instant::now();
+            stage.launch(contained(&name)).await.expect("started");
+            stage.end(&name).await;
+            ended.push(before.elapsed());
+            stage.runtime.remove(&id(&name)).await.expect("removed");
+        }
+        let make = |n| contained(&format!("m-{round}-{n}"));
+        let rate = rate(&mut stage, CONTAINERS, make).await;
+        println!("containers: {:?} each; {AT_ONCE} at once: {rate:.0} a second", median(ended));
+    }
+}
+
+async fn rate(stage: &mut Stage, count: u32, make: impl Fn(u32) -> Launch) -> f64 {
     let before = Instant::now();
+    let mut removals = tokio::task::JoinSet::new();
     let (mut next, mut flying) = (0, 0);
     let mut ended = 0;
-    while ended < MANY {
-        while next < MANY && flying < AT_ONCE {
-            let (runtime, launch) =
-                (stage.runtime.clone(), limited(&format!("m-{round}-{next}"), program));
+    while ended < count {
+        while next < count && flying < AT_ONCE {
+            let (runtime, launch) = (stage.runtime.clone(), make(next));
             tokio::spawn(async move { runtime.launch(launch).await.expect("started") });
             (next, flying) = (next + 1, flying + 1);
         }
-        stage.any_end().await;
+        let (id, end) = stage.any_end().await;
+        assert_eq!(end, End::Exited { code: 0 });
+        let runtime = stage.runtime.clone();
+        removals.spawn(async move { runtime.remove(&id).await.expect("removed") });
         (ended, flying) = (ended + 1, flying - 1);
     }
-    f64::from(MANY) / before.elapsed().as_secs_f64()
+    while removals.join_next().await.is_some() {}
+    f64::from(count) / before.elapsed().as_secs_f64()
 }
 
 /// Private memory of a process in KiB.
