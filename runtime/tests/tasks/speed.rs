@@ -2,12 +2,13 @@
 //!
 //! `cargo test --release -p runtime --test tasks -- --ignored --nocapture --test-threads 1 speed`
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use runtime::{Container, End, Launch, Limits, LogRecord, LogRequest, Place, Root};
+use runtime::{Changes, Container, End, Launch, Limits, LogRecord, LogRequest, Place, Root};
 
 use crate::stage::{Stage, id, script};
 
@@ -109,17 +110,8 @@ async fn speed_of_many() {
 #[ignore = "a measurement"]
 async fn speed_of_containers() {
     let mut stage = Stage::set().await;
-    let root = stage.path().join("root");
-    fs::create_dir(&root).expect("a root");
-    for directory in ["proc", "dev", "sys", "tmp", "etc"] {
-        fs::create_dir(root.join(directory)).expect("a directory");
-    }
-    fs::rename(nothing(stage.path()), root.join("nothing")).expect("moved");
-    let contained = |name: &str| {
-        let container = Container::new(Root::Directory(root.clone()));
-        let place = Place::Container(Box::new(container));
-        Launch { place, ..limited(name, Path::new("/nothing")) }
-    };
+    let root = root(stage.path());
+    let contained = |name: &str| contained(&root, name);
     for round in 0..3 {
         let mut ended = Vec::new();
         for n in 0..ONE_BY_ONE {
@@ -134,6 +126,26 @@ async fn speed_of_containers() {
         let rate = rate(&mut stage, CONTAINERS, make).await;
         println!("containers: {:?} each; {AT_ONCE} at once: {rate:.0} a second", median(ended));
     }
+}
+
+/// A root with the program that does nothing.
+fn root(dir: &Path) -> PathBuf {
+    let root = dir.join("root");
+    fs::create_dir(&root).expect("a root");
+    for directory in ["proc", "dev", "sys", "tmp", "etc"] {
+        fs::create_dir(root.join(directory)).expect("a directory");
+    }
+    fs::rename(nothing(dir), root.join("nothing")).expect("moved");
+    root
+}
+
+fn contained(root: &Path, name: &str) -> Launch {
+    let mut container = Container::new(Root::Directory(root.to_owned()));
+    if std::env::var_os("CHANGES_IN_MEMORY").is_some() {
+        container.changes = Changes::Memory { bytes: 64 << 20 };
+    }
+    let place = Place::Container(Box::new(container));
+    Launch { place, ..limited(name, Path::new("/nothing")) }
 }
 
 async fn rate(stage: &mut Stage, count: u32, make: impl Fn(u32) -> Launch) -> f64 {
@@ -199,6 +211,36 @@ async fn speed_of_a_thousand_sleepers() {
         stage.any_end().await;
     }
     println!("and stopped in {:?}", before.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn speed_of_used_supervisors() {
+    let mut stage = Stage::set().await;
+    let root = root(stage.path());
+    rate(&mut stage, 200, |n| contained(&root, &format!("u-{n}"))).await;
+    for n in 0..AT_ONCE {
+        let launch = Launch::new(id(&format!("s{n}")), ["/bin/sleep", "1000"]);
+        stage.launch(launch).await.expect("started");
+    }
+    // What they give back they give when they have nothing else to do.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for pid in stage.supervisors() {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+        let (mut name, mut parts) = ("", BTreeMap::<&str, u64>::new());
+        for line in text.lines() {
+            let words: Vec<_> = line.split_ascii_whitespace().collect();
+            match &words[..] {
+                [_, rights, _, _, _, rest @ ..] => name = rest.first().unwrap_or(rights),
+                ["Private_Dirty:" | "Private_Clean:", kib, _] => {
+                    *parts.entry(name).or_default() += kib.parse::<u64>().unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+        parts.retain(|_, kib| *kib > 0);
+        println!("a used supervisor: {} KiB of {parts:?}", private_kib(pid));
+    }
 }
 
 #[tokio::test]
