@@ -61,6 +61,8 @@ pub(crate) enum Report {
     Exists,
     /// The program runs.
     Started { pid: u32 },
+    /// It ran, and ended before it was told to run: as an `Ended` behind a `Started`.
+    Ran { pid: u32, end: End },
     /// It does not, and will not.
     NotStarted { fault: StartFault, reason: String },
     /// A network namespace comes with this message: make it a network, and reply.

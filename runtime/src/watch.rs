@@ -171,6 +171,7 @@ pub(crate) async fn launch(
             let end = match watched {
                 Watched::Line(line) => hear_end(&shared, &id, line).await,
                 Watched::Process(supervisor) => end_after(&shared, &id, supervisor).await,
+                Watched::Ended(end) => end,
             };
             shared.tell_end(id, end).await;
         }
@@ -189,6 +190,8 @@ pub(crate) async fn launch(
 enum Watched {
     Line(Line),
     Process(OwnedFd),
+    /// It has ended already.
+    Ended(End),
 }
 
 type Begun = (u32, Watched);
@@ -243,6 +246,7 @@ async fn answer(
         };
         match heard {
             Ok(Some(Report::Started { pid })) => return Some(Ok((pid, Watched::Line(line)))),
+            Ok(Some(Report::Ran { pid, end })) => return Some(Ok((pid, Watched::Ended(end)))),
             Ok(Some(Report::NotStarted { fault, reason })) => {
                 return Some(Err(LaunchError::NotStarted { fault, reason }));
             }

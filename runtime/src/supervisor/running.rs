@@ -19,7 +19,7 @@ use super::kin;
 use super::pump::Pump;
 use super::signals::Signals;
 use crate::launch::End;
-use crate::order::{Command, Done, Recipient, shorten};
+use crate::order::{self, Command, Done, Recipient, Report, shorten};
 use crate::proc::ProcessMark;
 use crate::sys;
 
@@ -33,9 +33,56 @@ const GRACE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// given back then. Most tasks that end sooner would only have it taken again.
 const SETTLED_AFTER: Duration = Duration::from_millis(50);
 
+/// A task that ends sooner is told with one message and not two: each costs the agent a
+/// wake-up, which is a good part of such a task. Nobody notices that others are told to
+/// run that much later.
+const TOLD_AFTER: Duration = Duration::from_millis(2);
+
+/// What the agent knows of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// That it runs.
+    Started,
+    /// It could not be told.
+    Failed,
+}
+
+/// The news that a task runs.
+#[derive(Debug)]
+pub(super) struct News<'a> {
+    agent: &'a OwnedFd,
+    pid: u32,
+    due: Instant,
+    told: Told,
+}
+
+impl<'a> News<'a> {
+    pub(super) fn new(agent: &'a OwnedFd, pid: u32) -> Self {
+        Self { agent, pid, due: Instant::now() + TOLD_AFTER, told: Told::Nothing }
+    }
+
+    /// How long they can wait; none if they were told.
+    fn wait(&self) -> Option<Duration> {
+        let waits = self.told == Told::Nothing;
+        waits.then(|| self.due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Tells them once they are due; true then.
+    fn tell(&mut self) -> bool {
+        let is_due = self.wait() == Some(Duration::ZERO);
+        if is_due {
+            let told = order::say(self.agent, &Report::Started { pid: self.pid });
+            self.told = if told.is_ok() { Told::Started } else { Told::Failed };
+        }
+        is_due
+    }
+}
+
 /// A started task.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
+    pub(super) news: News<'a>,
     pub(super) own: ProcessMark,
     pub(super) task: Pid,
     pub(super) stop_signal: Signal,
@@ -70,12 +117,13 @@ pub(super) struct Fate {
 #[derive(Debug)]
 pub(super) struct Ran {
     pub(super) end: End,
+    pub(super) news: Told,
     /// Nothing is left of it.
     pub(super) is_gone: bool,
 }
 
 /// What a wait may wake for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Signals,
     Output,
@@ -120,7 +168,7 @@ impl Running<'_> {
         let _ = self.thaw();
         let is_gone = kin::kill_children(self.signals, &mut self.pump, self.group);
         self.pump.finish();
-        Ran { end: self.end(status), is_gone }
+        Ran { end: self.end(status), news: self.news.told, is_gone }
     }
 
     fn end(&self, status: WaitStatus) -> End {
@@ -149,7 +197,9 @@ impl Running<'_> {
     /// Waits for something and deals with all that is there.
     fn turn(&mut self) {
         let sources = self.wait();
-        if sources.is_empty() && !self.fate.is_settled {
+        // A signal may be its end, which is looked for first.
+        let is_new = !sources.contains(&Source::Signals) && self.news.tell();
+        if sources.is_empty() && !is_new && !self.fate.is_settled {
             self.fate.is_settled = true;
             sys::give_memory_back();
         }
@@ -181,7 +231,7 @@ impl Running<'_> {
     fn wait(&self) -> Vec<Source> {
         let timeout = self.fate.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
         let settles = (!self.fate.is_settled).then_some(SETTLED_AFTER);
-        let timeout = timeout.into_iter().chain(settles).min();
+        let timeout = timeout.into_iter().chain(settles).chain(self.news.wait()).min();
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let (is, takes) = (PollFlags::IN, PollFlags::OUT);
         let outputs = self.pump.outputs().map(|fd| (Source::Output, fd, is));

@@ -14,7 +14,7 @@ use super::desk::Desk;
 use super::kin;
 use super::prepared::Prepared;
 use super::pump::Pump;
-use super::running::{Fate, Ran, Running};
+use super::running::{Fate, News, Ran, Running, Told};
 use super::streams::{self, Ours};
 use super::texts;
 use crate::cgroup::{Limits, Measure};
@@ -73,8 +73,7 @@ impl Supervisor {
         let (end, report) = match begun {
             Ok(mut begun) => {
                 mounts = begun.mounts.take();
-                let end = self.run(agent, &dir, &mut state, launch, begun);
-                (end.clone(), Report::Ended { end })
+                self.run(agent, &dir, &mut state, launch, begun)
             }
             Err(NotStarted { fault, reason }) => {
                 let reason = order::shorten(reason);
@@ -212,19 +211,20 @@ impl Supervisor {
         state: &mut StateFile,
         launch: Launch,
         begun: Begun,
-    ) -> End {
+    ) -> (End, Report) {
         let Begun { task, mark, ours, log, .. } = begun;
         let mut pump = Pump::new(LogWriter::new(log, launch.log), ours.outputs);
         let recorded = mark.and_then(|mark| state.add_task(mark));
         if let Err(error) = recorded {
             // A task that a restarted agent could not find must not run.
             self.is_bad |= !kin::kill_children(&mut self.signals, &mut pump, &self.group);
-            return End::Lost { reason: format!("its start could not be recorded: {error}") };
+            let reason = format!("its start could not be recorded: {error}");
+            let end = End::Lost { reason };
+            return (end.clone(), Report::Ended { end });
         }
         let pid = task.as_raw_nonzero().get().unsigned_abs();
-        // An agent that is gone finds the state on disk.
-        self.leaves |= order::say(agent, &Report::Started { pid }).is_err();
         let running = Running {
+            news: News::new(agent, pid),
             own: self.own,
             task,
             stop_signal: Signal::from_named_raw(launch.stop_signal).unwrap_or(Signal::TERM),
@@ -239,10 +239,16 @@ impl Supervisor {
         };
         // What is not needed any more is not held for the task's life.
         drop(launch);
-        let Ran { end, is_gone } = running.run();
+        let Ran { end, news, is_gone } = running.run();
         // The keeper looks for what stayed.
         self.is_bad |= !is_gone;
-        end
+        // An agent that is gone finds the state on disk.
+        self.leaves |= news == Told::Failed;
+        let report = match news {
+            Told::Nothing => Report::Ran { pid, end: end.clone() },
+            Told::Started | Told::Failed => Report::Ended { end: end.clone() },
+        };
+        (end, report)
     }
 
     /// Has the agent make a network of a namespace.
