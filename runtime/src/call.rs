@@ -19,12 +19,12 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags};
 use serde::de::DeserializeOwned;
-use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use crate::frame::{self, Inbox, READ_BYTES};
 use crate::order::{self, KEEPER_LOG, Order, SOCKET};
+use crate::sys::Readable;
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 
 /// Keepers started for one launch before it fails: the first may find one that
@@ -91,7 +91,7 @@ impl Caller {
     /// Gives an order if that needs no waiting at all, as it does as a rule.
     pub(crate) fn order_now(&self, order: &[u8]) -> Option<Line> {
         let line = Line::new(connect(&self.dir, SOCKET).ok()?).ok()?;
-        let sent = rustix::net::send(&line.stream, order, SendFlags::NOSIGNAL).ok()?;
+        let sent = rustix::net::send(line.socket.fd(), order, SendFlags::NOSIGNAL).ok()?;
         // Half an order is none: who reads it finds the connection closed.
         (sent == order.len()).then_some(line)
     }
@@ -186,7 +186,9 @@ fn read_only(program: &Path) -> Option<OwnedFd> {
 /// A connection to a supervisor.
 #[derive(Debug)]
 pub(crate) struct Line {
-    stream: UnixStream,
+    /// Watched for reading alone: a supervisor that takes the connection makes it writable
+    /// anew, and would wake the agent for nothing.
+    socket: Readable,
     inbox: Inbox,
     /// A descriptor that came with the last message.
     passed: Option<OwnedFd>,
@@ -195,8 +197,7 @@ pub(crate) struct Line {
 impl Line {
     /// Over a socket that does not block.
     fn new(socket: OwnedFd) -> io::Result<Self> {
-        let stream = UnixStream::from_std(socket.into())?;
-        Ok(Self { stream, inbox: Inbox::default(), passed: None })
+        Ok(Self { socket: Readable::new(socket)?, inbox: Inbox::default(), passed: None })
     }
 
     /// To a socket below a directory.
@@ -208,13 +209,13 @@ impl Line {
     pub(crate) async fn send(&self, frame: &[u8]) -> io::Result<()> {
         let mut sent = 0;
         while let Some(rest) = frame.get(sent..).filter(|rest| !rest.is_empty()) {
-            let send = || {
-                rustix::net::send(&self.stream, rest, SendFlags::NOSIGNAL).map_err(io::Error::from)
+            let send = |socket: &OwnedFd| -> io::Result<usize> {
+                Ok(rustix::net::send(socket, rest, SendFlags::NOSIGNAL)?)
             };
             // Tried first: an empty socket takes any usual message.
-            match send() {
+            match send(self.socket.fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    sent += self.stream.async_io(Interest::WRITABLE, send).await?;
+                    sent += self.socket.write_with(send).await?;
                 }
                 done => sent += done?,
             }
@@ -229,11 +230,9 @@ impl Line {
             if let Some(body) = self.inbox.take()? {
                 return frame::decode(&body).map(Some);
             }
-            let Self { stream, inbox, passed } = self;
-            let stream = &*stream;
+            let Self { socket, inbox, passed } = self;
             let mut chunk = [0; READ_BYTES];
-            let read = || read(stream, &mut chunk, passed);
-            match stream.async_io(Interest::READABLE, read).await {
+            match socket.read_with(|socket| read(socket, &mut chunk, passed)).await {
                 Ok(0) => return Ok(None),
                 Ok(length) => inbox.push(chunk.get(..length).unwrap_or_default()),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
@@ -243,8 +242,8 @@ impl Line {
     }
 
     /// The connection, and what came of it and was not taken.
-    pub(crate) fn into_parts(self) -> (UnixStream, Inbox) {
-        (self.stream, self.inbox)
+    pub(crate) fn into_parts(self) -> io::Result<(UnixStream, Inbox)> {
+        Ok((UnixStream::from_std(self.socket.into_fd().into())?, self.inbox))
     }
 
     /// The descriptor that came with what was heard.

@@ -58,7 +58,7 @@ pub(crate) async fn open(runtime: &Runtime, id: &TaskId, deed: Deed) -> Result<S
     let errand = Errand { id: id.clone(), deed };
     let text = frame::encode(&Order::Enter(Box::new(errand))).map_err(failed)?;
     line.send(&text).await.map_err(failed)?;
-    let (stream, inbox) = line.into_parts();
+    let (stream, inbox) = line.into_parts().map_err(failed)?;
     let (from, to) = stream.into_split();
     let mut words = Words { from, inbox };
     let first = match words.next().await.map_err(failed)? {

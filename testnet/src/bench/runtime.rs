@@ -239,10 +239,9 @@ async fn rest(ours: &mut Ours, kind: Kind) -> io::Result<(Outcome, Outcome)> {
     let ids = ours.crowd(kind, AT_ONCE, AT_ONCE).await?;
     sleep(Duration::from_millis(300));
     let all = census::keepers(ours.dir());
-    let keeper = census::keeper(ours.dir());
     let mut kib = 0;
-    for pid in all.iter().filter(|pid| Some(**pid) != keeper) {
-        kib = kib.max(census::private_kib(*pid)?);
+    for pid in census::supervisors(ours.dir()) {
+        kib = kib.max(census::private_kib(pid)?);
     }
     let began = census::work_ns(&all);
     sleep(IDLE);

@@ -19,10 +19,11 @@ pub(crate) fn keepers(dir: &Path) -> Vec<u32> {
     pids().into_iter().filter(of_ours).collect()
 }
 
-/// The keeper alone: the one whose parent is none of them.
-pub(crate) fn keeper(dir: &Path) -> Option<u32> {
+/// Those of them that have a task: a child that is none of them.
+pub(crate) fn supervisors(dir: &Path) -> BTreeSet<u32> {
     let all = keepers(dir);
-    all.iter().copied().find(|pid| parent(*pid).is_some_and(|parent| !all.contains(&parent)))
+    let strangers = pids().into_iter().filter(|pid| !all.contains(pid));
+    strangers.filter_map(parent).filter(|parent| all.contains(parent)).collect()
 }
 
 /// Memory that only this process has, in KiB.
