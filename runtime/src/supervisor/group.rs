@@ -51,7 +51,7 @@ pub(crate) fn layout(dir: BorrowedFd<'_>) -> io::Result<Layout> {
     }
     let layout = Layout::probe()?;
     if let Err(error) = layout.settle() {
-        eprintln!("starling: our own processes stay where they are: {}", error);
+        complain!("starling: our own processes stay where they are: {}", error);
     }
     let seen = Seen { boot, layout };
     let text = serde_json::to_vec(&seen)?;
@@ -123,7 +123,7 @@ pub(crate) fn try_birth(tree: &Tree) -> bool {
         Some(Err(_)) | None => false,
     };
     if let Err(error) = slot.remove() {
-        eprintln!("starling keeper: a control group stays: {error}");
+        complain!("starling keeper: a control group stays: {error}");
     }
     born
 }
@@ -164,7 +164,7 @@ impl Group {
                 self.slot = Some(slot);
                 self.is_stale = true;
             }
-            Err(error) => eprintln!("starling supervisor: no control group: {error}"),
+            Err(error) => complain!("starling supervisor: no control group: {error}"),
         }
     }
 
@@ -216,7 +216,7 @@ impl Group {
         if let Some(slot) = &self.slot
             && let Err(error) = slot.kill()
         {
-            eprintln!("starling supervisor: cannot kill a control group: {error}");
+            complain!("starling supervisor: cannot kill a control group: {error}");
         }
     }
 
@@ -244,7 +244,7 @@ impl Group {
         if let Some(slot) = &self.slot
             && let Err(error) = slot.remove()
         {
-            eprintln!("starling supervisor: a control group stays: {error}");
+            complain!("starling supervisor: a control group stays: {error}");
         }
     }
 }

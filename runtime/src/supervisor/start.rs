@@ -83,7 +83,7 @@ impl Supervisor {
         };
         if let Err(error) = state.add_end(&end) {
             // Who asks later finds this process gone and no end: a lost task.
-            eprintln!("starling supervisor: cannot record {end:?}: {error}");
+            complain!("starling supervisor: cannot record {end:?}: {error}");
             self.is_bad = true;
         }
         // An agent that is gone finds the end on record. Its successor watches this

@@ -41,7 +41,7 @@ impl Stage {
         Self::open(dir).await.0
     }
 
-    async fn open(dir: TempDir) -> (Self, Vec<Found>) {
+    pub(crate) async fn open(dir: TempDir) -> (Self, Vec<Found>) {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_keeper-for-tests"));
         let config = Config { dir: dir.path().to_owned(), program };
         let Opened { runtime, found, events } = Runtime::open(config).await.expect("opened");
