@@ -25,6 +25,7 @@ use crate::adopt::{self, Host, OpenError, Standing};
 use crate::attach::{self, Attached, ControlError};
 use crate::call::{Caller, KeeperError};
 use crate::cgroup::Usage;
+use crate::keeper;
 use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
@@ -349,7 +350,7 @@ impl Runtime {
         }
         let shared = Arc::clone(&self.0.shared);
         let closed = blocking(move || {
-            give_groups_back(&shared);
+            tidy_after_keepers(&shared);
             spare::clear(&shared.tasks);
             shared.loans.close()
         });
@@ -436,18 +437,26 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Removes the control groups of the directory if no keeper uses them and nothing is in
-/// them. A keeper that leaves does the same; but it may have been killed, or none
-/// was ever started.
-fn give_groups_back(shared: &Shared) {
-    let Some(tree) = &shared.host.tree else { return };
+/// Removes what a keeper leaves that was killed, and the supervisors that died with it: its
+/// socket, their directories, and the control groups if nothing is in them. One that
+/// leaves does the same; but then none may have been started at all.
+fn tidy_after_keepers(shared: &Shared) {
     let Ok(dir) = order::open_below(&shared.tasks, "..") else { return };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let Ok(lock) = rustix::fs::openat(dir, LOCK, flags, Mode::RUSR | Mode::WUSR) else { return };
+    let Ok(lock) = rustix::fs::openat(&dir, LOCK, flags, Mode::RUSR | Mode::WUSR) else { return };
     // While this is held none starts. One that is leaving has given it up, and removes
     // what is left by then.
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-        && let Err(error) = tree.remove_if_empty()
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
+    if let Err(error) = keeper::unlink_socket(&dir) {
+        debug!(%error, "a dead keeper's socket stays");
+    }
+    if let Err(error) = supervisor::sweep(&shared.tasks) {
+        debug!(%error, "directories of dead supervisors stay");
+    }
+    if let Some(tree) = &shared.host.tree
+        && let Err(error) = supervisor::sweep_slots(tree).and_then(|()| tree.remove_if_empty())
     {
         debug!(%error, "control groups stay");
     }

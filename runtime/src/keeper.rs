@@ -137,7 +137,8 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
     }))
 }
 
-fn unlink_socket(dir: &OwnedFd) -> io::Result<()> {
+/// Removes the socket, if it is there.
+pub(crate) fn unlink_socket(dir: &OwnedFd) -> io::Result<()> {
     match rustix::fs::unlinkat(dir, SOCKET, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
