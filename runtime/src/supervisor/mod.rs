@@ -23,6 +23,7 @@ mod enter;
 mod group;
 pub(crate) mod input;
 mod kin;
+mod neighbour;
 mod prepared;
 mod pump;
 mod running;

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal};
 use super::Supervisor;
 use super::desk::Desk;
 use super::kin;
+use super::neighbour;
 use super::prepared::Prepared;
 use super::pump::Pump;
 use super::running::{Fate, News, Ran, Running, Told};
@@ -169,7 +170,7 @@ impl Supervisor {
         self.expects_container = false;
         if let Place::Container(container) = &launch.place {
             self.expects_container = container.changes == Changes::Disk;
-            texts::make(prepared.dir.as_fd(), &launch.id, container)
+            texts::make(prepared.dir.as_fd(), &self.post.tasks, &launch.id, container)
                 .map_err(|error| NotStarted::system("cannot name the container", error))?;
             if container.mounts.iter().any(|mount| matches!(mount, Mount::Volume { .. })) {
                 let opened = order::open_below(&self.post.tasks, "..")
@@ -178,6 +179,8 @@ impl Supervisor {
                 volumes = Some(opened.map_err(failed)?);
             }
         }
+        let shared = neighbour::network(&self.post.tasks, &self.post.boot, launch)
+            .map_err(|reason| NotStarted::system("cannot share a network", reason))?;
         let group = std::mem::take(&mut self.group);
         let sandbox_order = sandbox::Order {
             launch,
@@ -185,7 +188,7 @@ impl Supervisor {
             dir: prepared.dir.as_fd(),
             volumes: volumes.as_ref().map(AsFd::as_fd),
             join: group.join(),
-            network_of: None,
+            network_of: shared.as_ref().map(AsFd::as_fd),
             ends,
         };
         let mut network = |namespace| self.network(agent, &launch.id, namespace);

@@ -1,6 +1,9 @@
 //! Containers as they are, seen from inside and from the host. As root, over a root
 //! made of this machine's own programs.
 
+#[path = "../net/stage.rs"]
+#[allow(dead_code, reason = "shared with the tests of the network")]
+mod hosts;
 #[path = "../tasks/stage.rs"]
 #[allow(dead_code, reason = "shared with the tests of plain tasks")]
 mod stage;
@@ -10,3 +13,4 @@ mod files;
 mod image;
 mod isolation;
 mod users;
+mod shared;
