@@ -13,7 +13,7 @@ use rustix::io::retry_on_intr;
 use rustix::process::{WaitOptions, waitpid};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{CgroupError, Joining, Layout, Limits, Measure, Slot, Tree, Usage};
+use crate::cgroup::{CgroupError, DeviceRule, Joining, Layout, Limits, Measure, Slot, Tree, Usage};
 use crate::proc::{self, ProcessMark};
 use crate::sys::clone::{self, Birth};
 use crate::sys::{self, Fork};
@@ -184,6 +184,17 @@ impl Group {
         {
             slot.renew();
             self.is_stale = false;
+        }
+    }
+
+    /// Lets the next task use these devices only, or all if none are named. After
+    /// [`fit`](Self::fit).
+    pub(super) fn devices(&mut self, rules: Option<&[DeviceRule]>) -> Result<(), CgroupError> {
+        match (&mut self.slot, rules) {
+            (Some(slot), Some(rules)) => slot.devices(rules),
+            (Some(slot), None) => slot.all_devices(),
+            (None, Some(_)) => Err(CgroupError::NoGroup),
+            (None, None) => Ok(()),
         }
     }
 

@@ -24,6 +24,7 @@ mod group;
 pub(crate) mod input;
 mod kin;
 mod neighbour;
+mod nodes;
 mod prepared;
 mod pump;
 mod running;

@@ -13,6 +13,7 @@ use super::Supervisor;
 use super::desk::Desk;
 use super::kin;
 use super::neighbour;
+use super::nodes;
 use super::prepared::Prepared;
 use super::pump::Pump;
 use super::running::{Fate, News, Ran, Running, Told};
@@ -179,6 +180,8 @@ impl Supervisor {
                 volumes = Some(opened.map_err(failed)?);
             }
         }
+        nodes::restrict(&mut self.group, launch)
+            .map_err(|reason| NotStarted::system("cannot limit its devices", reason))?;
         let shared = neighbour::network(&self.post.tasks, &self.post.boot, launch)
             .map_err(|reason| NotStarted::system("cannot share a network", reason))?;
         let group = std::mem::take(&mut self.group);
