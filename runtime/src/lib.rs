@@ -50,6 +50,7 @@ mod session;
 mod spare;
 mod supervisor;
 mod sys;
+mod underway;
 pub mod unpack;
 mod usage;
 mod volume;
