@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -31,6 +32,10 @@ use crate::{leftovers, proc};
 /// How long a launch found between claim and exec may take, before it is given up.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// How long a supervisor may take to die of SIGKILL: one that waits for a file system that
+/// does not answer dies at once, unless the disk itself does not.
+const DEATH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A runtime that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -166,24 +171,65 @@ fn lost(
     reason: &str,
 ) -> Result<Standing, RecordError> {
     let mut reason = reason.to_owned();
-    let stays = "; some of its processes do not die";
-    if let Some(state) = state
-        && let (Some(tree), Some(slot)) = (&host.tree, &state.claim.slot)
-    {
-        match supervisor::bury(tree, slot) {
-            Ok(true) => {}
-            Ok(false) => reason += stays,
-            Err(error) => reason = format!("{reason}; cannot look for its processes: {error}"),
-        }
-    }
-    if let Some(task) = state.and_then(|state| state.task) {
-        match leftovers::kill(task) {
-            Ok(true) => {}
-            Ok(false) => reason += stays,
-            Err(error) => reason = format!("{reason}; cannot look for its processes: {error}"),
+    if let Some(state) = state {
+        reason += &bury(host, state);
+        if let Some(task) = state.task {
+            reason += &outcome(leftovers::kill(task));
         }
     }
     conclude(dir, id, End::Lost { reason })
+}
+
+/// Kills what is in a task's control groups; returns what there is to say of that.
+fn bury(host: &Host, state: &State) -> String {
+    match (&host.tree, &state.claim.slot) {
+        (Some(tree), Some(slot)) => outcome(supervisor::bury(tree, slot)),
+        _ => String::new(),
+    }
+}
+
+fn outcome(killed: Result<bool, impl std::fmt::Display>) -> String {
+    match killed {
+        Ok(true) => String::new(),
+        Ok(false) => "; some of its processes do not die".to_owned(),
+        Err(error) => format!("; cannot look for its processes: {error}"),
+    }
+}
+
+/// Ends a launch whose program does not run yet, whatever its supervisor hangs in: that
+/// is killed. One whose program runs by now goes on. Blocks.
+pub(crate) fn end_set_up(
+    dir: BorrowedFd<'_>,
+    id: &TaskId,
+    host: &Host,
+    reason: &str,
+) -> Result<Standing, RecordError> {
+    let is_starting = |state: &State| state.end.is_none() && state.task.is_none();
+    let mut reason = reason.to_owned();
+    if let Some(state) = sound(dir, id)?.filter(is_starting)
+        && state.claim.boot == host.boot
+        && let Some(supervisor) = state.claim.supervisor
+        && let Some(supervisor) = supervisor.open()?
+    {
+        // Then it has no other task after this one; see `examine`.
+        let _ = pidfd_send_signal(&supervisor, ADOPTION);
+        if sound(dir, id)?.is_some_and(|state| is_starting(&state)) {
+            let _ = pidfd_send_signal(&supervisor, Signal::KILL);
+            let timeout = Timespec::try_from(DEATH_PATIENCE).ok();
+            let mut death = [PollFd::new(&supervisor, PollFlags::IN)];
+            if poll(&mut death, timeout.as_ref()).map_err(io::Error::from)? == 0 {
+                reason += "; its supervisor does not die";
+            }
+        }
+    }
+    // What it wrote before it died is true.
+    match sound(dir, id)?.filter(is_starting) {
+        Some(state) => {
+            reason += &bury(host, &state);
+            conclude(dir, id, interrupted(&reason))
+        }
+        None => examine(dir, id, host),
+    }
 }
 
 fn conclude(dir: BorrowedFd<'_>, id: &TaskId, end: End) -> Result<Standing, RecordError> {
@@ -262,10 +308,8 @@ fn settle(dir: BorrowedFd<'_>, id: &TaskId, host: &Host) -> Result<Standing, Rec
     let until = Instant::now() + START_PATIENCE;
     loop {
         match examine(dir, id, host)? {
-            Standing::Starting { supervisor } if Instant::now() > until => {
-                // The keeper ends what it forked.
-                let _ = pidfd_send_signal(&supervisor, Signal::KILL);
-                return conclude(dir, id, interrupted("the task did not start"));
+            Standing::Starting { .. } if Instant::now() > until => {
+                return end_set_up(dir, id, host, "the task did not start");
             }
             Standing::Starting { .. } => std::thread::sleep(LOOK_AGAIN),
             standing => return Ok(standing),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
+use tracing::warn;
 
 use crate::call::{self, Line};
 use crate::frame;
@@ -114,9 +115,26 @@ fn knock(shared: &Shared, id: &TaskId, dir: &OwnedFd) -> Result<(), ControlError
     signal(shared, id, dir, KNOCK)
 }
 
+/// Orders a task that runs to stop.
+pub(crate) async fn stop(
+    shared: &Shared,
+    id: &TaskId,
+    grace: Duration,
+) -> Result<(), ControlError> {
+    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    match tell(shared, id, &Command::Stop { grace_ms }).await {
+        // A task must be stoppable when the disk is full, for it may be what fills it.
+        Err(ControlError::Io { source, .. }) => {
+            warn!(%id, error = %source, "a supervisor takes no commands; it is told to stop");
+            terminate(shared, id)
+        }
+        told => told.map(drop),
+    }
+}
+
 /// Stops a task whose supervisor cannot take commands, on a full disk perhaps: it
 /// gives the task ten seconds.
-pub(crate) fn terminate(shared: &Shared, id: &TaskId) -> Result<(), ControlError> {
+fn terminate(shared: &Shared, id: &TaskId) -> Result<(), ControlError> {
     let failed = |source| ControlError::Io { id: id.clone(), source };
     let dir = spare::hold(&shared.tasks, id).map_err(failed)?;
     signal(shared, id, &dir, Signal::TERM)

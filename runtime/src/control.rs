@@ -25,6 +25,7 @@ use crate::adopt::{self, Host, OpenError, Standing};
 use crate::attach::{self, Attached, ControlError};
 use crate::call::{Caller, KeeperError};
 use crate::cgroup::Usage;
+use crate::keeper;
 use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
@@ -32,6 +33,7 @@ use crate::order::{self, Command, LOCK, Recipient, TASKS};
 use crate::record::{self, RecordError};
 use crate::spare;
 use crate::supervisor;
+use crate::underway::{Launches, Underway};
 use crate::unpack::remove_tree;
 use crate::usage;
 use crate::watch::{self, Asked, Shared, blocking};
@@ -164,7 +166,8 @@ impl Runtime {
             prepared.map_err(|source| OpenError::Directory { path, source })??;
         let (events, receiver) = mpsc::channel(EVENTS);
         let busy = Mutex::default();
-        let shared = Shared { tasks, tasks_path, host, caller, events, busy, loans };
+        let launches = Launches::default();
+        let shared = Shared { tasks, tasks_path, host, caller, events, busy, launches, loans };
         let shared = Arc::new(shared);
         let mut work = JoinSet::new();
         let mut found = Vec::new();
@@ -201,7 +204,8 @@ impl Runtime {
         if !shared.reserve(&id) {
             return Err(LaunchError::Exists { id });
         }
-        launch = self.lend(launch).await.inspect_err(|_| shared.release(&id))?;
+        let underway = shared.launches.begin(&id);
+        launch = self.lend(launch, &underway).await?;
         let (asker, answer) = oneshot::channel();
         {
             let mut work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +215,7 @@ impl Runtime {
                 return Err(LaunchError::ShutDown);
             };
             while work.try_join_next().is_some() {}
-            let asked = Asked::ask(shared, launch).inspect_err(|_| {
+            let asked = Asked::ask(shared, launch, underway).inspect_err(|_| {
                 shared.loans.take_back(&id);
                 shared.release(&id);
             })?;
@@ -220,37 +224,58 @@ impl Runtime {
         answer.await.unwrap_or(Err(LaunchError::ShutDown))
     }
 
-    /// What a container needs of the agent, which may take a while.
-    async fn lend(&self, mut launch: Launch) -> Result<Launch, LaunchError> {
+    /// What a container needs of the agent, which may take a while. What fails has
+    /// nothing, and its id is free; what is stopped, as soon as the work ends.
+    async fn lend(&self, mut launch: Launch, underway: &Underway) -> Result<Launch, LaunchError> {
         let (shared, id) = (Arc::clone(&self.0.shared), launch.id.clone());
         let takes_time = Loans::takes_time(&launch);
         let lend = move || shared.loans.lend(&mut launch).map(|()| launch);
-        let lent = match takes_time {
-            true => blocking(lend).await.map_err(|source| LaunchError::Io { id, source })?,
-            false => lend(),
+        let shared = &self.0.shared;
+        let lent = if takes_time {
+            let mut lending = tokio::task::spawn_blocking(lend);
+            tokio::select! {
+                lent = &mut lending => lent.map_err(io::Error::other),
+                () = underway.stopped() => {
+                    let (shared, id) = (Arc::clone(shared), id.clone());
+                    self.go_on(async move {
+                        let _ = lending.await;
+                        shared.loans.take_back(&id);
+                        shared.release(&id);
+                    });
+                    return Err(LaunchError::NotStarted {
+                        fault: StartFault::Interrupted,
+                        reason: watch::STOPPED.to_owned(),
+                    });
+                }
+            }
+        } else {
+            Ok(lend())
         };
-        lent.map_err(|error| LaunchError::NotStarted {
-            fault: StartFault::System,
-            reason: error.to_string(),
-        })
+        let lent = match lent {
+            Ok(lent) => lent.map_err(|error| LaunchError::NotStarted {
+                fault: StartFault::System,
+                reason: error.to_string(),
+            }),
+            Err(source) => Err(LaunchError::Io { id: id.clone(), source }),
+        };
+        lent.inspect_err(|_| shared.release(&id))
     }
 
     /// Orders a task to stop: its stop signal now, SIGKILL to all of it after
     /// `grace`. The order holds even if the agent dies. A second one can only
     /// shorten the grace. A paused task goes on first.
     ///
+    /// A launch under way ends as soon as possible, whatever it waits for; what
+    /// [`launch`](Self::launch) returns says so.
+    ///
     /// Where a supervisor cannot take commands, as on a full disk, it is told all the
     /// same and gives the task ten seconds.
     pub async fn stop(&self, id: &TaskId, grace: Duration) -> Result<(), ControlError> {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        match self.tell(id, Command::Stop { grace_ms }).await {
-            // A task must be stoppable when the disk is full, for it may be what fills it.
-            Err(ControlError::Io { source, .. }) => {
-                warn!(%id, error = %source, "a supervisor takes no commands; it is told to stop");
-                attach::terminate(&self.0.shared, id)
-            }
-            told => told,
+        // One that is being launched has nobody yet who could be told.
+        if self.0.shared.launches.stop(id, grace) {
+            return Ok(());
         }
+        attach::stop(&self.0.shared, id, grace).await
     }
 
     /// Sends a signal to a task's main process, or to all its processes.
@@ -349,7 +374,7 @@ impl Runtime {
         }
         let shared = Arc::clone(&self.0.shared);
         let closed = blocking(move || {
-            give_groups_back(&shared);
+            tidy_after_keepers(&shared);
             spare::clear(&shared.tasks);
             shared.loans.close()
         });
@@ -436,18 +461,26 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Removes the control groups of the directory if no keeper uses them and nothing is in
-/// them. A keeper that leaves does the same; but it may have been killed, or none
-/// was ever started.
-fn give_groups_back(shared: &Shared) {
-    let Some(tree) = &shared.host.tree else { return };
+/// Removes what a keeper leaves that was killed, and the supervisors that died with it: its
+/// socket, their directories, and the control groups if nothing is in them. One that
+/// leaves does the same; but then none may have been started at all.
+fn tidy_after_keepers(shared: &Shared) {
     let Ok(dir) = order::open_below(&shared.tasks, "..") else { return };
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let Ok(lock) = rustix::fs::openat(dir, LOCK, flags, Mode::RUSR | Mode::WUSR) else { return };
+    let Ok(lock) = rustix::fs::openat(&dir, LOCK, flags, Mode::RUSR | Mode::WUSR) else { return };
     // While this is held none starts. One that is leaving has given it up, and removes
     // what is left by then.
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
-        && let Err(error) = tree.remove_if_empty()
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
+    if let Err(error) = keeper::unlink_socket(&dir) {
+        debug!(%error, "a dead keeper's socket stays");
+    }
+    if let Err(error) = supervisor::sweep(&shared.tasks) {
+        debug!(%error, "directories of dead supervisors stay");
+    }
+    if let Some(tree) = &shared.host.tree
+        && let Err(error) = supervisor::sweep_slots(tree).and_then(|()| tree.remove_if_empty())
     {
         debug!(%error, "control groups stay");
     }

@@ -90,7 +90,7 @@ pub fn keeper_main(dir: &Path) -> ExitCode {
     match prepare(dir).and_then(|keeper| keeper.map_or(Ok(()), detach_and_serve)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("starling keeper: {error}");
+            complain!("starling keeper: {error}");
             ExitCode::FAILURE
         }
     }
@@ -113,7 +113,7 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
     if let Some(tree) = &tree
         && let Err(error) = supervisor::sweep_slots(tree)
     {
-        eprintln!("starling keeper: control groups of dead tasks stay: {error}");
+        complain!("starling keeper: control groups of dead tasks stay: {error}");
     }
     let listener = order::socket(SocketFlags::empty())?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
@@ -137,7 +137,8 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
     }))
 }
 
-fn unlink_socket(dir: &OwnedFd) -> io::Result<()> {
+/// Removes the socket, if it is there.
+pub(crate) fn unlink_socket(dir: &OwnedFd) -> io::Result<()> {
     match rustix::fs::unlinkat(dir, SOCKET, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
@@ -274,7 +275,7 @@ impl Keeper {
             }
             Err(error) => {
                 self.seats.rise(seat);
-                eprintln!("starling keeper: cannot fork: {error}");
+                complain!("starling keeper: cannot fork: {error}");
                 (self, false)
             }
         }
@@ -283,11 +284,11 @@ impl Keeper {
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if self.supervisors.remove(&pid) && status.exit_status() != Some(0) {
-                eprintln!("starling keeper: supervisor {pid:?} ended with {status:?}");
+                complain!("starling keeper: supervisor {pid:?} ended with {status:?}");
                 self.seats.vacate(pid);
                 self.orphans = true;
                 if let Err(error) = supervisor::sweep(&self.tasks) {
-                    eprintln!("starling keeper: cannot tidy up after it: {error}");
+                    complain!("starling keeper: cannot tidy up after it: {error}");
                 }
             }
         }
@@ -303,7 +304,7 @@ impl Keeper {
             if let Some(tree) = self.tree.as_ref().filter(|_| !self.orphans)
                 && let Err(error) = supervisor::sweep_slots(tree)
             {
-                eprintln!("starling keeper: a control group stays: {error}");
+                complain!("starling keeper: a control group stays: {error}");
             }
         }
     }

@@ -19,6 +19,9 @@
 //! Invariant: this crate knows nothing of clusters, jobs or nodes. It is told
 //! what to run and says what became of it.
 
+#[macro_use]
+mod complaint;
+
 mod adopt;
 mod attach;
 mod call;
@@ -47,6 +50,7 @@ mod session;
 mod spare;
 mod supervisor;
 mod sys;
+mod underway;
 pub mod unpack;
 mod usage;
 mod volume;

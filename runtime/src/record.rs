@@ -24,7 +24,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -314,6 +314,18 @@ fn parse(text: &[u8]) -> Result<State, RecordError> {
     let is_its = |end: &EndRecord| end.nonce.as_ref().is_none_or(|nonce| *nonce == claim.nonce);
     let end = ends.into_iter().find(is_its).map(|found| found.end);
     Ok(State { claim, task, end })
+}
+
+/// The main process of a task that runs, with a handle to exactly that one: a number that
+/// came round again is none.
+pub(crate) fn main_process(
+    dir: BorrowedFd<'_>,
+    boot: &str,
+) -> Result<Option<(ProcessMark, OwnedFd)>, RecordError> {
+    let state = read(dir)?;
+    let mark = state.task.filter(|_| state.end.is_none() && state.claim.boot == boot);
+    let Some(mark) = mark else { return Ok(None) };
+    Ok(mark.open()?.map(|handle| (mark, handle)))
 }
 
 /// The launch of a task, as it was ordered.

@@ -14,13 +14,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
 use tracing::{debug, warn};
 
 use crate::adopt::{self, Host, Standing};
+use crate::attach;
 use crate::call::{Caller, Line};
 use crate::control::LaunchError;
 use crate::frame;
@@ -30,10 +33,24 @@ use crate::order::{self, Order, Reply, Report};
 use crate::record::{self, RecordError};
 use crate::supervisor::ETC;
 use crate::sys::Readable;
+use crate::underway::{Launches, Underway};
 
 /// How long keeper and supervisor may be silent before a launch that nobody has
 /// claimed is given up.
 const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a launch that somebody has claimed may take until its program runs. Set-up
+/// takes milliseconds; what takes longer waits for a disk or a file system, and one that
+/// has not answered by now is as good as gone. Unpacking a root comes before, and has its
+/// own bounds.
+const SET_UP_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a launch has in any case, however soon its deadline is: far longer than a set-up
+/// takes on a slow machine. One that starts late is ended by its supervisor, as expired.
+const SET_UP_LEAST: Duration = Duration::from_secs(5);
+
+/// Why a launch ended that was to stop.
+pub(crate) const STOPPED: &str = "it was stopped before its program ran";
 
 /// Supervisors that may die with an order in hand before the launch fails: each
 /// was the fault of somebody who killed it, or its keeper.
@@ -48,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) caller: Caller,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) busy: Mutex<BTreeSet<TaskId>>,
+    pub(crate) launches: Launches,
     pub(crate) loans: Loans,
 }
 
@@ -140,31 +158,64 @@ pub(crate) struct Asked {
     order: Vec<u8>,
     /// None if the first attempt came to nothing.
     line: Option<Line>,
+    underway: Underway,
+    /// When it is given up if its program does not run, and what is said then.
+    limit: (Instant, String),
 }
 
 impl Asked {
     /// Asks for a launch without waiting: the supervisor may begin while the agent
     /// still makes itself comfortable.
-    pub(crate) fn ask(shared: &Shared, launch: Launch) -> Result<Self, LaunchError> {
+    pub(crate) fn ask(
+        shared: &Shared,
+        launch: Launch,
+        underway: Underway,
+    ) -> Result<Self, LaunchError> {
         let id = launch.id.clone();
+        let limit = limit(launch.deadline_boot_ns);
         let io = |source| LaunchError::Io { id: id.clone(), source };
         let nonce = nonce().map_err(io)?;
         let order = Order::Launch { nonce: nonce.clone(), launch: Box::new(launch) };
         let order = frame::encode(&order).map_err(io)?;
         let line = shared.caller.order_now(&order);
-        Ok(Self { id, nonce, order, line })
+        Ok(Self { id, nonce, order, line, underway, limit })
+    }
+}
+
+/// Until when a launch must have come to its program: its own deadline may be earlier.
+fn limit(deadline_boot_ns: Option<u64>) -> (Instant, String) {
+    let now = clock_gettime(ClockId::Boottime);
+    let now = Duration::try_from(now).unwrap_or_default();
+    let left = deadline_boot_ns.map(|at| Duration::from_nanos(at).saturating_sub(now));
+    match left.filter(|left| *left < SET_UP_LIMIT) {
+        Some(left) => {
+            let reason = "its time was over before its program ran".to_owned();
+            (Instant::now() + left.max(SET_UP_LEAST), reason)
+        }
+        None => {
+            let reason = format!("its set-up took longer than {} s", SET_UP_LIMIT.as_secs());
+            (Instant::now() + SET_UP_LIMIT, reason)
+        }
     }
 }
 
 /// Sees to it that a task starts, reports to whoever asked, and watches it.
 pub(crate) async fn launch(
     shared: Arc<Shared>,
-    asked: Asked,
+    mut asked: Asked,
     asker: oneshot::Sender<Result<u32, LaunchError>>,
 ) {
     let id = asked.id.clone();
-    match begin(&shared, asked).await {
+    let begun = begin(&shared, &mut asked).await;
+    let stop = asked.underway.over();
+    match begun {
         Ok((pid, watched)) => {
+            // It was faster than the order to stop.
+            if let Some(grace) = stop
+                && let Err(error) = attach::stop(&shared, &id, grace).await
+            {
+                warn!(%id, %error, "a task that was to stop as it started may go on");
+            }
             // An asker that went away learns it from the events.
             let _ = asker.send(Ok(pid));
             shared.tell(Event::Started { id: id.clone(), pid }).await;
@@ -196,27 +247,26 @@ enum Watched {
 
 type Begun = (u32, Watched);
 
-async fn begin(shared: &Arc<Shared>, asked: Asked) -> Result<Begun, LaunchError> {
-    let Asked { id, nonce, order, mut line } = asked;
+async fn begin(shared: &Arc<Shared>, asked: &mut Asked) -> Result<Begun, LaunchError> {
     for _ in 0..TRIES {
-        let line = match line.take() {
+        let line = match asked.line.take() {
             Some(line) => Some(line),
             None => {
                 let line = shared.caller.connect().await;
                 let line = line.map_err(|source| LaunchError::Keeper { source })?;
-                line.send(&order).await.is_ok().then_some(line)
+                line.send(&asked.order).await.is_ok().then_some(line)
             }
         };
         if let Some(line) = line
-            && let Some(begun) = answer(shared, &id, &nonce, line).await
+            && let Some(begun) = answer(shared, asked, line).await
         {
             return begun;
         }
         // The other side is gone. What it had not claimed it never will.
-        if let Some(begun) = settle(shared, &id, &nonce).await? {
+        if let Some(begun) = settle(shared, &asked.id, &asked.nonce).await? {
             return Ok(begun);
         }
-        debug!(%id, "a supervisor died with an order in hand");
+        debug!(id = %asked.id, "a supervisor died with an order in hand");
     }
     let reason = format!("{TRIES} supervisors died with the order in hand");
     Err(LaunchError::NotStarted { fault: StartFault::Interrupted, reason })
@@ -225,24 +275,28 @@ async fn begin(shared: &Arc<Shared>, asked: Asked) -> Result<Begun, LaunchError>
 /// What comes of an order that was given; none if the other side died.
 async fn answer(
     shared: &Arc<Shared>,
-    id: &TaskId,
-    nonce: &str,
+    asked: &Asked,
     mut line: Line,
 ) -> Option<Result<Begun, LaunchError>> {
-    let mut patience = Some(LAUNCH_PATIENCE);
+    let Asked { id, nonce, underway, limit: (limit, reason), .. } = asked;
+    let mut look_at = (Instant::now() + LAUNCH_PATIENCE).min(*limit);
     loop {
-        let heard = match patience {
-            Some(patience) => tokio::time::timeout(patience, line.hear()).await,
-            None => Ok(line.hear().await),
-        };
-        let Ok(heard) = heard else {
-            match give_up(shared, id, nonce).await {
-                Ok(Some(end)) => return Some(Err(refusal(end))),
-                // A slow start, but somebody is at it.
-                Ok(None) => patience = None,
-                Err(error) => return Some(Err(error)),
+        let heard = tokio::select! {
+            biased;
+            heard = line.hear() => heard,
+            () = underway.stopped() => return Some(call_off(shared, id, nonce, STOPPED).await),
+            () = sleep_until(look_at.into()) => {
+                if look_at == *limit {
+                    return Some(call_off(shared, id, nonce, reason).await);
+                }
+                match give_up(shared, id, nonce).await {
+                    Ok(Some(end)) => return Some(Err(refusal(end))),
+                    // A slow start, but somebody is at it.
+                    Ok(None) => look_at = *limit,
+                    Err(error) => return Some(Err(error)),
+                }
+                continue;
             }
-            continue;
         };
         match heard {
             Ok(Some(Report::Started { pid })) => return Some(Ok((pid, Watched::Line(line)))),
@@ -322,6 +376,39 @@ async fn give_up(
         .await
         .map_err(|source| LaunchError::Io { id: id.clone(), source })?
         .map_err(|source| LaunchError::Record { id: id.clone(), source })
+}
+
+/// Ends a launch whose program does not run yet, for this reason. It goes on if its program
+/// was faster.
+async fn call_off(
+    shared: &Arc<Shared>,
+    id: &TaskId,
+    nonce: &str,
+    reason: &str,
+) -> Result<Begun, LaunchError> {
+    let fault = StartFault::Interrupted;
+    if give_up(shared, id, nonce).await?.is_some() {
+        return Err(LaunchError::NotStarted { fault, reason: reason.to_owned() });
+    }
+    let (work, name, reason) = (Arc::clone(shared), id.clone(), reason.to_owned());
+    let nonce = nonce.to_owned();
+    let ended = blocking(move || {
+        let dir = order::open_below(&work.tasks, name.as_str())?;
+        match record::read(dir.as_fd())?.claim.nonce == nonce {
+            true => adopt::end_set_up(dir.as_fd(), &name, &work.host, &reason).map(Some),
+            false => Ok(None),
+        }
+    });
+    let ended = ended.await.map_err(|source| LaunchError::Io { id: id.clone(), source })?;
+    match ended.map_err(|source| LaunchError::Record { id: id.clone(), source })? {
+        None => Err(LaunchError::Exists { id: id.clone() }),
+        Some(Standing::Ended(end)) => Err(refusal(end)),
+        Some(Standing::Running { pid, supervisor }) => Ok((pid, Watched::Process(supervisor))),
+        Some(Standing::Starting { .. }) => {
+            let reason = "it neither starts nor ends".to_owned();
+            Err(LaunchError::NotStarted { fault, reason })
+        }
+    }
 }
 
 /// Finds out what became of a launch whose answer will not come; none if it was not

@@ -119,8 +119,8 @@ impl Layout {
             },
             _ => Enforcement {
                 by: None,
-                why: "needs root; a container with a user namespace cannot make or open \
-                      devices anyway"
+                why: "needs root; an ordinary user's container is given no devices, and cannot \
+                      make or open any"
                     .to_owned(),
             },
         }

@@ -41,6 +41,7 @@ use std::path::PathBuf;
 pub use enforce::{Enforced, Enforcement};
 pub use layout::{Controller, Layout, Legacy, Standing, Unified, Version};
 pub use limits::{Device, IoLimit, LimitFlaw, Limits};
+pub(crate) use rules::try_program;
 pub use rules::{Access, DeviceKind, DeviceRule};
 pub use slot::{Joining, Measure, Slot};
 pub use tree::{Swept, Tree};

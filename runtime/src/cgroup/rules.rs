@@ -1,5 +1,6 @@
 //! Which devices a task may open or make, for containers that share the host's user
-//! namespace: in v1 the `devices` controller, in v2 a program that the kernel asks.
+//! namespace or were given a device: in v1 the `devices` controller, in v2 a program that
+//! the kernel asks.
 //!
 //! An allow-list: what no rule names is refused. The program's input is
 //! `struct bpf_cgroup_dev_ctx` of the kernel's `include/uapi/linux/bpf.h`.
@@ -133,6 +134,11 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
     }
     code.extend([Instruction::set(0, 0), Instruction::exit()]);
     code
+}
+
+/// Whether the kernel takes a program that decides on devices, from this process.
+pub(crate) fn try_program() -> std::io::Result<()> {
+    bpf::load_device_program(&program(&[])).map(drop)
 }
 
 impl Slot {

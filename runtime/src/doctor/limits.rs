@@ -1,7 +1,7 @@
 //! Which limits hold: one finding for each kind, and one for how that is done.
 
 use super::{Finding, Ground};
-use crate::cgroup::{Controller, Enforcement, Layout, Standing, Unified};
+use crate::cgroup::{self, Controller, Enforcement, Layout, Standing, Unified, Version};
 
 /// Which kinds of limits hold on this machine, and what helps where one does not.
 ///
@@ -43,8 +43,24 @@ fn groups(layout: &Layout, ground: &Ground) -> Finding {
     Finding::warn(NAME, what, lack.fix(Controller::Pids, ground))
 }
 
+const UNRESTRICTED: &str = "containers with the host's ids may open any device, and none is \
+    given for reading only";
+
 fn devices(layout: &Layout, held: &Enforcement, ground: &Ground) -> Finding {
     const NAME: &str = "device limit";
+    // Of version 2 only the kernel knows whether this user may.
+    if held.by == Some(Version::V2)
+        && ground.is_root()
+        && let Err(error) = cgroup::try_program()
+    {
+        let what =
+            format!("{UNRESTRICTED}: the kernel takes no program that decides on devices: {error}");
+        return Finding::warn(
+            NAME,
+            what,
+            "run the agent with CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN",
+        );
+    }
     if held.holds() {
         return Finding::ok(NAME, format!("enforced: {}", held.why));
     }
@@ -54,10 +70,7 @@ fn devices(layout: &Layout, held: &Enforcement, ground: &Ground) -> Finding {
         return Finding::ok(NAME, what);
     }
     let lack = Lack::of(layout, Controller::Devices);
-    let what = format!(
-        "containers with the host's ids may open any device: {}",
-        lack.reason(Controller::Devices, ground)
-    );
+    let what = format!("{UNRESTRICTED}: {}", lack.reason(Controller::Devices, ground));
     Finding::warn(NAME, what, lack.fix(Controller::Devices, ground))
 }
 

@@ -89,11 +89,8 @@ fn find<'a>(
     // It may just have been removed.
     let dir = spare::hold(tasks, id).map_err(|_gone| Word::NotRunning)?;
     let damaged = |error| refused("its record cannot be read", error);
-    let state = record::read(dir.as_fd()).map_err(damaged)?;
-    let mark = state.task.filter(|_| state.end.is_none() && state.claim.boot == boot);
-    let mark = mark.ok_or(Word::NotRunning)?;
-    let task = mark.open().map_err(|error| refused("its process cannot be found", error))?;
-    let task = task.ok_or(Word::NotRunning)?;
+    let found = record::main_process(dir.as_fd(), boot).map_err(damaged)?;
+    let (mark, task) = found.ok_or(Word::NotRunning)?;
     let launch = record::read_launch(dir.as_fd()).map_err(damaged)?;
     let unjoined = |error: std::io::Error| refused("its control groups cannot be joined", error);
     let groups = Groups::of(mark.pid).map_err(unjoined)?;

@@ -32,6 +32,9 @@ pub(crate) const CHANGES: &str = "root";
 /// Files that the runtime wrote for the container, below the task's directory.
 const TEXTS: &str = "etc";
 
+/// The first port that needs no right to bind, in the network of whoever opens it.
+const LOW_PORTS: &str = "sys/net/ipv4/ip_unprivileged_port_start";
+
 struct Outside<'a> {
     plan: &'a Plan,
     order: &'a Order<'a>,
@@ -242,6 +245,10 @@ impl Outside<'_> {
         let home = rustix::fs::openat(&self.proc, "self/ns/net", flags, Mode::empty())?;
         move_into_link_name_space(other, Some(LinkNameSpaceType::Network))?;
         self.home = Some(home);
+        // The network belongs to the other's root, so ours could bind no low port. Kernels
+        // before 4.11 have no such switch.
+        let switch = rustix::fs::openat(&self.proc, LOW_PORTS, OFlags::WRONLY, Mode::empty());
+        let _ = switch.map(|switch| rustix::io::write(&switch, b"0"));
         Ok(())
     }
 

@@ -35,7 +35,7 @@ impl Supervisor {
             }
         };
         if let Err(error) = self.pass(agent, began) {
-            eprintln!("starling supervisor: a session fails: {error}");
+            complain!("starling supervisor: a session fails: {error}");
         }
         // Orphans of a plain process's session are nobody's; a container's stay its own.
         self.is_bad |= !kill_rest();

@@ -13,7 +13,7 @@ use rustix::io::retry_on_intr;
 use rustix::process::{WaitOptions, waitpid};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{CgroupError, Joining, Layout, Limits, Measure, Slot, Tree, Usage};
+use crate::cgroup::{CgroupError, DeviceRule, Joining, Layout, Limits, Measure, Slot, Tree, Usage};
 use crate::proc::{self, ProcessMark};
 use crate::sys::clone::{self, Birth};
 use crate::sys::{self, Fork};
@@ -51,7 +51,7 @@ pub(crate) fn layout(dir: BorrowedFd<'_>) -> io::Result<Layout> {
     }
     let layout = Layout::probe()?;
     if let Err(error) = layout.settle() {
-        eprintln!("starling: our own processes stay where they are: {}", error);
+        complain!("starling: our own processes stay where they are: {}", error);
     }
     let seen = Seen { boot, layout };
     let text = serde_json::to_vec(&seen)?;
@@ -123,7 +123,7 @@ pub(crate) fn try_birth(tree: &Tree) -> bool {
         Some(Err(_)) | None => false,
     };
     if let Err(error) = slot.remove() {
-        eprintln!("starling keeper: a control group stays: {error}");
+        complain!("starling keeper: a control group stays: {error}");
     }
     born
 }
@@ -164,7 +164,7 @@ impl Group {
                 self.slot = Some(slot);
                 self.is_stale = true;
             }
-            Err(error) => eprintln!("starling supervisor: no control group: {error}"),
+            Err(error) => complain!("starling supervisor: no control group: {error}"),
         }
     }
 
@@ -184,6 +184,17 @@ impl Group {
         {
             slot.renew();
             self.is_stale = false;
+        }
+    }
+
+    /// Lets the next task use these devices only, or all if none are named. After
+    /// [`fit`](Self::fit).
+    pub(super) fn devices(&mut self, rules: Option<&[DeviceRule]>) -> Result<(), CgroupError> {
+        match (&mut self.slot, rules) {
+            (Some(slot), Some(rules)) => slot.devices(rules),
+            (Some(slot), None) => slot.all_devices(),
+            (None, Some(_)) => Err(CgroupError::NoGroup),
+            (None, None) => Ok(()),
         }
     }
 
@@ -216,7 +227,7 @@ impl Group {
         if let Some(slot) = &self.slot
             && let Err(error) = slot.kill()
         {
-            eprintln!("starling supervisor: cannot kill a control group: {error}");
+            complain!("starling supervisor: cannot kill a control group: {error}");
         }
     }
 
@@ -244,7 +255,7 @@ impl Group {
         if let Some(slot) = &self.slot
             && let Err(error) = slot.remove()
         {
-            eprintln!("starling supervisor: a control group stays: {error}");
+            complain!("starling supervisor: a control group stays: {error}");
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn kill_children(signals: &mut Signals, pump: &mut Pump, group: &Grou
             return true;
         }
         if Instant::now() > until {
-            eprintln!("starling supervisor: some process does not die of SIGKILL");
+            complain!("starling supervisor: some process does not die of SIGKILL");
             return false;
         }
         group.kill();

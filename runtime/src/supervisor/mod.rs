@@ -23,6 +23,8 @@ mod enter;
 mod group;
 pub(crate) mod input;
 mod kin;
+mod neighbour;
+mod nodes;
 mod prepared;
 mod pump;
 mod running;
@@ -132,7 +134,7 @@ pub(crate) fn supervise(post: Post) -> i32 {
     match Supervisor::new(post) {
         Ok(supervisor) => i32::from(!supervisor.serve()),
         Err(error) => {
-            eprintln!("starling supervisor: cannot begin: {error}");
+            complain!("starling supervisor: cannot begin: {error}");
             1
         }
     }
@@ -216,7 +218,7 @@ impl Supervisor {
         self.group.renew();
         if let Err(error) = self.prepare() {
             // The order will meet it again, and can be told.
-            eprintln!("starling supervisor: cannot prepare: {error}");
+            complain!("starling supervisor: cannot prepare: {error}");
         }
         let connection = loop {
             let listener = self.post.listener.as_ref()?;
@@ -226,7 +228,7 @@ impl Supervisor {
                 // The keeper closed the door, and nobody is left before it.
                 Err(Errno::INVAL) => return None,
                 Err(error) => {
-                    eprintln!("starling supervisor: cannot accept: {error}");
+                    complain!("starling supervisor: cannot accept: {error}");
                     sleep(ACCEPT_RETRY);
                 }
             }
@@ -275,7 +277,7 @@ impl Supervisor {
             // Somebody looked whether we are there.
             Ok(None) => {}
             Err(error) => {
-                eprintln!("starling supervisor: a bad order: {error}");
+                complain!("starling supervisor: a bad order: {error}");
                 let reason = order::shorten(format!("the order cannot be understood: {error}"));
                 let report = Report::NotStarted { fault: StartFault::System, reason };
                 let _ = order::say(&connection, &report);

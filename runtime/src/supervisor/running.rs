@@ -212,7 +212,7 @@ impl Running<'_> {
                     if std::mem::take(&mut self.signals.knocked)
                         && let Err(error) = self.desk.open(self.dir)
                     {
-                        eprintln!("starling supervisor: cannot take commands: {error}");
+                        complain!("starling supervisor: cannot take commands: {error}");
                     }
                     if self.signals.orphaned {
                         // As long as it is open, agents believe that somebody waits.

@@ -12,6 +12,8 @@ use rustix::process::{Pid, Signal};
 use super::Supervisor;
 use super::desk::Desk;
 use super::kin;
+use super::neighbour;
+use super::nodes;
 use super::prepared::Prepared;
 use super::pump::Pump;
 use super::running::{Fate, News, Ran, Running, Told};
@@ -83,7 +85,7 @@ impl Supervisor {
         };
         if let Err(error) = state.add_end(&end) {
             // Who asks later finds this process gone and no end: a lost task.
-            eprintln!("starling supervisor: cannot record {end:?}: {error}");
+            complain!("starling supervisor: cannot record {end:?}: {error}");
             self.is_bad = true;
         }
         // An agent that is gone finds the end on record. Its successor watches this
@@ -169,7 +171,7 @@ impl Supervisor {
         self.expects_container = false;
         if let Place::Container(container) = &launch.place {
             self.expects_container = container.changes == Changes::Disk;
-            texts::make(prepared.dir.as_fd(), &launch.id, container)
+            texts::make(prepared.dir.as_fd(), &self.post.tasks, &launch.id, container)
                 .map_err(|error| NotStarted::system("cannot name the container", error))?;
             if container.mounts.iter().any(|mount| matches!(mount, Mount::Volume { .. })) {
                 let opened = order::open_below(&self.post.tasks, "..")
@@ -178,6 +180,10 @@ impl Supervisor {
                 volumes = Some(opened.map_err(failed)?);
             }
         }
+        nodes::restrict(&mut self.group, launch)
+            .map_err(|reason| NotStarted::system("cannot limit its devices", reason))?;
+        let shared = neighbour::network(&self.post.tasks, &self.post.boot, launch)
+            .map_err(|reason| NotStarted::system("cannot share a network", reason))?;
         let group = std::mem::take(&mut self.group);
         let sandbox_order = sandbox::Order {
             launch,
@@ -185,7 +191,7 @@ impl Supervisor {
             dir: prepared.dir.as_fd(),
             volumes: volumes.as_ref().map(AsFd::as_fd),
             join: group.join(),
-            network_of: None,
+            network_of: shared.as_ref().map(AsFd::as_fd),
             ends,
         };
         let mut network = |namespace| self.network(agent, &launch.id, namespace);

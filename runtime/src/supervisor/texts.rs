@@ -3,13 +3,14 @@
 //!
 //! Made in the task's directory before its root is built, which shows them inside. A
 //! container without a network gets none: it sees what its root says. What the
-//! bridge knows, its address, the agent writes into them later.
+//! bridge knows, its address, the agent writes into them later. Who shares another
+//! task's network has what that one knows of it.
 //!
 //! Invariant: the host's own files are read, bounded, and never shown themselves.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -18,6 +19,7 @@ use crate::container::{Container, Network};
 use crate::launch::TaskId;
 use crate::net::{self, RESOLV_CONF, UPSTREAM_RESOLV_CONF};
 use crate::order;
+use crate::spare;
 
 /// Where they lie in a task's directory.
 pub(crate) const ETC: &str = "etc";
@@ -25,12 +27,21 @@ pub(crate) const ETC: &str = "etc";
 /// The most that is read of a host's file.
 const TEXT_BYTES: u64 = 64 << 10;
 
-/// Makes the files of a container that has a network.
-pub(super) fn make(dir: BorrowedFd<'_>, id: &TaskId, container: &Container) -> io::Result<()> {
+/// Makes the files of a container that has a network; `tasks` is where the others are.
+pub(super) fn make(
+    dir: BorrowedFd<'_>,
+    tasks: &OwnedFd,
+    id: &TaskId,
+    container: &Container,
+) -> io::Result<()> {
     let hostname = container.hostname.as_deref().unwrap_or(id.as_str());
     let host = |path: &str| read(path).unwrap_or_default();
     let (hosts, resolv) = match &container.network {
-        Network::None | Network::Of(_) => return Ok(()),
+        Network::None => return Ok(()),
+        Network::Of(other) => match shared(tasks, other)? {
+            Some(texts) => texts,
+            None => return Ok(()),
+        },
         Network::Host => (host("/etc/hosts"), host(RESOLV_CONF)),
         Network::Bridge { .. } => {
             let upstream = read(UPSTREAM_RESOLV_CONF).ok();
@@ -56,8 +67,26 @@ pub(super) fn make(dir: BorrowedFd<'_>, id: &TaskId, container: &Container) -> i
     Ok(())
 }
 
+/// What another task's `hosts` and `resolv.conf` say; none if it has none.
+fn shared(tasks: &OwnedFd, other: &TaskId) -> io::Result<Option<(String, String)>> {
+    let etc = spare::hold(tasks, other).and_then(|dir| order::open_below(&dir, ETC));
+    let etc = match etc {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        etc => etc?,
+    };
+    let text = |name: &str| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        text_of(File::from(rustix::fs::openat(&etc, name, flags, Mode::empty())?))
+    };
+    Ok(Some((text("hosts")?, text("resolv.conf")?)))
+}
+
 fn read(path: &str) -> io::Result<String> {
+    text_of(File::open(path)?)
+}
+
+fn text_of(file: File) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(TEXT_BYTES).read_to_string(&mut text)?;
+    file.take(TEXT_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }

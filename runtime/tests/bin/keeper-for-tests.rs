@@ -1,18 +1,91 @@
 //! The binary the tests hand to the runtime as the agent's own program.
 //!
-//! It knows one command, `keeper DIR`. It must never do anything before
-//! handing over, just as the real binary must not: no threads, no async.
+//! It knows `keeper DIR`; `agent DIR LAUNCH`: an agent in a process of its own, which can
+//! be killed; and `listen PORT` and `connect PORT`, two ends of a conversation, for
+//! images that have no such program. It must never do anything before handing over to the keeper,
+//! just as the real binary must not: no threads, no async.
 
+use std::ffi::OsStr;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use runtime::{Config, Event, Launch, Opened, Runtime};
+
+/// What the agent's task may take to stop by itself.
+const GRACE: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    match (arguments.next(), arguments.next()) {
-        (Some(word), Some(dir)) if word == "keeper" => runtime::keeper_main(Path::new(&dir)),
+    match (arguments.next(), arguments.next(), arguments.next()) {
+        (Some(word), Some(dir), None) if word == "keeper" => runtime::keeper_main(Path::new(&dir)),
+        (Some(word), Some(dir), Some(launch)) if word == "agent" => {
+            told(agent(Path::new(&dir), Path::new(&launch)))
+        }
+        (Some(word), Some(port), None) if word == "listen" => told(listen(&port)),
+        (Some(word), Some(port), None) if word == "connect" => told(connect(&port)),
         _ => {
-            eprintln!("usage: keeper-for-tests keeper DIR");
+            eprintln!(
+                "usage: keeper-for-tests keeper DIR | agent DIR LAUNCH | listen|connect PORT"
+            );
             ExitCode::FAILURE
         }
     }
+}
+
+type Done = Result<(), Box<dyn std::error::Error>>;
+
+fn told(done: Done) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says that it listens, and then what the first to connect says.
+fn listen(port: &OsStr) -> Done {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, number(port)?))?;
+    println!("ready");
+    let mut said = String::new();
+    listener.accept()?.0.read_to_string(&mut said)?;
+    println!("heard {said}");
+    Ok(())
+}
+
+fn connect(port: &OsStr) -> Done {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, number(port)?))?.write_all(b"hello")?;
+    Ok(())
+}
+
+fn number(port: &OsStr) -> Result<u16, Box<dyn std::error::Error>> {
+    Ok(port.to_str().ok_or("no number")?.parse()?)
+}
+
+/// Waits for a byte on its standard input, so that somebody can take hold of it. Then
+/// starts the task, stops it, and leaves with its keeper. Fails if a task that started
+/// does not end.
+fn agent(dir: &Path, launch: &Path) -> Done {
+    std::io::stdin().read_exact(&mut [0])?;
+    let launch: Launch = serde_json::from_slice(&std::fs::read(launch)?)?;
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio.block_on(async {
+        let program = std::env::current_exe()?;
+        let config = Config { dir: dir.to_owned(), program };
+        let Opened { runtime, mut events, .. } = Runtime::open(config).await?;
+        let id = launch.id.clone();
+        // Whoever kills the others decides whether it starts.
+        if runtime.launch(launch).await.is_ok() {
+            // It may have ended by now.
+            let _ = runtime.stop(&id, GRACE).await;
+            while !matches!(events.recv().await.ok_or("no end")?, Event::Ended { .. }) {}
+        }
+        runtime.stop_keeper();
+        runtime.shut_down().await;
+        Ok(())
+    })
 }

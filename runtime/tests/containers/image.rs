@@ -12,9 +12,9 @@ use runtime::{Container, End, IDS, Launch, LogStream, Place, Root};
 use crate::stage::{Stage, id};
 
 /// What the scripts of these tests call.
-const PROGRAMS: [&str; 22] = [
+const PROGRAMS: [&str; 23] = [
     "sh", "cat", "ls", "id", "readlink", "stat", "head", "sleep", "env", "grep", "mkdir", "touch",
-    "ln", "rm", "sort", "tr", "wc", "df", "mknod", "chown", "sed", "true",
+    "ln", "rm", "sort", "tr", "wc", "df", "mknod", "chown", "sed", "true", "mount",
 ];
 
 /// Ranges for these tests, far from those of others.
@@ -56,8 +56,9 @@ impl Image {
         for directory in ["bin", "etc", "tmp", "root", "home/app"] {
             fs::create_dir_all(root.join(directory)).expect("made");
         }
-        for name in PROGRAMS {
-            let program = find(name);
+        let ours = PathBuf::from(env!("CARGO_BIN_EXE_keeper-for-tests"));
+        let programs = PROGRAMS.iter().map(|name| (find(name), *name)).chain([(ours, "talk")]);
+        for (program, name) in programs {
             copy(&program, &root.join("bin").join(name));
             for library in libraries(&program) {
                 let to = root.join(library.strip_prefix("/").expect("absolute"));

@@ -1,12 +1,18 @@
 //! Containers as they are, seen from inside and from the host. As root, over a root
 //! made of this machine's own programs.
 
+#[path = "../net/stage.rs"]
+#[allow(dead_code, reason = "shared with the tests of the network")]
+mod hosts;
 #[path = "../tasks/stage.rs"]
 #[allow(dead_code, reason = "shared with the tests of plain tasks")]
 mod stage;
 
+mod devices;
 mod escapes;
 mod files;
+mod hangs;
 mod image;
 mod isolation;
+mod shared;
 mod users;

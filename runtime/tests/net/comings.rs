@@ -2,27 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use runtime::net::{Bridge, Closed};
 
-use crate::stage::{Netns, ip, network, on_a_host, tcp, udp};
+use crate::stage::{Netns, ip, network, on_a_host, seen, tcp, udp};
 
 const CYCLES: u32 = 200;
-
-/// What a host has, as far as one can see it from outside.
-fn seen() -> [String; 4] {
-    let rules = Command::new("nft").args(["list", "ruleset"]).output();
-    [
-        ip("-o link show"),
-        ip("-o addr show"),
-        // Whether a bridge without ports is "down" is decided some time later.
-        ip("-4 route show table all").replace("linkdown ", ""),
-        rules.map(|output| String::from_utf8(output.stdout).expect("done")).unwrap_or_default(),
-    ]
-}
 
 #[test]
 fn a_network_comes_and_goes_without_a_trace() {

@@ -112,6 +112,18 @@ pub(crate) fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).expect("done")
 }
 
+/// What a host has, as far as one can see it from outside.
+pub(crate) fn seen() -> [String; 4] {
+    let rules = Command::new("nft").args(["list", "ruleset"]).output();
+    [
+        ip("-o link show"),
+        ip("-o addr show"),
+        // Whether a bridge without ports is "down" is decided some time later.
+        ip("-4 route show table all").replace("linkdown ", ""),
+        rules.map(|output| String::from_utf8(output.stdout).expect("done")).unwrap_or_default(),
+    ]
+}
+
 /// A second host, at the other end of a wire; knows nothing of containers.
 pub(crate) fn neighbour() -> Netns {
     let neighbour = Netns::new();

@@ -5,6 +5,7 @@
 //! and output, or look for a condition until a deadline.
 
 mod crashes;
+mod full;
 mod input;
 mod logs;
 mod murders;

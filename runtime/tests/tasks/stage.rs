@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ impl Stage {
         Self::open(dir).await.0
     }
 
-    async fn open(dir: TempDir) -> (Self, Vec<Found>) {
+    pub(crate) async fn open(dir: TempDir) -> (Self, Vec<Found>) {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_keeper-for-tests"));
         let config = Config { dir: dir.path().to_owned(), program };
         let Opened { runtime, found, events } = Runtime::open(config).await.expect("opened");
@@ -182,25 +183,8 @@ impl Stage {
 
     /// The control groups of this directory's tasks, in whichever hierarchy.
     pub(crate) fn groups(&self) -> Vec<PathBuf> {
-        let stat = rustix::fs::stat(self.path()).expect("a directory");
-        let name = format!("starling-{:x}-{:x}", stat.st_dev, stat.st_ino);
-        let mut found = Vec::new();
-        let mut left = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
-        while let Some((dir, depth)) = left.pop() {
-            for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    continue;
-                }
-                if entry.file_name().to_str() == Some(&name) {
-                    let slots = fs::read_dir(entry.path()).into_iter().flatten().flatten();
-                    let slots = slots.filter(|slot| slot.path().is_dir());
-                    found.extend(slots.map(|slot| slot.path()));
-                } else if depth < 5 {
-                    left.push((entry.path(), depth + 1));
-                }
-            }
-        }
-        found
+        let slots = trees(self.path()).into_iter().flat_map(|tree| fs::read_dir(tree).ok());
+        slots.flatten().flatten().map(|slot| slot.path()).filter(|slot| slot.is_dir()).collect()
     }
 
     fn helpers(&self, name: &str) -> Vec<i32> {
@@ -218,7 +202,36 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         self.runtime.stop_keeper();
+        // Where a test killed the keeper, no other agent comes to tidy up.
+        if self.dir.is_some() && self.keeper().is_none() {
+            for group in self.groups().into_iter().chain(trees(self.path())) {
+                let _ = fs::remove_dir(group);
+            }
+        }
     }
+}
+
+/// Below this the groups of a runtime are not looked for: it is deeper than any host
+/// puts its services.
+const DEPTH: u32 = 5;
+
+/// What the control groups of a runtime's directory are below, in whichever hierarchy.
+pub(crate) fn trees(dir: &Path) -> Vec<PathBuf> {
+    let Ok(stat) = fs::metadata(dir) else { return Vec::new() };
+    let name = format!("starling-{:x}-{:x}", stat.dev(), stat.ino());
+    let mut found = Vec::new();
+    let mut left = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
+    while let Some((dir, depth)) = left.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            } else if entry.file_name().to_str() == Some(&name) {
+                found.push(entry.path());
+            } else if depth < DEPTH {
+                left.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    found
 }
 
 /// Whether a process lives; one that is dead and unreaped does not.
