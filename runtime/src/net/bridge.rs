@@ -14,7 +14,7 @@
 //! rule leads there any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -23,9 +23,9 @@ use crate::container::{Protocol, Publish};
 use super::addresses::{Mac, Subnet};
 use super::executor::{Hands, StepError, alias_task, unplug};
 use super::facts::{NetworkFacts, NoBridge};
-use super::nft::{self, Published};
+use super::nft;
 use super::plan::{self, BadTag, Names, PlanError, Step};
-use super::publish::{PublishError, Reservation, reserve};
+use super::publish::{PublishError, check};
 use super::route::{self, Host};
 use super::wire::WireError;
 
@@ -115,14 +115,13 @@ struct Held {
     address: Ipv4Addr,
     /// What its published ports speak.
     spoken: BTreeSet<Protocol>,
-    ports: Vec<Reservation>,
     /// Somebody is taking it off.
     leaving: bool,
 }
 
 impl Held {
     fn new(address: Ipv4Addr) -> Self {
-        Self { address, spoken: BTreeSet::new(), ports: Vec::new(), leaving: false }
+        Self { address, spoken: BTreeSet::new(), leaving: false }
     }
 }
 
@@ -209,11 +208,12 @@ impl Bridge {
         Ok(steps.iter().map(Step::to_string).collect())
     }
 
-    /// Puts a task's network namespace on the bridge as eth0 and opens its ports. Its
+    /// Puts a task's network namespace on the bridge as eth0 and opens its ports, which
+    /// somebody holds by then ([`Ports`](super::Ports)): packet rules ask nobody. Its
     /// loopback is started on the way. All or nothing.
     ///
     /// # Errors
-    /// If a port is taken, the task is attached, the subnet is full, or a step fails.
+    /// If the task is attached, the subnet is full, or a step fails.
     pub fn attach(
         &self,
         task: &str,
@@ -230,7 +230,7 @@ impl Bridge {
         if state.held.len() >= BRIDGE_PORTS {
             return Err(BridgeError::Crowded { bridge: self.names.bridge.clone() });
         }
-        let ports = publish.iter().map(reserve).collect::<Result<Vec<_>, _>>()?;
+        publish.iter().try_for_each(check)?;
         let (number, address) = self.vacant(&state)?;
         let steps = plan::attach(&self.names, (self.subnet, self.mtu), task, address, publish)?;
         let spoken = publish.iter().map(|one| one.protocol).collect();
@@ -241,7 +241,7 @@ impl Bridge {
             }
         }
         state.last = number;
-        let held = Held { spoken, ports, ..Held::new(address) };
+        let held = Held { spoken, ..Held::new(address) };
         state.held.insert(task.to_owned(), held);
         Ok(Attached { address, mac: Mac::of(address), gateway: self.subnet.gateway() })
     }
@@ -287,6 +287,39 @@ impl Bridge {
         }
         self.state().clear(&self.names, self.subnet)?;
         Ok(dead)
+    }
+
+    /// Puts back what somebody removed of our rules, as `nft flush ruleset` does with
+    /// everybody's: the table's own, and those of the ports that these tasks publish.
+    /// Says how many were put back, the table counting as one.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read or a step fails; another try may do better.
+    pub fn repair(&self, wanted: &BTreeMap<String, Vec<Publish>>) -> Result<usize, BridgeError> {
+        let mut state = self.state();
+        if state.closed {
+            return Ok(0);
+        }
+        let mut steps = Vec::new();
+        if !nft::is_whole(&mut state.hands.rules, &self.names.table)? {
+            steps.push(plan::table(&self.names, self.subnet));
+        }
+        let published = nft::published(&mut state.hands.rules, &self.names.table)?;
+        for (task, publish) in wanted {
+            let Some(held) = state.held.get_mut(task).filter(|held| !held.leaving) else {
+                continue;
+            };
+            held.spoken.extend(publish.iter().map(|one| one.protocol));
+            let missing = plan::redirects(held.address, publish)?.into_iter().filter(|one| {
+                let leads = |rule: &nft::Published| rule.task == *task && rule.is_of(one);
+                !published.iter().any(leads)
+            });
+            steps.extend(missing.map(|redirect| Step::Publish { task: task.clone(), redirect }));
+        }
+        for step in &steps {
+            state.hands.perform(step, None)?;
+        }
+        Ok(steps.len())
     }
 
     /// Removes the bridge and the rules if no task is on it, and attaches nobody from
@@ -343,7 +376,7 @@ impl Bridge {
 }
 
 impl State {
-    /// Learns from the kernel who is on the bridge, and takes their ports again.
+    /// Learns from the kernel who is on the bridge.
     fn take_over(&mut self, names: &Names, subnet: Subnet) -> Result<(), BridgeError> {
         for link in route::links(&mut self.hands.links)? {
             let number = names
@@ -358,10 +391,6 @@ impl State {
         for rule in nft::published(&mut self.hands.rules, &names.table)? {
             let Some(held) = self.held.get_mut(&rule.task) else { continue };
             held.spoken.insert(rule.protocol);
-            match reserve(&rule.wanted()) {
-                Ok(port) => held.ports.push(port),
-                Err(error) => tracing::warn!(task = rule.task, error = %error, "port not held"),
-            }
         }
         Ok(())
     }
@@ -386,18 +415,5 @@ impl State {
             self.hands.perform(&Step::Withdraw { task: task.clone() }, None)?;
         }
         Ok(())
-    }
-}
-
-impl Published {
-    /// As it was asked for. The container's port is not in the record, and does not
-    /// matter for holding the host's.
-    fn wanted(&self) -> Publish {
-        Publish {
-            host_ip: self.at.map(IpAddr::V4),
-            host_port: self.host_port,
-            port: self.host_port,
-            protocol: self.protocol,
-        }
     }
 }

@@ -14,6 +14,9 @@
 //! ([`raise_loopback`]). *bridge*: [`Bridge`], run by the agent, which is handed the
 //! namespace once the container's first process has it.
 //!
+//! What is published is held by the task's supervisor ([`Ports`]), and rules that
+//! somebody flushes are put back ([`Bridge::repair`]).
+//!
 //! Links and rules are spoken over netlink with the codecs of the rust-netlink
 //! project (MIT, the same that libp2p brings along), on blocking sockets: each
 //! answer is there when the call returns, so an async stack would add only tasks.
@@ -43,6 +46,7 @@ mod nft;
 mod plan;
 mod publish;
 mod route;
+mod watch;
 mod wire;
 
 pub use addresses::{BadSubnet, Mac, Subnet};
@@ -52,5 +56,6 @@ pub use facts::{NetworkFacts, NoBridge};
 pub use files::{RESOLV_CONF, UPSTREAM_RESOLV_CONF, hosts, resolv_conf};
 pub(crate) use loopback::raise_loopback;
 pub use plan::{BadTag, PlanError};
-pub use publish::PublishError;
+pub use publish::{Ports, PublishError};
+pub(crate) use watch::RuleWatch;
 pub use wire::WireError;

@@ -61,6 +61,9 @@ const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
+/// How many rules of ours are no task's.
+const OWN_RULES: usize = 9;
+
 type Batch = Vec<(u16, NetfilterMessage)>;
 
 /// A rule of a task, as the kernel lists it.
@@ -72,6 +75,14 @@ pub(super) struct Published {
     pub(super) host_port: u16,
     /// The kernel's name for the rule.
     pub(super) handle: u64,
+}
+
+impl Published {
+    /// Whether it is what a redirect says, but for where that leads.
+    pub(super) fn is_of(&self, wanted: &Redirect) -> bool {
+        let Redirect { protocol, at, host_port, .. } = *wanted;
+        (self.protocol, self.at, self.host_port) == (protocol, at, host_port)
+    }
 }
 
 /// A base chain of somebody's on the way of forwarded IPv4 packets.
@@ -91,8 +102,6 @@ pub(super) fn make_table(
     subnet: Subnet,
 ) -> Result<(), WireError> {
     use InetHookNumber::{Forward, LocalOut, PostRouting, PreRouting};
-    let loopback = Subnet::around(Ipv4Addr::LOCALHOST, 8);
-    let inward = || Rule::default().came_by(Must::NotBe, bridge).leaves_by(Must::Be, bridge);
     let mut batch = vec![(NLM_F_CREATE, table_message(table))];
     batch.push(chain(table, PUBLISH, None));
     for (name, kind, hook, priority) in [
@@ -105,7 +114,19 @@ pub(super) fn make_table(
         batch.push(chain(table, name, Some((kind, hook, priority))));
         batch.push((0, rules_of(table, name, None)));
     }
-    for (name, expressions) in [
+    for (name, expressions) in own_rules(bridge, subnet) {
+        batch.push(rule(table, name, expressions, None));
+    }
+    commit(wire, batch)
+}
+
+type Expressions = Vec<ListAttribute<ExpressionAttribute>>;
+
+/// All rules that do not belong to a task, each with its chain.
+fn own_rules(bridge: &str, subnet: Subnet) -> [(&'static str, Expressions); OWN_RULES] {
+    let loopback = Subnet::around(Ipv4Addr::LOCALHOST, 8);
+    let inward = || Rule::default().came_by(Must::NotBe, bridge).leaves_by(Must::Be, bridge);
+    [
         (
             PREROUTING,
             Rule::default().for_subnet(Must::NotBe, loopback).for_this_host().jump(PUBLISH),
@@ -121,10 +142,28 @@ pub(super) fn make_table(
         (FORWARD, inward().redirected().accept()),
         (FORWARD, inward().drop()),
         (SHIELD, Rule::default().came_by(Must::Be, bridge).for_subnet(Must::Be, loopback).drop()),
-    ] {
-        batch.push(rule(table, name, expressions, None));
+    ]
+}
+
+/// Whether the table has all the rules that do not belong to a task. They are counted,
+/// not read: who removes rules removes them by the chain, the table, or all at once.
+pub(super) fn is_whole(wire: &mut Wire, table: &str) -> Result<bool, WireError> {
+    let listed = rules(wire, vec![RuleAttribute::Table(table.to_owned())])?;
+    let own = listed.iter().filter(|heard| {
+        let all: Vec<_> =
+            attributes(heard).filter_map(|one| RuleAttribute::parse(&one).ok()).collect();
+        all.contains(&RuleAttribute::Table(table.to_owned()))
+            && !all.contains(&RuleAttribute::Chain(PUBLISH.to_owned()))
+    });
+    Ok(own.count() == OWN_RULES)
+}
+
+/// The rules that these name; none where there is no such table.
+fn rules(wire: &mut Wire, attributes: Vec<RuleAttribute>) -> Result<Vec<Heard>, WireError> {
+    match wire.dump(&ours(NfTablesMessage::GetRule(RuleMessage { attributes }))) {
+        Err(error) if error.is(&[libc::ENOENT]) => Ok(Vec::new()),
+        listed => listed,
     }
-    commit(wire, batch)
 }
 
 /// Removes the table with all that is in it.
@@ -166,12 +205,7 @@ pub(super) fn withdraw(wire: &mut Wire, table: &str, handles: &[u64]) -> Result<
 pub(super) fn published(wire: &mut Wire, table: &str) -> Result<Vec<Published>, WireError> {
     let attributes =
         vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(PUBLISH.to_owned())];
-    let listed = wire.dump(&ours(NfTablesMessage::GetRule(RuleMessage { attributes })));
-    let listed = match listed {
-        Err(error) if error.is(&[libc::ENOENT]) => return Ok(Vec::new()),
-        other => other?,
-    };
-    Ok(listed.iter().filter_map(|heard| task_rule(heard, table)).collect())
+    Ok(rules(wire, attributes)?.iter().filter_map(|heard| task_rule(heard, table)).collect())
 }
 
 /// The names of all tables of IPv4 rules.
@@ -250,7 +284,7 @@ fn chain(
 fn rule(
     table: &str,
     chain: &str,
-    expressions: Vec<ListAttribute<ExpressionAttribute>>,
+    expressions: Expressions,
     comment: Option<&str>,
 ) -> (u16, NetfilterMessage) {
     let mut attributes = vec![

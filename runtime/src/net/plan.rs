@@ -211,10 +211,15 @@ pub(super) fn base(
         Step::Bridge { name: name.clone(), mtu },
         Step::Raise { link: name.clone(), mac: Mac::of(gateway) },
         Step::Address { link: name.clone(), address: gateway, subnet },
-        Step::Localnet { bridge: name.clone() },
-        Step::Table { name: names.table.clone(), bridge: name, subnet },
+        Step::Localnet { bridge: name },
+        table(names, subnet),
     ]);
     Ok(Base { subnet, mtu, steps })
+}
+
+/// The table with all that does not belong to a task.
+pub(super) fn table(names: &Names, subnet: Subnet) -> Step {
+    Step::Table { name: names.table.clone(), bridge: names.bridge.clone(), subnet }
 }
 
 fn vacant(wanted: Option<Subnet>, host: &Host) -> Result<Subnet, PlanError> {
@@ -255,22 +260,26 @@ pub(super) fn attach(
         Step::Cable { near, task: task.to_owned(), mac: Mac::of(address), mtu },
         Step::Inside { address, subnet },
     ];
-    for one in publish {
-        let redirect = Redirect {
-            protocol: one.protocol,
-            at: limited_to(one)?,
-            host_port: one.host_port,
-            address,
-            port: one.port,
-        };
-        steps.push(Step::Publish { task: task.to_owned(), redirect });
-    }
+    let redirects = redirects(address, publish)?.into_iter();
+    steps.extend(redirects.map(|redirect| Step::Publish { task: task.to_owned(), redirect }));
     let datagrams = publish.iter().filter(|one| one.protocol == Protocol::Udp);
     let ports: BTreeSet<u16> = datagrams.map(|one| one.host_port).collect();
     if !ports.is_empty() {
         steps.push(Step::ForgetPorts { ports });
     }
     Ok(steps)
+}
+
+/// Where published ports lead.
+pub(super) fn redirects(
+    address: Ipv4Addr,
+    publish: &[Publish],
+) -> Result<Vec<Redirect>, PublishError> {
+    let redirect = |one: &Publish| {
+        let Publish { protocol, host_port, port, .. } = *one;
+        Ok(Redirect { protocol, at: limited_to(one)?, host_port, address, port })
+    };
+    publish.iter().map(redirect).collect()
 }
 
 /// Plans a task's way off the bridge, whose ports spoke these protocols: no new visitors, then no cable, then nobody

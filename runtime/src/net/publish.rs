@@ -3,7 +3,8 @@
 //! Packet rules would quietly take a port from whatever listens there. So each
 //! published port is also bound by a socket of ours that never listens: the kernel
 //! then refuses us what another program has, and another program what we have. Two
-//! publications of one port meet the same refusal.
+//! publications of one port meet the same refusal. The supervisor of the task holds
+//! these sockets, whatever becomes of the agent.
 
 use std::fmt;
 use std::io;
@@ -97,16 +98,34 @@ pub(super) fn limited_to(publish: &Publish) -> Result<Option<Ipv4Addr>, PublishE
     }
 }
 
-/// A bound port: nobody else gets it as long as this lives.
-#[derive(Debug)]
-pub(super) struct Reservation(#[expect(dead_code, reason = "held for what it does")] OwnedFd);
+/// Bound ports: nobody else gets them as long as this lives.
+#[derive(Debug, Default)]
+pub struct Ports(#[expect(dead_code, reason = "held for what it does")] Vec<OwnedFd>);
 
-/// Takes a port of the host in the calling thread's network namespace.
-pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
-    let address = limited_to(publish)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
+impl Ports {
+    /// Takes ports of the host, in the calling thread's network namespace; all or none.
+    ///
+    /// To be held by whoever lives as long as the task does: the rules that lead there
+    /// stay when an agent dies, so the ports must too.
+    ///
+    /// # Errors
+    /// If one is taken or cannot be published.
+    pub fn hold(publish: &[Publish]) -> Result<Self, PublishError> {
+        publish.iter().map(reserve).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Whether a publication makes sense, whatever else is on this host.
+pub(super) fn check(publish: &Publish) -> Result<(), PublishError> {
     if publish.host_port == 0 || publish.port == 0 {
         return Err(PublishError::NoPort { publish: publish.clone() });
     }
+    limited_to(publish).map(drop)
+}
+
+fn reserve(publish: &Publish) -> Result<OwnedFd, PublishError> {
+    check(publish)?;
+    let address = limited_to(publish)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let kind = match publish.protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
@@ -129,7 +148,7 @@ pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
         }
         Ok(socket)
     };
-    take().map(Reservation).map_err(|errno| match errno {
+    take().map_err(|errno| match errno {
         Errno::ADDRINUSE => PublishError::Taken { publish: publish.clone() },
         Errno::ADDRNOTAVAIL => PublishError::NotOurs { publish: publish.clone() },
         other => PublishError::Bind { publish: publish.clone(), source: other.into() },

@@ -57,6 +57,18 @@ pub(crate) fn accept_from(interface: &str) {
     write(vec![NfTablesMessage::NewRule(RuleMessage { attributes })]);
 }
 
+/// Removes all rules for IPv4, as `nft flush ruleset` does with those of all families.
+pub(crate) fn flush() {
+    write(vec![NfTablesMessage::DeleteTable(TableMessage { attributes: Vec::new() })]);
+}
+
+/// Removes all rules of one chain of a table.
+pub(crate) fn flush_chain(table: &str, chain: &str) {
+    let attributes =
+        vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(chain.to_owned())];
+    write(vec![NfTablesMessage::DeleteRule(RuleMessage { attributes })]);
+}
+
 fn write(messages: Vec<NfTablesMessage>) {
     let mark = |which| {
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFTABLES);

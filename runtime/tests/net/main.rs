@@ -9,4 +9,5 @@ mod crashes;
 mod firewall;
 mod reach;
 mod refusals;
+mod repairs;
 mod stage;
