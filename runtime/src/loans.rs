@@ -193,7 +193,9 @@ impl Loans {
             .attach(id.as_str(), namespace.as_fd(), &wanted.publish)
             .map_err(|error| chain(&error))?;
         info!(%id, address = %attached.address, "on the bridge");
-        let hosts = net::hosts(&wanted.hostname, Some(attached.address), &[]);
+        let six = attached.address6.map(|six| (wanted.hostname.clone(), six.into()));
+        let six: Vec<_> = six.into_iter().collect();
+        let hosts = net::hosts(&wanted.hostname, Some(attached.address), &six);
         rewrite(&texts.join("hosts"), &hosts)
             .map_err(|error| format!("cannot write its hosts file: {error}"))
     }

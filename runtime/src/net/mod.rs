@@ -25,13 +25,13 @@
 //! which links two C libraries; `rustables`, which is GPL; `netlink-bindings`, which
 //! is complete and generated, but one person's, and 20,000 lines for our thirty.
 //!
-//! IPv4 only. For IPv6 the host would have to become a router, and a Linux router
-//! no longer takes its own address from its neighbours: switching that on could cut
-//! off the host itself. Containers reach the world by IPv4 until a host's owner has
-//! said which IPv6 range is theirs.
+//! Where the host has IPv6, containers have it too: local addresses (RFC 4193) of a range
+//! that is this machine's own, which leave it behind the host's address, as those of IPv4
+//! do. A host that passes packets on is a router, and a Linux router no longer takes its
+//! own address from its neighbours: so interfaces that did are told to go on.
 //!
 //! Invariants: nothing outside what carries the tag is changed, except the host's
-//! forwarding switch; nothing is left of a task that was detached or swept; the
+//! forwarding switches and what keeps its own IPv6 as it is beside them; nothing is left of a task that was detached or swept; the
 //! network of the host itself is never configured.
 
 mod addresses;

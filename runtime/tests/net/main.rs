@@ -10,4 +10,5 @@ mod firewall;
 mod reach;
 mod refusals;
 mod repairs;
+mod six;
 mod stage;
