@@ -191,11 +191,7 @@ async fn start_behind(
     let naming::Sorted { held: found, orphans, ended } = naming::sort_found(&runtime.found, &known);
     let Started { gossip: handle, events, cluster, past, addresses, .. } = gossip;
     let parts = steps::Parts {
-        here: Here {
-            name: options.name.clone(),
-            data: options.data.canonicalize().unwrap_or_else(|_unreadable| options.data.clone()),
-            trusts_jobs: options.trust_jobs,
-        },
+        here: Here::new(options.name.clone(), &options.data, options.trust_jobs),
         identity,
         past,
         found,

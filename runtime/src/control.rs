@@ -29,6 +29,7 @@ use crate::keeper;
 use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
+use crate::mend::mend;
 use crate::order::{self, Command, LOCK, Recipient, TASKS};
 use crate::record::{self, RecordError};
 use crate::spare;
@@ -189,6 +190,9 @@ impl Runtime {
         blocking(move || sweeper.loans.sweep())
             .await
             .map_err(|source| OpenError::Directory { path: PathBuf::from(TASKS), source })?;
+        if shared.loans.may_bridge() {
+            work.spawn(mend(Arc::clone(&shared)));
+        }
         let runtime = Self(Arc::new(Inner { shared, work: Mutex::new(Some(work)), lock }));
         Ok(Opened { runtime, found, events: receiver })
     }

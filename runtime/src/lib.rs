@@ -39,6 +39,7 @@ mod launch;
 mod leftovers;
 mod loans;
 mod log;
+mod mend;
 pub mod net;
 mod order;
 mod plan;

@@ -162,7 +162,8 @@ impl Loans {
                 };
                 let swept = self
                     .bridge()
-                    .and_then(|bridge| bridge.sweep(&living).map_err(|error| chain(&error)));
+                    .and_then(|bridge| bridge.sweep(&living).map_err(|error| chain(&error)))
+                    .and_then(|_| self.repair());
                 if let Err(error) = swept {
                     warn!(error, "the network of tasks that are gone may stay");
                 }
@@ -192,7 +193,9 @@ impl Loans {
             .attach(id.as_str(), namespace.as_fd(), &wanted.publish)
             .map_err(|error| chain(&error))?;
         info!(%id, address = %attached.address, "on the bridge");
-        let hosts = net::hosts(&wanted.hostname, Some(attached.address), &[]);
+        let six = attached.address6.map(|six| (wanted.hostname.clone(), six.into()));
+        let six: Vec<_> = six.into_iter().collect();
+        let hosts = net::hosts(&wanted.hostname, Some(attached.address), &six);
         rewrite(&texts.join("hosts"), &hosts)
             .map_err(|error| format!("cannot write its hosts file: {error}"))
     }
@@ -211,6 +214,24 @@ impl Loans {
         let opened = Arc::new(opened.map_err(|error| chain(&error))?);
         *bridge = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// Puts back packet rules that somebody removed; says how many. Blocks.
+    pub(crate) fn repair(&self) -> Result<usize, String> {
+        let bridge = self.bridge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(bridge) = bridge else { return Ok(0) };
+        let wanted = {
+            let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+            let on_bridge = lent.iter().filter_map(|(id, loan)| Some((id, loan.bridge.as_ref()?)));
+            let all = on_bridge.map(|(id, wanted)| (id.to_string(), wanted.publish.clone()));
+            all.collect::<BTreeMap<_, _>>()
+        };
+        bridge.repair(&wanted).map_err(|error| chain(&error))
+    }
+
+    /// Whether there may be rules of ours to look after.
+    pub(crate) fn may_bridge(&self) -> bool {
+        self.is_root
     }
 
     fn bridge_tag(&self) -> String {

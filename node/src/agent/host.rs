@@ -31,9 +31,12 @@ pub(super) fn memory_bytes() -> u64 {
 /// The limits that a job may ask for and this host may fail to enforce, by the doctor's names.
 const LIMITS: [&str; 4] = ["cpu limit", "memory limit", "pids limit", "tracking"];
 
-/// What this host cannot enforce of a job's limits, each in a sentence.
+/// What this host cannot enforce of a job's limits, and what its tasks can do to the
+/// agent, each in a sentence.
 pub(super) fn warnings() -> Vec<String> {
-    unenforced().into_iter().map(|finding| finding.what).collect()
+    let open = doctor::processes(&runtime::Facts::probe(), &Ground::probe());
+    let open = open.into_iter().filter(|finding| finding.state != State::Ok);
+    unenforced().into_iter().chain(open).map(|finding| finding.what).collect()
 }
 
 /// Whether CPU, memory and number of processes of each task are held to their limits.

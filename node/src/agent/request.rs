@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gossip_core::container::{
     ContainerSpec, DeviceSpec, MountSpec, NetworkSpec, PortSpec, RootSpec, Trust, Use, is_guarded,
@@ -16,7 +16,7 @@ use gossip_core::slot::{Epoch, Generation, SlotId};
 use gossip_core::spec::{JobSpec, Program, Streams, TaskSpec};
 use runtime::{
     Access, Changes, Container, Device, Ids, Init, Limits, Mount, Network, Place, Process,
-    Protocol, Publish, Rlimit, Root, SHM_BYTES, Seccomp, SystemPaths, TaskId, User,
+    Protocol, Publish, Rlimit, Root, SHM_BYTES, Seccomp, SystemPaths, TaskId,
 };
 use starling_core::effect::Launch;
 use starling_core::ledger::AllocationId;
@@ -96,9 +96,30 @@ pub(crate) struct Here {
     /// What people call it.
     pub(crate) name: String,
     /// The agent's own directory, which even a task of root has no business in.
-    pub(crate) data: PathBuf,
+    data: PathBuf,
+    /// Where its user's session is reached, if that is an ordinary user: this agent, and
+    /// a service manager that starts what it is asked to outside of any task.
+    session: Option<PathBuf>,
     /// Whether jobs may take the host over.
-    pub(crate) trusts_jobs: bool,
+    trusts_jobs: bool,
+}
+
+impl Here {
+    /// This host, for the agent of this directory.
+    pub(crate) fn new(name: String, data: &Path, trusts_jobs: bool) -> Self {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_absent| path.to_owned());
+        let user = rustix::process::geteuid();
+        let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let session = session.filter(|dir| dir.is_absolute() && dir.parent().is_some());
+        let session = session.unwrap_or_else(|| format!("/run/user/{}", user.as_raw()).into());
+        let session = (!user.is_root()).then(|| real(&session));
+        Self { name, data: real(data), session, trusts_jobs }
+    }
+
+    /// What nobody who runs as the agent's user shall see.
+    fn private(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.data).chain(&self.session)
+    }
 }
 
 /// The launch of a task.
@@ -124,7 +145,10 @@ pub(super) async fn of(launch: &Launch, here: &Here, id: TaskId) -> Result<runti
                     user: Some(host::user(user).ok_or_else(|| Flaw::User(user.clone()))?),
                     hidden: vec![here.data.clone()],
                 },
-                None => Process { user: own_user(launch), hidden: Vec::new() },
+                None if rustix::process::geteuid().is_root() => {
+                    Process { user: Some(naming::user(&launch.id)), hidden: Vec::new() }
+                }
+                None => Process { user: None, hidden: here.private().cloned().collect() },
             };
             request.place = Place::Process(place);
         }
@@ -134,10 +158,6 @@ pub(super) async fn of(launch: &Launch, here: &Here, id: TaskId) -> Result<runti
         }
     }
     Ok(request)
-}
-
-fn own_user(launch: &Launch) -> Option<User> {
-    rustix::process::geteuid().is_root().then(|| naming::user(&launch.id))
 }
 
 fn environment(launch: &Launch, node: &str) -> BTreeMap<String, String> {
@@ -238,7 +258,7 @@ async fn resolve(
     let failed = |source| Flaw::Path { field, path: path.to_owned(), source };
     let leads_to = tokio::fs::canonicalize(path).await.map_err(failed)?;
     let found = tokio::fs::metadata(&leads_to).await.map_err(failed)?;
-    let own = leads_to.starts_with(&here.data) || here.data.starts_with(&leads_to);
+    let own = here.private().any(|dir| leads_to.starts_with(dir) || dir.starts_with(&leads_to));
     // Whoever listens there takes orders from whoever may open it: Docker's, or this agent's.
     let guarded =
         leads_to.to_str().is_none_or(|text| is_guarded(text, how)) || found.file_type().is_socket();
@@ -311,4 +331,28 @@ async fn device(device: &DeviceSpec, here: &Here) -> Result<Device, Flaw> {
     }
     let target = PathBuf::from(device.target.as_ref().unwrap_or(&device.source));
     Ok(Device { source, target, access: access(device.read_only) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_that_shows_the_agents_directory_is_bound_into_a_container() {
+        let home = tempfile::tempdir().expect("a directory");
+        let data = home.path().join("share/starling");
+        std::fs::create_dir_all(data.join("run")).expect("made");
+        std::fs::create_dir(home.path().join("project")).expect("made");
+        std::os::unix::fs::symlink(&data, home.path().join("project/link")).expect("a link");
+        let here = |trusts_jobs| Here::new("a".to_owned(), &data, trusts_jobs);
+        let bound = |path: PathBuf, here: Here| async move {
+            resolve("volume", path.to_str().expect("text"), Use::Read, &here).await.is_ok()
+        };
+        for place in ["", "share", "share/starling", "share/starling/run", "project/link"] {
+            let path = home.path().join(place);
+            assert!(!bound(path.clone(), here(false)).await, "{place}");
+            assert!(bound(path, here(true)).await, "{place}, on a node that trusts its jobs");
+        }
+        assert!(bound(home.path().join("project"), here(false)).await);
+    }
 }

@@ -103,6 +103,17 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, Complaint> {
     Ok(listener)
 }
 
+/// Whether a task of an ordinary user's agent has found the door, wherever that is: it
+/// is of the same user, in a user namespace of its own. Who left since has no more to say.
+fn is_a_task(stream: &tokio::net::UnixStream) -> bool {
+    if rustix::process::geteuid().is_root() {
+        return false;
+    }
+    let space = |of: &str| fs::read_link(format!("/proc/{of}/ns/user")).ok();
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    space("self").is_some_and(|own| peer.and_then(|pid| space(&pid.to_string())) != Some(own))
+}
+
 /// Serves the local door until the agent goes down.
 pub(crate) async fn unix(listener: UnixListener, doors: Doors) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -113,6 +124,8 @@ pub(crate) async fn unix(listener: UnixListener, doors: Doors) {
             () = doors.stop.cancelled() => return,
         };
         match accepted {
+            // A task has no say, whoever it runs as.
+            Ok((stream, _)) if is_a_task(&stream) => drop((stream, permit)),
             Ok((stream, _)) => {
                 let connection = doors.clone();
                 let caller = Caller::local(&stream);

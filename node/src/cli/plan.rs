@@ -41,7 +41,7 @@ pub(crate) struct PlanArgs {
 /// `starling runtime plan`.
 pub(crate) async fn run(args: PlanArgs, places: &Places, out: Output) -> Result<u8, Failed> {
     let spec = args.job.spec(&made_up(0), |name| std::env::var(name).ok())?;
-    let here = Here { name: NODE.to_owned(), data: places.data.clone(), trusts_jobs: true };
+    let here = Here::new(NODE.to_owned(), &places.data, true);
     let launch = match preview(&spec, &here).await {
         Some(Ok(launch)) => launch,
         Some(Err(flaw)) => return Err(refused(&flaw, "starling run --help").into()),

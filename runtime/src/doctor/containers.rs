@@ -19,7 +19,10 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
     let mut found = vec![kernel(host), user_namespaces(host), overlay(host)];
     found.push(mapped_mounts(host));
     found.push(seccomp(host));
-    found.push(landlock(host));
+    match host.ground.is_root() {
+        true => found.push(landlock(host)),
+        false => found.extend(processes(host)),
+    }
     found.push(clocks(host));
     found.extend(ids(host));
     found
@@ -191,28 +194,30 @@ fn seccomp(host: &Host) -> Finding {
     )
 }
 
+/// Of root's agent, whose tasks have users of their own; of others see `processes`.
 fn landlock(host: &Host) -> Finding {
     const NAME: &str = "landlock";
     match host.facts.landlock {
-        0 if host.ground.is_root() => {
-            Finding::ok(NAME, "missing, and not needed: tasks run as users of their own")
-        }
-        0 => {
+        0 => Finding::ok(NAME, "missing, and not needed: tasks run as users of their own"),
+        version => Finding::ok(NAME, format!("version {version}")),
+    }
+}
+
+/// What opens user namespaces opens this too; and where it is Landlock that is missing,
+/// the kernel's command line has to name it beside what is there.
+fn processes(host: &Host) -> Vec<Finding> {
+    let mut found = super::processes(&host.facts, &host.ground);
+    for finding in found.iter_mut().filter(|finding| finding.state != super::State::Ok) {
+        if finding.name != "landlock" {
+            finding.fix = Some(closed(host, "tried").1);
+        } else if host.facts.landlock == 0 && host.facts.kernel.at_least(6, 12) {
             let first =
                 if host.modules.is_empty() { String::new() } else { format!(",{}", host.modules) };
-            Finding::warn(
-                NAME,
-                format!(
-                    "missing: a plain process task runs as {} and can read the agent's own files",
-                    host.ground.user
-                ),
-                format!(
-                    "boot with lsm=landlock{first} on the kernel's command line   needs Linux 5.13"
-                ),
-            )
+            finding.fix =
+                Some(format!("boot with lsm=landlock{first} on the kernel's command line"));
         }
-        abi => Finding::ok(NAME, format!("version {abi}")),
     }
+    found
 }
 
 fn clocks(host: &Host) -> Finding {

@@ -23,6 +23,7 @@ mod host;
 mod limits;
 mod network;
 mod probe;
+mod processes;
 mod room;
 mod service;
 mod storage;
@@ -35,6 +36,7 @@ use serde::Serialize;
 
 pub use host::{Bridging, Ground, Host, Room, Storage, Switches, Unit};
 pub use limits::limits;
+pub use processes::processes;
 pub use trials::{Trial, Trials};
 
 /// How something stands.

@@ -39,6 +39,7 @@ fn server() -> Host {
             capabilities: (1 << 41) - 1,
             namespaces: names.map(str::to_owned).to_vec(),
             user_namespaces: true,
+            own_mounts: false,
             overlay: true,
             seccomp: true,
             landlock: 6,
@@ -93,6 +94,7 @@ fn desktop() -> Host {
         uid: 1000,
         gid: 1000,
         capabilities: 0,
+        own_mounts: true,
         subuids: ids.clone(),
         subgids: ids,
         ..host.facts
@@ -380,4 +382,24 @@ fn small_numbers_are_told_with_who_sets_them() {
         probe::read_limit("Max processes  unlimited  7  processes\n", "Max processes"),
         Some((u64::MAX, 7))
     );
+}
+
+#[test]
+fn a_user_is_told_what_tasks_can_do_to_the_agent() {
+    let mut host = desktop();
+    assert_eq!(said(&host, "plain processes").state, State::Ok);
+    assert_eq!(said(&host, "landlock").what, "version 6: tasks cannot signal the agent");
+    host.facts.landlock = 4;
+    let open = said(&host, "landlock");
+    assert_eq!((open.state, open.fix.is_some()), (State::Warn, true));
+    assert_eq!(open.what, "version 4: tasks run as ann and can stop any process of ann");
+    host.facts.landlock = 0;
+    assert!(said(&host, "landlock").fix.expect("one").contains("lsm=landlock,capability,"));
+    host.facts.own_mounts = false;
+    host.switches.apparmor = Some(1);
+    let open = said(&host, "plain processes");
+    assert!(open.what.contains("nothing hides the agent's files and keys"), "{open:?}");
+    assert!(open.fix.expect("one").contains("apparmor_parser"));
+    // Root's tasks are other users.
+    assert!(!diagnose(&server()).iter().any(|finding| finding.name == "plain processes"));
 }

@@ -31,8 +31,9 @@
 //! and a task could test names with `stat` anyway.
 //!
 //! Where user namespaces are allowed, a mount namespace hides more and costs nothing on
-//! the way; a fence that hides nothing still guards the processes, and with scopes
-//! (version 6) it takes nothing else.
+//! the way: an ordinary user's agent hides by that (`sandbox/veil`), and uses a fence that
+//! hides nothing, which guards the processes and with scopes (version 6) takes nothing
+//! else. This fence is for root's tasks of other users.
 //!
 //! Invariant: a fence that could not be built whole is an error, never a lower fence;
 //! what this kernel's version cannot do is said by [`Wall`].

@@ -14,6 +14,8 @@ const TRUNCATE: u64 = 1 << 14;
 const RESOLVE_UNIX: u64 = 1 << 16;
 /// Bits 0 to 12: all of version 1, the above and making and removing of every kind.
 const VERSION_1: u64 = REFER - 1;
+/// No abstract sockets of processes outside.
+const ABSTRACT_SOCKET: u64 = 1 << 0;
 /// No signals to processes outside.
 const SIGNAL: u64 = 1 << 1;
 
@@ -21,8 +23,7 @@ const SIGNAL: u64 = 1 << 1;
 pub(super) const LIST: u64 = READ_DIR;
 
 /// What a version can forbid, as far as we use it. Not used: calls on devices (5), for a
-/// data directory has none; the network (4, 10) and abstract sockets (6), which a process
-/// task shares with its user.
+/// data directory has none; the network (4, 10), which a process task shares with its user.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rights {
     version: u32,
@@ -48,7 +49,7 @@ impl Rights {
     }
 
     pub(super) fn scopes(self) -> u64 {
-        if self.version >= 6 { SIGNAL } else { 0 }
+        if self.version >= 6 { SIGNAL | ABSTRACT_SOCKET } else { 0 }
     }
 }
 
@@ -108,7 +109,7 @@ mod tests {
         assert_eq!(Rights::of(7).handled(), 0x7fff);
         assert_eq!(Rights::of(7).of_files(), 0x4007);
         assert_eq!(Rights::of(12).handled(), 0x1_7fff);
-        assert_eq!((Rights::of(5).scopes(), Rights::of(6).scopes()), (0, 2));
+        assert_eq!((Rights::of(5).scopes(), Rights::of(6).scopes()), (0, 3));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Where containers live if the host has no route there yet, in order. The first is
@@ -147,6 +147,53 @@ impl FromStr for Subnet {
     }
 }
 
+/// A range of IPv6 addresses of this host's own: local ones (RFC 4193) with 64 bits for
+/// containers, which leave the host behind its own address only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Prefix6([u8; 8]);
+
+impl Prefix6 {
+    /// How many leading bits its addresses share.
+    pub(super) const BITS: u8 = 64;
+
+    /// The one that belongs to this text: `fd`, forty bits that look random, no subnet.
+    pub(super) fn of(text: &str) -> Self {
+        // FNV-1a of 64 bits, folded: nobody gains by finding another text of one range.
+        let mixed = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let [a, b, c, d, e, f, g, h] = mixed.to_be_bytes();
+        Self([0xfd, a ^ f, b ^ g, c ^ h, d, e, 0, 0])
+    }
+
+    /// The range around an address of it, if that is a local one.
+    pub(super) fn around(address: Ipv6Addr) -> Option<Self> {
+        let [first @ 0xfd, b, c, d, e, f, g, h, ..] = address.octets() else { return None };
+        Some(Self([first, b, c, d, e, f, g, h]))
+    }
+
+    /// What all its addresses begin with.
+    pub(super) fn octets(self) -> [u8; 8] {
+        self.0
+    }
+
+    pub(super) fn nth(self, number: u32) -> Ipv6Addr {
+        let bits = (u128::from(u64::from_be_bytes(self.0)) << 64) | u128::from(number);
+        bits.into()
+    }
+
+    /// The host's address in it.
+    pub(super) fn gateway(self) -> Ipv6Addr {
+        self.nth(1)
+    }
+}
+
+impl fmt::Display for Prefix6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.nth(0), Self::BITS)
+    }
+}
+
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
@@ -183,6 +230,17 @@ mod tests {
         for text in ["10.88.0.1/16", "10.0.0.0/8", "10.0.0.0/29", "10.88.0.0", "x/16", "1.2.3/16"] {
             assert_eq!(text.parse::<Subnet>(), Err(BadSubnet { given: text.to_owned() }));
         }
+    }
+
+    #[test]
+    fn a_hosts_own_range_of_six_is_local_and_no_other_hosts() {
+        let (one, two) = (Prefix6::of("machine-1 a"), Prefix6::of("machine-2 a"));
+        assert_ne!(one, two);
+        assert_eq!(one.gateway().octets()[0], 0xfd);
+        assert_eq!(Prefix6::around(one.nth(0x105)), Some(one));
+        assert_eq!(Prefix6::around(Ipv6Addr::LOCALHOST), None);
+        assert!(one.nth(0x105).to_string().ends_with("::105"), "{one}");
+        assert!(one.to_string().ends_with("::/64"), "{one}");
     }
 
     #[test]

@@ -14,23 +14,26 @@
 //! rule leads there any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::container::{Protocol, Publish};
 
-use super::addresses::{Mac, Subnet};
+use super::addresses::{Mac, Prefix6, Subnet};
 use super::executor::{Hands, StepError, alias_task, unplug};
 use super::facts::{NetworkFacts, NoBridge};
-use super::nft::{self, Published};
-use super::plan::{self, BadTag, Names, PlanError, Step};
-use super::publish::{PublishError, Reservation, reserve};
+use super::nft;
+use super::plan::{self, BadTag, Family, Names, PlanError, Step};
+use super::publish::{PublishError, check};
 use super::route::{self, Host};
 use super::wire::WireError;
 
 /// How many ports the kernel gives a bridge; one more is refused.
 const BRIDGE_PORTS: usize = 1023;
+
+/// What tells this machine from all others.
+const MACHINE_ID: &str = "/etc/machine-id";
 
 /// What a bridge is opened with.
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub struct BridgeConfig {
 pub struct Attached {
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its address of IPv6, where the host has that.
+    pub address6: Option<Ipv6Addr>,
     /// The hardware address of its eth0.
     pub mac: Mac,
     /// The host's address on the bridge, its way out.
@@ -115,14 +120,13 @@ struct Held {
     address: Ipv4Addr,
     /// What its published ports speak.
     spoken: BTreeSet<Protocol>,
-    ports: Vec<Reservation>,
     /// Somebody is taking it off.
     leaving: bool,
 }
 
 impl Held {
     fn new(address: Ipv4Addr) -> Self {
-        Self { address, spoken: BTreeSet::new(), ports: Vec::new(), leaving: false }
+        Self { address, spoken: BTreeSet::new(), leaving: false }
     }
 }
 
@@ -140,6 +144,7 @@ struct State {
 pub struct Bridge {
     names: Names,
     subnet: Subnet,
+    prefix: Option<Prefix6>,
     mtu: u32,
     state: Mutex<State>,
     /// Told whenever a task is off the bridge, or could not be taken off it.
@@ -174,13 +179,17 @@ impl Bridge {
             }
             hands.perform(step, None)?;
         }
+        let prefix = match facts.forwards6() {
+            Some(forwards) => six(&mut hands, &names, &host, forwards),
+            None => None,
+        };
         for warning in facts.warnings(&names.bridge) {
             tracing::warn!("{warning}");
         }
         let mut state = State { hands, held: BTreeMap::new(), last: 0, closed: false };
         state.take_over(&names, base.subnet)?;
         let (subnet, mtu) = (base.subnet, base.mtu);
-        Ok(Self { names, subnet, mtu, state: Mutex::new(state), left: Condvar::new() })
+        Ok(Self { names, subnet, prefix, mtu, state: Mutex::new(state), left: Condvar::new() })
     }
 
     /// Where the containers live.
@@ -205,15 +214,22 @@ impl Bridge {
     /// port is taken is not asked.
     pub fn explain(&self, task: &str, publish: &[Publish]) -> Result<Vec<String>, BridgeError> {
         let (_, address) = self.vacant(&self.state())?;
-        let steps = plan::attach(&self.names, (self.subnet, self.mtu), task, address, publish)?;
+        let steps = plan::attach(
+            &self.names,
+            (self.subnet, self.prefix, self.mtu),
+            task,
+            address,
+            publish,
+        )?;
         Ok(steps.iter().map(Step::to_string).collect())
     }
 
-    /// Puts a task's network namespace on the bridge as eth0 and opens its ports. Its
+    /// Puts a task's network namespace on the bridge as eth0 and opens its ports, which
+    /// somebody holds by then ([`Ports`](super::Ports)): packet rules ask nobody. Its
     /// loopback is started on the way. All or nothing.
     ///
     /// # Errors
-    /// If a port is taken, the task is attached, the subnet is full, or a step fails.
+    /// If the task is attached, the subnet is full, or a step fails.
     pub fn attach(
         &self,
         task: &str,
@@ -230,9 +246,15 @@ impl Bridge {
         if state.held.len() >= BRIDGE_PORTS {
             return Err(BridgeError::Crowded { bridge: self.names.bridge.clone() });
         }
-        let ports = publish.iter().map(reserve).collect::<Result<Vec<_>, _>>()?;
+        publish.iter().try_for_each(check)?;
         let (number, address) = self.vacant(&state)?;
-        let steps = plan::attach(&self.names, (self.subnet, self.mtu), task, address, publish)?;
+        let steps = plan::attach(
+            &self.names,
+            (self.subnet, self.prefix, self.mtu),
+            task,
+            address,
+            publish,
+        )?;
         let spoken = publish.iter().map(|one| one.protocol).collect();
         for step in &steps {
             if let Err(error) = state.hands.perform(step, Some(netns)) {
@@ -241,9 +263,11 @@ impl Bridge {
             }
         }
         state.last = number;
-        let held = Held { spoken, ports, ..Held::new(address) };
+        let held = Held { spoken, ..Held::new(address) };
         state.held.insert(task.to_owned(), held);
-        Ok(Attached { address, mac: Mac::of(address), gateway: self.subnet.gateway() })
+        let address6 = plan::addresses(self.subnet, self.prefix, address).six;
+        let (mac, gateway) = (Mac::of(address), self.subnet.gateway());
+        Ok(Attached { address, address6, mac, gateway })
     }
 
     /// Takes a task off the bridge and frees its ports and address; fine if it is not
@@ -259,7 +283,7 @@ impl Bridge {
         }
         let Some(held) = state.held.get_mut(task) else { return Ok(()) };
         held.leaving = true;
-        let steps = plan::detach(&self.names, self.subnet, task, held.address, &held.spoken);
+        let steps = plan::detach(&self.names, self.range(), task, held.address, &held.spoken);
         drop(state);
         let done = steps.iter().try_for_each(|step| match step {
             Step::Unplug { near } => unplug(near),
@@ -287,6 +311,45 @@ impl Bridge {
         }
         self.state().clear(&self.names, self.subnet)?;
         Ok(dead)
+    }
+
+    /// Puts back what somebody removed of our rules, as `nft flush ruleset` does with
+    /// everybody's: the table's own, and those of the ports that these tasks publish.
+    /// Says how many were put back, the table counting as one.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read or a step fails; another try may do better.
+    pub fn repair(&self, wanted: &BTreeMap<String, Vec<Publish>>) -> Result<usize, BridgeError> {
+        let mut state = self.state();
+        if state.closed {
+            return Ok(0);
+        }
+        let mut steps = Vec::new();
+        if !nft::is_whole(&mut state.hands.rules, &self.names.table, Family::V4)? {
+            steps.push(plan::table(&self.names, self.subnet));
+        }
+        if let Some(prefix) = self.prefix
+            && !nft::is_whole(&mut state.hands.rules, &self.names.table, Family::V6)?
+        {
+            steps.push(plan::table6(&self.names, prefix));
+        }
+        let published = nft::published(&mut state.hands.rules, &self.names.table)?;
+        for (task, publish) in wanted {
+            let Some(held) = state.held.get_mut(task).filter(|held| !held.leaving) else {
+                continue;
+            };
+            let addresses = plan::addresses(self.subnet, self.prefix, held.address);
+            held.spoken.extend(publish.iter().map(|one| one.protocol));
+            let missing = plan::redirects(addresses, publish)?.into_iter().filter(|one| {
+                let leads = |rule: &nft::Published| rule.task == *task && rule.is_of(one);
+                !published.iter().any(leads)
+            });
+            steps.extend(missing.map(|redirect| Step::Publish { task: task.clone(), redirect }));
+        }
+        for step in &steps {
+            state.hands.perform(step, None)?;
+        }
+        Ok(steps.len())
     }
 
     /// Removes the bridge and the rules if no task is on it, and attaches nobody from
@@ -327,6 +390,10 @@ impl Bridge {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn range(&self) -> (Subnet, Option<Prefix6>) {
+        (self.subnet, self.prefix)
+    }
+
     fn vacant(&self, state: &State) -> Result<(u32, Ipv4Addr), BridgeError> {
         let held = state.held.values().map(|held| held.address).collect();
         self.subnet.free(state.last, &held).ok_or(BridgeError::Full { subnet: self.subnet })
@@ -334,7 +401,7 @@ impl Bridge {
 
     /// Takes back a half-made attachment; what fails here waits for the next sweep.
     fn undo(&self, state: &mut State, task: &str, address: Ipv4Addr, spoken: &BTreeSet<Protocol>) {
-        for step in plan::detach(&self.names, self.subnet, task, address, spoken) {
+        for step in plan::detach(&self.names, self.range(), task, address, spoken) {
             if let Err(error) = state.hands.perform(&step, None) {
                 tracing::warn!(task, %step, error = %error, "cannot undo");
             }
@@ -342,8 +409,31 @@ impl Bridge {
     }
 }
 
+/// Gives the bridge IPv6, by the range it has or one that is this machine's; none if that
+/// fails, since IPv4 goes on without.
+fn six(hands: &mut Hands, names: &Names, host: &Host, forwards: bool) -> Option<Prefix6> {
+    let bridge = host.link(&names.bridge).map(|link| link.index);
+    let present = host.addresses6.iter().filter(|(index, _)| Some(*index) == bridge);
+    let machine = std::fs::read_to_string(MACHINE_ID).unwrap_or_default();
+    let prefix = present
+        .filter_map(|(_, address)| Prefix6::around(*address))
+        .next()
+        .unwrap_or_else(|| Prefix6::of(&format!("{} {}", machine.trim(), names.bridge)));
+    for step in plan::base6(names, prefix, forwards) {
+        if step == Step::Forward6 {
+            tracing::info!("containers need the host to pass packets on: {step}");
+        }
+        if let Err(error) = hands.perform(&step, None) {
+            let error = crate::order::chain(&error);
+            tracing::warn!(error, "containers have IPv4 only");
+            return None;
+        }
+    }
+    Some(prefix)
+}
+
 impl State {
-    /// Learns from the kernel who is on the bridge, and takes their ports again.
+    /// Learns from the kernel who is on the bridge.
     fn take_over(&mut self, names: &Names, subnet: Subnet) -> Result<(), BridgeError> {
         for link in route::links(&mut self.hands.links)? {
             let number = names
@@ -358,10 +448,6 @@ impl State {
         for rule in nft::published(&mut self.hands.rules, &names.table)? {
             let Some(held) = self.held.get_mut(&rule.task) else { continue };
             held.spoken.insert(rule.protocol);
-            match reserve(&rule.wanted()) {
-                Ok(port) => held.ports.push(port),
-                Err(error) => tracing::warn!(task = rule.task, error = %error, "port not held"),
-            }
         }
         Ok(())
     }
@@ -386,18 +472,5 @@ impl State {
             self.hands.perform(&Step::Withdraw { task: task.clone() }, None)?;
         }
         Ok(())
-    }
-}
-
-impl Published {
-    /// As it was asked for. The container's port is not in the record, and does not
-    /// matter for holding the host's.
-    fn wanted(&self) -> Publish {
-        Publish {
-            host_ip: self.at.map(IpAddr::V4),
-            host_port: self.host_port,
-            port: self.host_port,
-            protocol: self.protocol,
-        }
     }
 }

@@ -6,21 +6,30 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::thread;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::addresses::Subnet;
+use super::addresses::{Prefix6, Subnet};
 use super::loopback::raise_loopback;
-use super::plan::{INSIDE, Step};
+use super::nft::Own;
+use super::plan::{Addresses, INSIDE, Step};
 use super::route::{Cable, Trait};
 use super::wire::{Wire, WireError};
 use super::{flows, nft, route};
 
 /// The first port that needs no right to bind, in the calling thread's namespace.
 const LOW_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Switches of IPv6, one directory for each interface.
+const SWITCHES6: &str = "/proc/sys/net/ipv6/conf";
+
+/// The bridge's address on its own link. A router looks for the neighbour to whom it
+/// passes a packet under no other.
+const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -86,10 +95,11 @@ impl Hands {
             Step::Localnet { bridge } => {
                 return switch_on(&format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"));
             }
-            Step::Inside { address, subnet } => {
+            Step::Forward6 => return forward6(),
+            Step::Inside { addresses, subnet, prefix } => {
                 let Some(netns) = netns else { return Err(StepError::Host) };
                 let mut wire = enter(netns)?;
-                inside(&mut wire, *address, *subnet)
+                inside(&mut wire, *addresses, *subnet, *prefix)
             }
             Step::Cable { near, task, mac, mtu } => {
                 let Some(netns) = netns else { return Err(StepError::Host) };
@@ -118,18 +128,22 @@ impl Hands {
                 route::add_address(&mut self.links, index, *address, *subnet)
             }
             Step::Table { name, bridge, subnet } => {
-                nft::make_table(&mut self.rules, name, bridge, *subnet)
+                nft::make_table(&mut self.rules, name, bridge, Own::V4(*subnet))
+            }
+            Step::Address6 { prefix, .. } => {
+                let index = self.bridge_index()?;
+                route::add_address6(&mut self.links, index, prefix.gateway())?;
+                route::add_address6(&mut self.links, index, ROUTER)
+            }
+            Step::Table6 { name, bridge, prefix } => {
+                nft::make_table(&mut self.rules, name, bridge, Own::V6(*prefix))
             }
             Step::Publish { task, redirect } => {
                 nft::publish(&mut self.rules, &self.table, task, redirect)
             }
             Step::Withdraw { task } => {
-                let published = nft::published(&mut self.rules, &self.table)?;
-                let theirs: Vec<u64> = published
-                    .iter()
-                    .filter(|rule| rule.task == *task)
-                    .map(|rule| rule.handle)
-                    .collect();
+                let mut theirs = nft::published(&mut self.rules, &self.table)?;
+                theirs.retain(|rule| rule.task == *task);
                 nft::withdraw(&mut self.rules, &self.table, &theirs)
             }
             Step::ForgetPorts { ports } => flows::forget_ports(&mut self.rules, ports),
@@ -137,14 +151,13 @@ impl Hands {
             Step::Unplug { near: name } | Step::RemoveBridge { name } => {
                 route::remove_link(&mut self.links, name)
             }
-            Step::RemoveTable { name } => match nft::remove_table(&mut self.rules, name) {
-                Err(error) if error.is(&[libc::ENOENT]) => Ok(()),
-                done => done,
-            },
+            Step::RemoveTable { name } => nft::remove_table(&mut self.rules, name),
             // The caller does these itself.
-            Step::Forward | Step::Localnet { .. } | Step::Inside { .. } | Step::Cable { .. } => {
-                Ok(())
-            }
+            Step::Forward
+            | Step::Forward6
+            | Step::Localnet { .. }
+            | Step::Inside { .. }
+            | Step::Cable { .. } => Ok(()),
         }
     }
 
@@ -208,11 +221,39 @@ fn enter(netns: BorrowedFd<'_>) -> Result<Wire, StepError> {
     })
 }
 
-fn inside(wire: &mut Wire, address: std::net::Ipv4Addr, subnet: Subnet) -> Result<(), WireError> {
+fn inside(
+    wire: &mut Wire,
+    Addresses { four, six }: Addresses,
+    subnet: Subnet,
+    prefix: Option<Prefix6>,
+) -> Result<(), WireError> {
     let index = route::index(wire, INSIDE)?.unwrap_or_default();
     route::raise(wire, INSIDE, &[])?;
-    route::add_address(wire, index, address, subnet)?;
-    route::add_default_route(wire, index, subnet.gateway())
+    route::add_address(wire, index, four, subnet)?;
+    route::add_default_route(wire, index, subnet.gateway().into())?;
+    if let (Some(six), Some(prefix)) = (six, prefix) {
+        route::add_address6(wire, index, six)?;
+        route::add_default_route(wire, index, prefix.gateway().into())?;
+    }
+    Ok(())
+}
+
+/// Makes the host a router of IPv6. A router does not take its own address and its way
+/// out from its neighbours any more, so interfaces that did are told to go on (2: also
+/// as a router) before that: else this would cut the host off.
+fn forward6() -> Result<(), StepError> {
+    for interface in fs::read_dir(SWITCHES6).into_iter().flatten().flatten() {
+        let path = interface.path().join("accept_ra");
+        if fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1") {
+            let path = path.display().to_string();
+            fs::write(&path, "2").map_err(|source| StepError::Switch {
+                path,
+                value: "2",
+                source,
+            })?;
+        }
+    }
+    switch_on(&format!("{SWITCHES6}/all/forwarding"))
 }
 
 /// Whether a network namespace is that of the calling thread.

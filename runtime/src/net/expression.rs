@@ -5,7 +5,7 @@
 //! kernel ABI. All of them use one register, so an expression must be compared
 //! before the next is loaded.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{
@@ -15,15 +15,17 @@ use netlink_packet_netfilter::nftables::{
 
 use crate::container::Protocol;
 
-use super::addresses::Subnet;
+use super::addresses::{Prefix6, Subnet};
 use super::publish::number;
 
-/// Where `payload` starts to count: the IPv4 header, the header behind it.
+/// Where `payload` starts to count: the header of IP, the header behind it.
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
-/// Offsets in an IPv4 header, and of the destination port in TCP's and UDP's.
+/// Offsets in a header of IPv4, of IPv6, and of the destination port in TCP's and UDP's.
 const SOURCE_ADDRESS: u32 = 12;
 const DESTINATION_ADDRESS: u32 = 16;
+const SOURCE_ADDRESS6: u32 = 8;
+const DESTINATION_ADDRESS6: u32 = 24;
 const DESTINATION_PORT: u32 = 2;
 /// Names of interfaces are compared with their padding.
 const NAME_BYTES: usize = 16;
@@ -53,6 +55,7 @@ const NAT_ADDRESS: u16 = 3;
 const NAT_PORT: u16 = 5;
 const NAT_DESTINATION: u32 = 1;
 const NFPROTO_IPV4: u32 = 2;
+const NFPROTO_IPV6: u32 = 10;
 
 /// The kernel's verdicts on packets, beside the jumps of nftables.
 const DROP: u32 = 0;
@@ -88,9 +91,18 @@ impl Rule {
         self.load(NETWORK_HEADER, DESTINATION_ADDRESS, 4).within(must, subnet)
     }
 
-    pub(super) fn for_address(self, address: Ipv4Addr) -> Self {
-        let bytes = address.octets().to_vec();
-        self.load(NETWORK_HEADER, DESTINATION_ADDRESS, 4).compare(Must::Be, bytes)
+    pub(super) fn out_of6(self, prefix: Prefix6) -> Self {
+        let bytes = prefix.octets().to_vec();
+        self.load(NETWORK_HEADER, SOURCE_ADDRESS6, 8).compare(Must::Be, bytes)
+    }
+
+    pub(super) fn for_address(self, must: Must, address: IpAddr) -> Self {
+        let (offset, bytes) = match address {
+            IpAddr::V4(address) => (DESTINATION_ADDRESS, address.octets().to_vec()),
+            IpAddr::V6(address) => (DESTINATION_ADDRESS6, address.octets().to_vec()),
+        };
+        let length = u32::try_from(bytes.len()).unwrap_or_default();
+        self.load(NETWORK_HEADER, offset, length).compare(must, bytes)
     }
 
     /// To any address of this host.
@@ -141,13 +153,16 @@ impl Rule {
     /// Sends it to an address and port instead.
     pub(super) fn redirect(
         mut self,
-        address: Ipv4Addr,
+        address: IpAddr,
         port: u16,
     ) -> Vec<ListAttribute<ExpressionAttribute>> {
-        for (register, bytes) in [
-            (Register::Reg1, address.octets().to_vec()),
-            (Register::Reg2, port.to_be_bytes().to_vec()),
-        ] {
+        let (family, address) = match address {
+            IpAddr::V4(address) => (NFPROTO_IPV4, address.octets().to_vec()),
+            IpAddr::V6(address) => (NFPROTO_IPV6, address.octets().to_vec()),
+        };
+        for (register, bytes) in
+            [(Register::Reg1, address), (Register::Reg2, port.to_be_bytes().to_vec())]
+        {
             self.0.push(Expressions::Immediate(vec![
                 Immediate::DestinationRegister(register),
                 Immediate::Data(DataAttribute::Value(bytes)),
@@ -157,7 +172,7 @@ impl Rule {
             "nat",
             &[
                 (NAT_TYPE, NAT_DESTINATION),
-                (NAT_FAMILY, NFPROTO_IPV4),
+                (NAT_FAMILY, family),
                 (NAT_ADDRESS, u32::from(Register::Reg1)),
                 (NAT_PORT, u32::from(Register::Reg2)),
             ],

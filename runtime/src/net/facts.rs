@@ -19,6 +19,8 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 /// Netfilter's number of the rules for IPv4 alone, which iptables writes too.
 const FAMILY_IPV4: u8 = 2;
+/// The same for IPv6, which matters where containers have it.
+const FAMILY_IPV6: u8 = 10;
 /// Whose chains let everything pass but end in a rule that rejects.
 const FIREWALLD: &str = "firewalld";
 
@@ -30,6 +32,8 @@ pub struct NetworkFacts {
     /// Why the kernel's packet rules cannot be used, if so.
     no_rules: Option<String>,
     forwards: Option<bool>,
+    /// The same of IPv6; none where the host has it not, or has it switched off.
+    forwards6: Option<bool>,
     droppers: Vec<ForwardChain>,
     legacy: bool,
 }
@@ -52,13 +56,19 @@ impl NetworkFacts {
             sys_admin: effective.contains(CapabilitySet::SYS_ADMIN),
             no_rules: None,
             forwards: fs::read_to_string(FORWARDING).ok().map(|text| text.trim() != "0"),
+            forwards6: forwards6(),
             droppers: Vec::new(),
             legacy: fs::read_to_string(LEGACY_TABLES)
                 .is_ok_and(|text| text.lines().any(|table| table == "filter")),
         };
         if facts.net_admin {
             match droppers(bridge) {
-                Ok(droppers) => facts.droppers = droppers,
+                Ok(droppers) => {
+                    let concerns = |chain: &ForwardChain| {
+                        chain.family != FAMILY_IPV6 || facts.forwards6.is_some()
+                    };
+                    facts.droppers = droppers.into_iter().filter(concerns).collect();
+                }
                 Err(error) => facts.no_rules = Some(error.to_string()),
             }
         }
@@ -87,6 +97,11 @@ impl NetworkFacts {
         self.forwards == Some(true)
     }
 
+    /// Whether the host passes packets of IPv6 on; none if it has no IPv6.
+    pub fn forwards6(&self) -> Option<bool> {
+        self.forwards6
+    }
+
     /// What may keep containers from being reached although all of ours is right, and
     /// what to do about it: one sentence each.
     pub fn warnings(&self, bridge: &str) -> Vec<String> {
@@ -94,10 +109,11 @@ impl NetworkFacts {
             .droppers
             .iter()
             .map(|ForwardChain { table, chain, family, .. }| {
-                let cure = if *family == FAMILY_IPV4 && chain == "FORWARD" {
+                let program = if *family == FAMILY_IPV6 { "ip6tables" } else { "iptables" };
+                let cure = if [FAMILY_IPV4, FAMILY_IPV6].contains(family) && chain == "FORWARD" {
                     format!(
-                        "iptables -I FORWARD -i {bridge} -j ACCEPT; \
-                         iptables -I FORWARD -o {bridge} -j ACCEPT (again after each boot)"
+                        "{program} -I FORWARD -i {bridge} -j ACCEPT; \
+                         {program} -I FORWARD -o {bridge} -j ACCEPT (again after each boot)"
                     )
                 } else if table == FIREWALLD {
                     format!(
@@ -123,6 +139,14 @@ impl NetworkFacts {
     }
 }
 
+fn forwards6() -> Option<bool> {
+    let switch = |name: &str| fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}")).ok();
+    let is_on = ["all", "default"]
+        .into_iter()
+        .all(|of| switch(&format!("{of}/disable_ipv6")).is_some_and(|text| text.trim() == "0"));
+    is_on.then(|| switch("all/forwarding").is_some_and(|text| text.trim() != "0"))
+}
+
 /// The chains that drop what they do not know, unless their table speaks of our
 /// bridge: then somebody has thought of it.
 fn droppers(bridge: &str) -> Result<Vec<ForwardChain>, super::wire::WireError> {
@@ -145,6 +169,7 @@ mod tests {
             sys_admin: true,
             no_rules: None,
             forwards: Some(false),
+            forwards6: None,
             droppers: Vec::new(),
             legacy: false,
         }

@@ -11,7 +11,7 @@
 //! looked through again here in any case.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NlasIterator, Parseable};
 use netlink_packet_netfilter::conntrack::{
@@ -37,19 +37,27 @@ pub(super) fn forget_ports(wire: &mut Wire, ports: &BTreeSet<u16>) -> Result<(),
     let tuple = ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(vec![udp.clone()])]);
     let ours =
         |one: &ProtoTuple| matches!(one, ProtoTuple::DestinationPort(port) if ports.contains(port));
-    forget(wire, vec![tuple, compared(FILTER_ORIGINAL, PROTOCOL)], |flow| {
-        flow.original.iter().any(|part| {
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+        let narrowed = vec![tuple.clone(), compared(FILTER_ORIGINAL, PROTOCOL)];
+        forget(wire, family, narrowed, |flow| {
+            flow.original.iter().any(|part| {
             matches!(part, Tuple::Proto(found) if found.contains(&udp) && found.iter().any(ours))
         })
-    })
+        })?;
+    }
+    Ok(())
 }
 
 /// Forgets everything that a container answered under this address.
-pub(super) fn forget_address(wire: &mut Wire, address: Ipv4Addr) -> Result<(), WireError> {
-    let wanted = IPTuple::SourceAddress(IpAddr::V4(address));
+pub(super) fn forget_address(wire: &mut Wire, address: IpAddr) -> Result<(), WireError> {
+    let wanted = IPTuple::SourceAddress(address);
+    let family = match address {
+        IpAddr::V4(_) => NetfilterProtoFamily::IPv4,
+        IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
+    };
     let tuple = ConntrackAttribute::CtaTupleReply(vec![Tuple::Ip(vec![wanted.clone()])]);
     let filter = compared(FILTER_REPLY, SOURCE_ADDRESS);
-    forget(wire, vec![tuple, filter], |flow| {
+    forget(wire, family, vec![tuple, filter], |flow| {
         flow.reply.iter().any(|part| matches!(part, Tuple::Ip(found) if found.contains(&wanted)))
     })
 }
@@ -88,12 +96,11 @@ fn compared(direction: u16, flags: u32) -> ConntrackAttribute {
 
 fn forget(
     wire: &mut Wire,
+    family: NetfilterProtoFamily,
     narrowed: Vec<ConntrackAttribute>,
     concerns: impl Fn(&Flow) -> bool,
 ) -> Result<(), WireError> {
-    let message = |inner| {
-        NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), inner)
-    };
+    let message = |inner| NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner);
     let listed = match wire.dump(&message(ConntrackMessage::Get(narrowed))) {
         // This kernel cannot narrow.
         Err(error) if error.is(&[libc::EOPNOTSUPP, libc::EINVAL]) => {

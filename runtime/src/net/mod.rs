@@ -14,6 +14,9 @@
 //! ([`raise_loopback`]). *bridge*: [`Bridge`], run by the agent, which is handed the
 //! namespace once the container's first process has it.
 //!
+//! What is published is held by the task's supervisor ([`Ports`]), and rules that
+//! somebody flushes are put back ([`Bridge::repair`]).
+//!
 //! Links and rules are spoken over netlink with the codecs of the rust-netlink
 //! project (MIT, the same that libp2p brings along), on blocking sockets: each
 //! answer is there when the call returns, so an async stack would add only tasks.
@@ -22,13 +25,13 @@
 //! which links two C libraries; `rustables`, which is GPL; `netlink-bindings`, which
 //! is complete and generated, but one person's, and 20,000 lines for our thirty.
 //!
-//! IPv4 only. For IPv6 the host would have to become a router, and a Linux router
-//! no longer takes its own address from its neighbours: switching that on could cut
-//! off the host itself. Containers reach the world by IPv4 until a host's owner has
-//! said which IPv6 range is theirs.
+//! Where the host has IPv6, containers have it too: local addresses (RFC 4193) of a range
+//! that is this machine's own, which leave it behind the host's address, as those of IPv4
+//! do. A host that passes packets on is a router, and a Linux router no longer takes its
+//! own address from its neighbours: so interfaces that did are told to go on.
 //!
 //! Invariants: nothing outside what carries the tag is changed, except the host's
-//! forwarding switch; nothing is left of a task that was detached or swept; the
+//! forwarding switches and what keeps its own IPv6 as it is beside them; nothing is left of a task that was detached or swept; the
 //! network of the host itself is never configured.
 
 mod addresses;
@@ -43,6 +46,7 @@ mod nft;
 mod plan;
 mod publish;
 mod route;
+mod watch;
 mod wire;
 
 pub use addresses::{BadSubnet, Mac, Subnet};
@@ -52,5 +56,6 @@ pub use facts::{NetworkFacts, NoBridge};
 pub use files::{RESOLV_CONF, UPSTREAM_RESOLV_CONF, hosts, resolv_conf};
 pub(crate) use loopback::raise_loopback;
 pub use plan::{BadTag, PlanError};
-pub use publish::PublishError;
+pub use publish::{Ports, PublishError};
+pub(crate) use watch::RuleWatch;
 pub use wire::WireError;

@@ -10,12 +10,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::container::{Protocol, Publish};
 
-use super::addresses::{Mac, Subnet, choose};
-use super::publish::{PublishError, limited_to};
+use super::addresses::{Mac, Prefix6, Subnet, choose};
+use super::publish::{PublishError, limited_to, speaks};
 use super::route::Host;
 
 /// Interface names have 15 bytes: `v`, tag, dash, a number of up to five hex digits.
@@ -68,33 +68,56 @@ impl Names {
     }
 }
 
-/// A published port as the rules know it.
+/// A kind of IP. The kernel keeps its rules apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+/// A published port as the rules know it. Its kind of IP is that of `address`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Redirect {
     pub(super) protocol: Protocol,
     /// The host's address it is limited to.
-    pub(super) at: Option<Ipv4Addr>,
+    pub(super) at: Option<IpAddr>,
     pub(super) host_port: u16,
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
     pub(super) port: u16,
+}
+
+impl Redirect {
+    pub(super) fn family(&self) -> Family {
+        if self.address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// A container's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Addresses {
+    pub(super) four: Ipv4Addr,
+    pub(super) six: Option<Ipv6Addr>,
 }
 
 /// One thing done to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Forward,
+    Forward6,
     Bridge { name: String, mtu: u32 },
     Address { link: String, address: Ipv4Addr, subnet: Subnet },
     Raise { link: String, mac: Mac },
     Localnet { bridge: String },
     Table { name: String, bridge: String, subnet: Subnet },
+    Address6 { link: String, prefix: Prefix6 },
+    Table6 { name: String, bridge: String, prefix: Prefix6 },
     Cable { near: String, task: String, mac: Mac, mtu: u32 },
-    Inside { address: Ipv4Addr, subnet: Subnet },
+    Inside { addresses: Addresses, subnet: Subnet, prefix: Option<Prefix6> },
     Publish { task: String, redirect: Redirect },
     ForgetPorts { ports: BTreeSet<u16> },
     Withdraw { task: String },
     Unplug { near: String },
-    ForgetAddress { address: Ipv4Addr },
+    ForgetAddress { address: IpAddr },
     RemoveTable { name: String },
     RemoveBridge { name: String },
 }
@@ -114,18 +137,26 @@ impl fmt::Display for Step {
             Self::Table { name, subnet, .. } => {
                 write!(f, "make table {name}, which masquerades {subnet}")
             }
+            Self::Forward6 => f.write_str("switch on net.ipv6.conf.all.forwarding"),
+            Self::Address6 { link, prefix } => {
+                write!(f, "give {link} {}/{}", prefix.gateway(), Prefix6::BITS)
+            }
+            Self::Table6 { name, prefix, .. } => {
+                write!(f, "make table {name} of IPv6, which masquerades {prefix}")
+            }
             Self::Cable { near, task, mac, .. } => {
                 write!(f, "lay cable {near} to {INSIDE} {mac} of {task}")
             }
-            Self::Inside { address, subnet } => {
-                let (prefix, gateway) = (subnet.prefix(), subnet.gateway());
-                write!(f, "inside, give {INSIDE} {address}/{prefix} and a route by {gateway}")
+            Self::Inside { addresses: Addresses { four, six }, subnet, .. } => {
+                let (bits, gateway) = (subnet.prefix(), subnet.gateway());
+                write!(f, "inside, give {INSIDE} {four}/{bits} and a route by {gateway}")?;
+                six.map_or(Ok(()), |six| write!(f, "; and {six}"))
             }
             Self::Publish {
                 redirect: Redirect { protocol, at, host_port, address, port }, ..
             } => {
-                let at = at.map(|at| format!("{at}:")).unwrap_or_default();
-                write!(f, "send {protocol} {at}{host_port} to {address}:{port}")
+                let at = at.map(|at| format!("{}:", Shown(at))).unwrap_or_default();
+                write!(f, "send {protocol} {at}{host_port} to {}:{port}", Shown(*address))
             }
             Self::ForgetPorts { ports } => {
                 let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
@@ -136,6 +167,18 @@ impl fmt::Display for Step {
             Self::ForgetAddress { address } => write!(f, "forget conversations with {address}"),
             Self::RemoveTable { name } => write!(f, "remove table {name}"),
             Self::RemoveBridge { name } => write!(f, "remove bridge {name}"),
+        }
+    }
+}
+
+/// An address beside a port.
+struct Shown(IpAddr);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => write!(f, "{address}"),
+            IpAddr::V6(address) => write!(f, "[{address}]"),
         }
     }
 }
@@ -211,10 +254,28 @@ pub(super) fn base(
         Step::Bridge { name: name.clone(), mtu },
         Step::Raise { link: name.clone(), mac: Mac::of(gateway) },
         Step::Address { link: name.clone(), address: gateway, subnet },
-        Step::Localnet { bridge: name.clone() },
-        Step::Table { name: names.table.clone(), bridge: name, subnet },
+        Step::Localnet { bridge: name },
+        table(names, subnet),
     ]);
     Ok(Base { subnet, mtu, steps })
+}
+
+/// Plans the bridge's IPv6, for a host that has it. Behind [`base`], and apart: where one
+/// of these steps fails, containers have IPv4 only.
+pub(super) fn base6(names: &Names, prefix: Prefix6, forwards: bool) -> Vec<Step> {
+    let link = names.bridge.clone();
+    let forward = (!forwards).then_some(Step::Forward6);
+    forward.into_iter().chain([Step::Address6 { link, prefix }, table6(names, prefix)]).collect()
+}
+
+/// The same for IPv6.
+pub(super) fn table6(names: &Names, prefix: Prefix6) -> Step {
+    Step::Table6 { name: names.table.clone(), bridge: names.bridge.clone(), prefix }
+}
+
+/// The table with all that does not belong to a task.
+pub(super) fn table(names: &Names, subnet: Subnet) -> Step {
+    Step::Table { name: names.table.clone(), bridge: names.bridge.clone(), subnet }
 }
 
 fn vacant(wanted: Option<Subnet>, host: &Host) -> Result<Subnet, PlanError> {
@@ -244,27 +305,20 @@ fn mtu(host: &Host) -> u32 {
 /// answers is a port that leads somewhere.
 pub(super) fn attach(
     names: &Names,
-    base: (Subnet, u32),
+    base: (Subnet, Option<Prefix6>, u32),
     task: &str,
     address: Ipv4Addr,
     publish: &[Publish],
 ) -> Result<Vec<Step>, PublishError> {
-    let (subnet, mtu) = base;
+    let (subnet, prefix, mtu) = base;
     let near = names.cable(subnet, address);
+    let addresses = addresses(subnet, prefix, address);
     let mut steps = vec![
         Step::Cable { near, task: task.to_owned(), mac: Mac::of(address), mtu },
-        Step::Inside { address, subnet },
+        Step::Inside { addresses, subnet, prefix },
     ];
-    for one in publish {
-        let redirect = Redirect {
-            protocol: one.protocol,
-            at: limited_to(one)?,
-            host_port: one.host_port,
-            address,
-            port: one.port,
-        };
-        steps.push(Step::Publish { task: task.to_owned(), redirect });
-    }
+    let redirects = redirects(addresses, publish)?.into_iter();
+    steps.extend(redirects.map(|redirect| Step::Publish { task: task.to_owned(), redirect }));
     let datagrams = publish.iter().filter(|one| one.protocol == Protocol::Udp);
     let ports: BTreeSet<u16> = datagrams.map(|one| one.host_port).collect();
     if !ports.is_empty() {
@@ -273,11 +327,36 @@ pub(super) fn attach(
     Ok(steps)
 }
 
+/// Where published ports lead.
+pub(super) fn redirects(
+    Addresses { four, six }: Addresses,
+    publish: &[Publish],
+) -> Result<Vec<Redirect>, PublishError> {
+    let mut redirects = Vec::new();
+    for one in publish {
+        let Publish { protocol, host_port, port, .. } = *one;
+        let at = limited_to(one)?;
+        if six.is_none() && at.is_some_and(|at| at.is_ipv6()) {
+            return Err(PublishError::NoIpv6 { publish: one.clone() });
+        }
+        let four = speaks(one, Family::V4).then_some(IpAddr::V4(four));
+        let six = six.filter(|_| speaks(one, Family::V6)).map(IpAddr::V6);
+        let to = four.into_iter().chain(six);
+        redirects.extend(to.map(|address| Redirect { protocol, at, host_port, address, port }));
+    }
+    Ok(redirects)
+}
+
+/// Both addresses of a container: they end in the same number.
+pub(super) fn addresses(subnet: Subnet, prefix: Option<Prefix6>, four: Ipv4Addr) -> Addresses {
+    Addresses { four, six: prefix.map(|prefix| prefix.nth(subnet.number(four))) }
+}
+
 /// Plans a task's way off the bridge, whose ports spoke these protocols: no new visitors, then no cable, then nobody
 /// who still thinks it is there.
 pub(super) fn detach(
     names: &Names,
-    subnet: Subnet,
+    (subnet, prefix): (Subnet, Option<Prefix6>),
     task: &str,
     address: Ipv4Addr,
     spoken: &BTreeSet<Protocol>,
@@ -288,7 +367,9 @@ pub(super) fn detach(
     }
     steps.push(Step::Unplug { near: names.cable(subnet, address) });
     if spoken.contains(&Protocol::Udp) {
-        steps.push(Step::ForgetAddress { address });
+        let Addresses { four, six } = addresses(subnet, prefix, address);
+        let all = std::iter::once(IpAddr::V4(four)).chain(six.map(IpAddr::V6));
+        steps.extend(all.map(|address| Step::ForgetAddress { address }));
     }
     steps
 }

@@ -28,6 +28,7 @@ fn a_fresh_host_gets_a_bridge_that_fits_its_way_out() {
     let host = Host {
         links: vec![link(1, "lo", 65536), link(2, "ens4", 1460)],
         addresses: Vec::new(),
+        addresses6: Vec::new(),
         routes: vec![default_by(2), Route { to: subnet("10.88.3.0/24"), by: Some(2) }],
     };
     let base = base(&names(), None, &host, false).expect("done");
@@ -51,6 +52,7 @@ fn a_bridge_of_ours_keeps_its_subnet_and_is_only_put_right() {
     let host = Host {
         links: vec![link(7, "star-t1", 1500)],
         addresses: vec![(7, own.gateway(), 16)],
+        addresses6: Vec::new(),
         routes: vec![Route { to: own, by: Some(7) }],
     };
     let found = base(&names(), None, &host, true).expect("done");
@@ -85,7 +87,7 @@ fn a_task_gets_its_cable_before_its_ports_and_loses_them_in_the_other_order() {
             protocol: Protocol::Udp,
         },
     ];
-    let steps = attach(&names(), (own, 1500), "web.0", address, &publish).expect("done");
+    let steps = attach(&names(), (own, None, 1500), "web.0", address, &publish).expect("done");
     assert_eq!(
         read(&steps),
         [
@@ -97,12 +99,58 @@ fn a_task_gets_its_cable_before_its_ports_and_loses_them_in_the_other_order() {
         ]
     );
     assert_eq!(
-        read(&detach(&names(), own, "web.0", address, &[Protocol::Tcp, Protocol::Udp].into())),
+        read(&detach(
+            &names(),
+            (own, None),
+            "web.0",
+            address,
+            &[Protocol::Tcp, Protocol::Udp].into()
+        )),
         ["close the ports of web.0", "remove cable vt1-105", "forget conversations with 10.88.1.5",]
     );
     assert_eq!(
-        read(&detach(&names(), own, "web.0", address, &BTreeSet::new())),
+        read(&detach(&names(), (own, None), "web.0", address, &BTreeSet::new())),
         ["remove cable vt1-105"]
+    );
+}
+
+#[test]
+fn a_host_with_ipv6_gives_both_and_publishes_on_what_was_asked_for() {
+    let (own, prefix) = (subnet("10.88.0.0/16"), Prefix6::of("a"));
+    let publish = |host_ip: Option<&str>| Publish {
+        host_ip: host_ip.map(|text| text.parse().expect("it parses")),
+        host_port: 80,
+        port: 8080,
+        protocol: Protocol::Tcp,
+    };
+    let address = "10.88.1.5".parse().expect("it parses");
+    let steps = |prefix, host_ip| {
+        let steps = attach(&names(), (own, prefix, 1500), "web.0", address, &[publish(host_ip)]);
+        steps.map(|steps| read(&steps)[1..].join("; "))
+    };
+    let six = prefix.nth(0x105);
+    let (four, also) = ("send tcp 80 to 10.88.1.5:8080", format!("send tcp 80 to [{six}]:8080"));
+    let inside = format!("inside, give eth0 10.88.1.5/16 and a route by 10.88.0.1; and {six}");
+    for (host_ip, wanted) in [
+        (None, format!("{inside}; {four}; {also}")),
+        (Some("::"), format!("{inside}; {four}; {also}")),
+        (Some("0.0.0.0"), format!("{inside}; {four}")),
+        (Some("fd00::9"), format!("{inside}; send tcp [fd00::9]:80 to [{six}]:8080")),
+    ] {
+        assert_eq!(steps(Some(prefix), host_ip).expect("planned"), wanted);
+    }
+    assert!(!steps(None, None).expect("planned").contains(&six.to_string()));
+    let refused = steps(None, Some("fd00::9")).expect_err("no IPv6");
+    assert!(matches!(refused, PublishError::NoIpv6 { .. }), "{refused}");
+    let refused = steps(Some(prefix), Some("::1")).expect_err("no way");
+    assert!(matches!(refused, PublishError::Loopback6 { .. }), "{refused}");
+    assert_eq!(
+        read(&base6(&names(), prefix, false)),
+        [
+            "switch on net.ipv6.conf.all.forwarding".to_owned(),
+            format!("give star-t1 {}/64", prefix.gateway()),
+            format!("make table starling-t1 of IPv6, which masquerades {prefix}"),
+        ]
     );
 }
 

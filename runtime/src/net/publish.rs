@@ -3,11 +3,12 @@
 //! Packet rules would quietly take a port from whatever listens there. So each
 //! published port is also bound by a socket of ours that never listens: the kernel
 //! then refuses us what another program has, and another program what we have. Two
-//! publications of one port meet the same refusal.
+//! publications of one port meet the same refusal. The supervisor of the task holds
+//! these sockets, whatever becomes of the agent.
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -16,6 +17,8 @@ use rustix::net::{
 };
 
 use crate::container::{Protocol, Publish};
+
+use super::plan::Family;
 
 /// A protocol's number in an IPv4 header.
 pub(super) fn number(protocol: Protocol) -> u8 {
@@ -63,12 +66,21 @@ pub enum PublishError {
         /// What was wanted.
         publish: Publish,
     },
-    /// Containers have no IPv6.
+    /// This host has no IPv6 to give to containers.
     #[error(
-        "cannot publish {publish}: containers on the bridge have IPv4 only; name an IPv4 \
-             address, or none for all of them"
+        "cannot publish {publish}: this host has no IPv6; name an IPv4 address, or none for \
+             all of them"
     )]
-    NotIpv4 {
+    NoIpv6 {
+        /// What was wanted.
+        publish: Publish,
+    },
+    /// The kernel takes no packet for ::1 from elsewhere, so no answer would come back.
+    #[error(
+        "cannot publish {publish}: IPv6 has no way from its loopback to a container; name \
+             127.0.0.1, which `localhost` is too, or none for all addresses"
+    )]
+    Loopback6 {
         /// What was wanted.
         publish: Publish,
     },
@@ -88,50 +100,93 @@ pub enum PublishError {
     },
 }
 
-/// The IPv4 address a publication is limited to.
-pub(super) fn limited_to(publish: &Publish) -> Result<Option<Ipv4Addr>, PublishError> {
+/// The address a publication is limited to; `::` is all of both kinds, as 0.0.0.0 is all
+/// of IPv4.
+pub(super) fn limited_to(publish: &Publish) -> Result<Option<IpAddr>, PublishError> {
     match publish.host_ip {
-        None => Ok(None),
-        Some(IpAddr::V4(address)) => Ok((!address.is_unspecified()).then_some(address)),
-        Some(IpAddr::V6(_)) => Err(PublishError::NotIpv4 { publish: publish.clone() }),
+        Some(IpAddr::V6(address)) if address.is_loopback() => {
+            Err(PublishError::Loopback6 { publish: publish.clone() })
+        }
+        address => Ok(address.filter(|address| !address.is_unspecified())),
     }
 }
 
-/// A bound port: nobody else gets it as long as this lives.
-#[derive(Debug)]
-pub(super) struct Reservation(#[expect(dead_code, reason = "held for what it does")] OwnedFd);
+/// Whether it is published on addresses of this kind.
+pub(super) fn speaks(publish: &Publish, family: Family) -> bool {
+    match publish.host_ip {
+        None => true,
+        Some(address) if family == Family::V6 => address.is_ipv6(),
+        // `::` as Docker and every dual-stack listener take it.
+        Some(address) => address.is_ipv4() || address.is_unspecified(),
+    }
+}
 
-/// Takes a port of the host in the calling thread's network namespace.
-pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
-    let address = limited_to(publish)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
+/// Bound ports: nobody else gets them as long as this lives.
+#[derive(Debug, Default)]
+pub struct Ports(#[expect(dead_code, reason = "held for what it does")] Vec<OwnedFd>);
+
+impl Ports {
+    /// Takes ports of the host, in the calling thread's network namespace; all or none.
+    ///
+    /// To be held by whoever lives as long as the task does: the rules that lead there
+    /// stay when an agent dies, so the ports must too.
+    ///
+    /// # Errors
+    /// If one is taken or cannot be published.
+    pub fn hold(publish: &[Publish]) -> Result<Self, PublishError> {
+        publish.iter().map(reserve).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Whether a publication makes sense, whatever else is on this host.
+pub(super) fn check(publish: &Publish) -> Result<(), PublishError> {
     if publish.host_port == 0 || publish.port == 0 {
         return Err(PublishError::NoPort { publish: publish.clone() });
     }
+    limited_to(publish).map(drop)
+}
+
+fn reserve(publish: &Publish) -> Result<OwnedFd, PublishError> {
+    check(publish)?;
     let kind = match publish.protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
     };
-    let take = || -> rustix::io::Result<OwnedFd> {
-        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    let take = |family: AddressFamily, address: IpAddr| -> rustix::io::Result<OwnedFd> {
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        if family == AddressFamily::INET6 {
+            sockopt::set_ipv6_v6only(&socket, !address.is_unspecified())?;
+        }
+        let place = SocketAddr::new(address, publish.host_port);
         match publish.protocol {
-            Protocol::Tcp => {
-                let place = SocketAddrV4::new(address, publish.host_port);
-                match bind(&socket, &place) {
-                    Err(Errno::ADDRINUSE) => bind_over_the_dead(&socket, &place)?,
-                    bound => bound?,
-                }
-            }
+            Protocol::Tcp => match bind(&socket, &place) {
+                Err(Errno::ADDRINUSE) => bind_over_the_dead(&socket, &place)?,
+                bound => bound?,
+            },
             Protocol::Udp => {
                 // A datagram that our rules miss shall not be kept for anybody.
                 let _ = sockopt::set_socket_recv_buffer_size(&socket, 0);
-                bind(&socket, &SocketAddrV4::new(address, publish.host_port))?;
+                bind(&socket, &place)?;
             }
         }
         Ok(socket)
     };
-    take().map(Reservation).map_err(|errno| match errno {
+    let four = || take(AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into());
+    let taken = match (publish.host_ip, limited_to(publish)?) {
+        (_, Some(address @ IpAddr::V4(_))) => take(AddressFamily::INET, address),
+        (_, Some(address @ IpAddr::V6(_))) => take(AddressFamily::INET6, address),
+        (Some(IpAddr::V4(_)), None) => four(),
+        // One socket that has both.
+        (_, None) => match take(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into()) {
+            // A kernel without IPv6, or with it switched off.
+            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => four(),
+            taken => taken,
+        },
+    };
+    taken.map_err(|errno| match errno {
         Errno::ADDRINUSE => PublishError::Taken { publish: publish.clone() },
         Errno::ADDRNOTAVAIL => PublishError::NotOurs { publish: publish.clone() },
+        Errno::AFNOSUPPORT => PublishError::NoIpv6 { publish: publish.clone() },
         other => PublishError::Bind { publish: publish.clone(), source: other.into() },
     })
 }
@@ -140,7 +195,7 @@ pub(super) fn reserve(publish: &Publish) -> Result<Reservation, PublishError> {
 ///
 /// With the option to do so, Linux before 6.2 or so lets any number bind who have it,
 /// though their holders dropped it since; who listens is looked at again.
-fn bind_over_the_dead(socket: &OwnedFd, place: &SocketAddrV4) -> rustix::io::Result<()> {
+fn bind_over_the_dead(socket: &OwnedFd, place: &SocketAddr) -> rustix::io::Result<()> {
     sockopt::set_socket_reuseaddr(socket, true)?;
     bind(socket, place)?;
     listen(socket, 0)?;
@@ -151,7 +206,7 @@ fn bind_over_the_dead(socket: &OwnedFd, place: &SocketAddrV4) -> rustix::io::Res
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
@@ -206,7 +261,7 @@ mod tests {
         let fine = publish(Protocol::Tcp, 1);
         let six = Publish { host_ip: Some(Ipv6Addr::LOCALHOST.into()), ..fine.clone() };
         let said = reserve(&six).expect_err("refused").to_string();
-        assert!(said.starts_with("cannot publish [::1]:1/tcp: containers"), "{said}");
+        assert!(said.starts_with("cannot publish [::1]:1/tcp: IPv6 has no way"), "{said}");
         let nothing = Publish { host_port: 0, ..fine.clone() };
         assert!(matches!(reserve(&nothing), Err(PublishError::NoPort { .. })));
         let foreign = Publish { host_ip: Some("192.0.2.1".parse().expect("it parses")), ..fine };

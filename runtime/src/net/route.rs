@@ -4,14 +4,14 @@
 //! no end is ever seen in the wrong place. The near end's alias says whose it is;
 //! with that, what the kernel lists is the only record of who is attached.
 //!
-//! Interfaces of ours get no IPv6 link-local address: containers have IPv4 only,
-//! and an address that nobody gave them would be a way around the rules.
+//! Interfaces of ours get no IPv6 link-local address by themselves: an address that nobody
+//! gave them would be a way around the rules. The bridge is given one, as a router needs.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkHeader};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -21,7 +21,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::addresses::{Mac, Subnet};
+use super::addresses::{Mac, Prefix6, Subnet};
 use super::wire::{Wire, WireError};
 
 /// What of an interface matters here.
@@ -47,6 +47,8 @@ pub(super) struct Host {
     pub(super) links: Vec<Link>,
     /// Interface and address with its subnet's prefix length.
     pub(super) addresses: Vec<(u32, Ipv4Addr, u8)>,
+    /// Interface and address of IPv6.
+    pub(super) addresses6: Vec<(u32, Ipv6Addr)>,
     pub(super) routes: Vec<Route>,
 }
 
@@ -54,16 +56,20 @@ impl Host {
     /// Asks for everything. What the codec cannot read is nothing of ours.
     pub(super) fn look(wire: &mut Wire) -> Result<Self, WireError> {
         let mut host = Self { links: links(wire)?, ..Self::default() };
-        let mut ask = AddressMessage::default();
-        ask.header.family = AddressFamily::Inet;
-        for message in listed(wire, RouteNetlinkMessage::GetAddress(ask))? {
-            if let RouteNetlinkMessage::NewAddress(message) = message {
-                let prefix = message.header.prefix_len;
-                let local = message.attributes.iter().find_map(|one| match one {
-                    AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                    _ => None,
-                });
-                host.addresses.extend(local.map(|address| (message.header.index, address, prefix)));
+        let all = AddressMessage::default();
+        for message in listed(wire, RouteNetlinkMessage::GetAddress(all))? {
+            let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+            let (index, prefix) = (message.header.index, message.header.prefix_len);
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(IpAddr::V4(four)) => {
+                        host.addresses.push((index, *four, prefix));
+                    }
+                    AddressAttribute::Address(IpAddr::V6(six)) => {
+                        host.addresses6.push((index, *six));
+                    }
+                    _ => {}
+                }
             }
         }
         let mut ask = RouteMessage::default();
@@ -217,20 +223,41 @@ pub(super) fn add_address(
     exists_already(added)
 }
 
+/// The same for IPv6. Nobody else has the address, so it is used at once.
+pub(super) fn add_address6(
+    wire: &mut Wire,
+    index: u32,
+    address: Ipv6Addr,
+) -> Result<(), WireError> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = Prefix6::BITS;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Address(address.into()),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+    ];
+    let added = wire.ask(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(message));
+    exists_already(added)
+}
+
 /// Sends everything else by a gateway.
 pub(super) fn add_default_route(
     wire: &mut Wire,
     index: u32,
-    gateway: Ipv4Addr,
+    gateway: IpAddr,
 ) -> Result<(), WireError> {
+    let (family, gateway) = match gateway {
+        IpAddr::V4(four) => (AddressFamily::Inet, RouteAddress::Inet(four)),
+        IpAddr::V6(six) => (AddressFamily::Inet6, RouteAddress::Inet6(six)),
+    };
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Boot;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.attributes =
-        vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
+    message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
     let added = wire.ask(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(message));
     exists_already(added)
 }

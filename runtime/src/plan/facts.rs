@@ -9,6 +9,8 @@ use std::fs;
 use rustix::process::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::veil;
+
 /// Most grants read of `/etc/subuid`: one user has one or two.
 const GRANTS: usize = 64;
 
@@ -59,6 +61,10 @@ pub struct Facts {
     pub namespaces: Vec<String>,
     /// Whether the runtime may make user namespaces.
     pub user_namespaces: bool,
+    /// Whether a plain process of this user can have mounts of its own: tried. Root's
+    /// need none, for they have other users.
+    #[serde(default)]
+    pub own_mounts: bool,
     /// Whether the kernel knows overlayfs.
     pub overlay: bool,
     /// Whether it filters system calls.
@@ -96,6 +102,7 @@ impl Facts {
             capabilities,
             namespaces: namespaces(),
             user_namespaces: may_make_user_namespaces(uid),
+            own_mounts: uid != 0 && veil::is_possible(),
             overlay: text("/proc/filesystems").lines().any(|line| line.ends_with("\toverlay")),
             seccomp: text("/proc/sys/kernel/seccomp/actions_avail").contains("errno"),
             landlock: crate::sys::landlock::abi().unwrap_or(0),

@@ -30,6 +30,11 @@ pub use step::{Cover, IdMap, MapWriter, Owners, Source, Special, Step, Tree};
 
 use crate::launch::{Launch, Place, Process};
 
+/// Version of Landlock that forbids signals without forbidding files.
+pub(crate) const LANDLOCK_SCOPES: u32 = 6;
+/// Version of Landlock under which files can be moved between directories.
+const LANDLOCK_RENAMES: u32 = 2;
+
 /// What is done for a launch, in order: first the supervisor's steps, then those of
 /// the process it makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,12 +97,16 @@ pub(crate) fn entry(launch: &Launch, facts: &Facts) -> Result<Plan, PlanFlaw> {
 }
 
 fn of_process(launch: &Launch, process: &Process, facts: &Facts) -> Result<Vec<Step>, PlanFlaw> {
-    let mut steps = vec![Step::Clone(Namespaces::NONE), Step::JoinGroups, Step::Session];
+    let veil = veil(process, facts);
+    let namespaces = if veil.is_some() { Namespaces::PRIVATE } else { Namespaces::NONE };
+    let mut steps = vec![Step::Clone(namespaces), Step::JoinGroups, Step::Session];
     if terminal(launch).is_some() {
         steps.push(Step::TakeTerminal);
     }
     steps.push(Step::Streams);
-    if launch.directory.is_none() {
+    let is_veiled = veil.is_some();
+    steps.extend(veil);
+    if launch.directory.is_none() && !is_veiled {
         // Entered before the user changes: the way there may be closed to it.
         steps.push(Step::Scratch);
     }
@@ -110,12 +119,28 @@ fn of_process(launch: &Launch, process: &Process, facts: &Facts) -> Result<Vec<S
         steps.push(Step::Become(user));
     }
     steps.push(Step::NoNewPrivileges);
-    if !process.hidden.is_empty() && facts.landlock > 0 {
+    if facts.uid != 0 {
+        steps.extend(apart(process, facts));
+    } else if !process.hidden.is_empty() && facts.landlock > 0 {
         steps.push(Step::Hide(process.hidden.clone()));
     }
     steps.extend(launch.directory.clone().map(Step::Directory));
     steps.push(execute(launch));
     Ok(steps)
+}
+
+/// A process of the agent's own user, to which no owner and no mode says no.
+fn veil(process: &Process, facts: &Facts) -> Option<Step> {
+    let wanted = facts.uid != 0 && facts.own_mounts && !process.hidden.is_empty();
+    wanted.then(|| Step::Veil(process.hidden.clone()))
+}
+
+/// Landlock's part for such a process. Behind a veil only what the veil does not do;
+/// else all it can do without forbidding its user's own files, which begins with the
+/// version that can rename them.
+fn apart(process: &Process, facts: &Facts) -> Option<Step> {
+    let since = if facts.own_mounts { LANDLOCK_SCOPES } else { LANDLOCK_RENAMES };
+    (!process.hidden.is_empty() && facts.landlock >= since).then_some(Step::Apart)
 }
 
 fn terminal(launch: &Launch) -> Option<Step> {

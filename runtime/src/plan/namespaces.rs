@@ -36,6 +36,9 @@ impl Namespaces {
         (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC) as u32,
     );
 
+    /// What a plain process has that must not see all its user may: users and mounts.
+    pub const PRIVATE: Self = Self((libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u32);
+
     /// Both together.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {

@@ -276,6 +276,12 @@ pub enum Step {
     NoNewPrivileges,
     /// Cannot see into these directories of the host.
     Hide(Vec<PathBuf>),
+    /// The same, by covering them in its own mount namespace; enters its scratch
+    /// directory, which stays open to it.
+    Veil(Vec<PathBuf>),
+    /// Has nothing to do with processes outside of its task: signals, tracing, abstract
+    /// sockets.
+    Apart,
     /// May make only the system calls of the default profile, given these powers.
     FilterCalls(CapabilitySet),
     /// Runs the program.
@@ -406,6 +412,12 @@ impl fmt::Display for Step {
                 f.write_str("renounce")?;
                 paths.iter().try_for_each(|path| write!(f, " {}", path.display()))
             }
+            Self::Veil(paths) => {
+                f.write_str("cover")?;
+                paths.iter().try_for_each(|path| write!(f, " {}", path.display()))?;
+                f.write_str(" and enter scratch")
+            }
+            Self::Apart => f.write_str("renounce the processes outside"),
             Self::FilterCalls(_) => f.write_str("filter system calls"),
             Self::Execute(program) => write!(f, "execute {program}"),
         }

@@ -20,6 +20,7 @@ fn facts() -> Facts {
         capabilities: u64::MAX,
         namespaces: namespaces.map(str::to_owned).to_vec(),
         user_namespaces: true,
+        own_mounts: false,
         overlay: true,
         seccomp: true,
         landlock: 3,
@@ -132,6 +133,34 @@ fn a_process_is_planned_in_this_order() {
     let ordinary = Facts { uid: 1000, capabilities: 0, ..facts() };
     let flaw = plan(&launch, &ordinary, 0).expect_err("not its user");
     assert_eq!(flaw.field, "process.user");
+}
+
+#[test]
+fn a_process_of_an_ordinary_user_is_kept_from_its_agent_as_well_as_can_be() {
+    let mut launch = Launch::new("p".parse().expect("an id"), ["true"]);
+    launch.place = Place::Process(Process { user: None, hidden: vec!["/home/a/data".into()] });
+    let ordinary = Facts { uid: 1000, capabilities: 0, ..facts() };
+    let steps = |own_mounts, landlock| {
+        let facts = Facts { own_mounts, landlock, ..ordinary.clone() };
+        lines(&plan(&launch, &facts, 0).expect("a plan"))
+    };
+    let wanted = "\
+1 supervisor make a process in its own namespaces: user mnt
+2 task       join its control groups
+3 task       begin a session
+4 task       take its standard streams
+5 task       cover /home/a/data and enter scratch
+6 task       renounce new privileges
+7 task       renounce the processes outside
+8 task       execute true";
+    assert_eq!(steps(true, 6), wanted.lines().collect::<Vec<_>>());
+    let apart = |lines: Vec<String>| {
+        let has = |what: &str| lines.iter().any(|line| line.contains(what));
+        (has("its own namespaces"), has("cover"), has("the processes outside"))
+    };
+    assert_eq!(apart(steps(true, 5)), (true, true, false));
+    assert_eq!(apart(steps(false, 2)), (false, false, true));
+    assert_eq!(apart(steps(false, 1)), (false, false, false));
 }
 
 #[test]

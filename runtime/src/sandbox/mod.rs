@@ -33,6 +33,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod user;
+pub(crate) mod veil;
 mod work;
 
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -18,11 +18,12 @@ use rustix::thread::{
 
 use super::program::Program;
 use super::report::{self, Failure};
+use super::veil::Veil;
 use super::{IGNORED, NotStarted, Order, Spawned, rlimit};
-use crate::landlock::Fence;
+use crate::landlock::{Fence, FenceError};
 use crate::launch::User;
 use crate::order::open_below;
-use crate::plan::{Plan, Step};
+use crate::plan::{Namespaces, Plan, Step};
 use crate::record::SCRATCH;
 use crate::sys;
 use crate::sys::clone::{self, Birth};
@@ -34,6 +35,8 @@ enum Act {
     TakeTerminal,
     Streams,
     Scratch(OwnedFd),
+    /// Hides, and enters the scratch directory: the handle to it from before leads out.
+    Veil(Veil),
     Directory(CString),
     Limit(Resource, u64, u64),
     Become(User),
@@ -51,12 +54,14 @@ pub(super) fn spawn(plan: &Plan, order: Order<'_>) -> Result<Spawned, NotStarted
     // Written by the child, on this memory, if it does not come to its program.
     let mut failure = None;
     let birth = if order.birthplace().is_some() { Birth::InGroup } else { Birth::Outside };
-    let spawned = clone::spawn_sharing(order.birthplace(), || {
+    let namespaces = namespaces(plan);
+    let spawned = clone::spawn_sharing(order.birthplace(), namespaces.bits(), || {
         failure = Some(become_task(&order, &acts, birth));
         127
     });
+    let lacking = [libc::ENOSYS, libc::E2BIG].map(Some);
     let spawned = match spawned {
-        Err(error) if [libc::ENOSYS, libc::E2BIG].map(Some).contains(&error.raw_os_error()) => {
+        Err(error) if lacking.contains(&error.raw_os_error()) && namespaces == Namespaces::NONE => {
             sys::vfork(&mut || failure = Some(become_task(&order, &acts, Birth::Outside)))
         }
         spawned => spawned,
@@ -71,6 +76,14 @@ pub(super) fn spawn(plan: &Plan, order: Order<'_>) -> Result<Spawned, NotStarted
     }
 }
 
+fn namespaces(plan: &Plan) -> Namespaces {
+    let made = plan.steps().iter().find_map(|step| match step {
+        Step::Clone(namespaces) => Some(*namespaces),
+        _ => None,
+    });
+    made.unwrap_or(Namespaces::NONE)
+}
+
 fn prepare(step: &Step, order: &Order<'_>) -> Result<Act, Failure> {
     let zero = || Failure::because("it holds a zero byte");
     Ok(match step {
@@ -79,6 +92,7 @@ fn prepare(step: &Step, order: &Order<'_>) -> Result<Act, Failure> {
         Step::TakeTerminal => Act::TakeTerminal,
         Step::Streams => Act::Streams,
         Step::Scratch => Act::Scratch(open_below(order.dir, SCRATCH)?),
+        Step::Veil(paths) => Act::Veil(Veil::new(paths, order.dir)?),
         Step::Directory(path) => {
             let path = path.to_str().and_then(|path| CString::new(path).ok());
             Act::Directory(path.ok_or_else(zero)?)
@@ -89,12 +103,13 @@ fn prepare(step: &Step, order: &Order<'_>) -> Result<Act, Failure> {
         }
         Step::Become(user) => Act::Become(*user),
         Step::NoNewPrivileges => Act::NoNewPrivileges,
+        Step::Apart => Act::Hide(Fence::around(&[]).map_err(unfenced)?),
         Step::Hide(paths) => {
             let scratch = open_below(order.dir, SCRATCH)?;
             let paths: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
             let fence = Fence::around(&paths)
                 .and_then(|fence| fence.admit(scratch.as_fd()).map(|()| fence))
-                .map_err(|error| Failure::because(error.to_string()))?;
+                .map_err(unfenced)?;
             Act::Hide(fence)
         }
         Step::Execute(_) => {
@@ -103,6 +118,10 @@ fn prepare(step: &Step, order: &Order<'_>) -> Result<Act, Failure> {
         }
         _ => return Err(Failure::because("this is not for a plain process")),
     })
+}
+
+fn unfenced(error: FenceError) -> Failure {
+    Failure::because(error.to_string())
 }
 
 /// Turns this process into the task; returns only with the step that failed.
@@ -136,6 +155,7 @@ fn perform(order: &Order<'_>, act: &Act, birth: Birth) -> Result<(), Errno> {
             sys::close_all_on_exec().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
         }
         Act::Scratch(scratch) => fchdir(scratch),
+        Act::Veil(veil) => veil.draw().and_then(|()| chdir(veil.scratch())),
         Act::Directory(path) => chdir(path),
         Act::Limit(resource, soft, hard) => rlimit::set(*resource, *soft, *hard),
         Act::Become(user) => become_user(*user),

@@ -31,7 +31,7 @@ const TTY_GROUP: u32 = 5;
 pub(super) const QUIET: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 /// Nor is executed.
-const STILL: MountAttrFlags = QUIET.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+pub(super) const STILL: MountAttrFlags = QUIET.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const STILL_READ_ONLY: MountAttrFlags = STILL.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
 
 /// Device numbers of the harmless devices: `Documentation/admin-guide/devices.txt`.

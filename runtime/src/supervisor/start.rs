@@ -20,10 +20,11 @@ use super::running::{Fate, News, Ran, Running, Told};
 use super::streams::{self, Ours};
 use super::texts;
 use crate::cgroup::{Limits, Measure};
-use crate::container::{Changes, Mount};
+use crate::container::{Changes, Mount, Network, Publish};
 use crate::frame;
 use crate::launch::{End, Launch, Place, TaskId};
 use crate::log::LogWriter;
+use crate::net::Ports;
 use crate::order::{self, Reply, Report};
 use crate::proc::ProcessMark;
 use crate::record::{Claim, StateFile};
@@ -42,6 +43,8 @@ struct Begun {
     log: OwnedFd,
     /// A container's mounts, which go when the end is told: that takes a while.
     mounts: Option<OwnedFd>,
+    /// The host's ports that lead to it, which are its as long as it runs.
+    ports: Ports,
 }
 
 /// Why a launch is not ours.
@@ -194,7 +197,12 @@ impl Supervisor {
             network_of: shared.as_ref().map(AsFd::as_fd),
             ends,
         };
-        let mut network = |namespace| self.network(agent, &launch.id, namespace);
+        // Taken after the clone: no process of the container has them open.
+        let mut ports = Ports::default();
+        let mut network = |namespace| {
+            ports = Ports::hold(published(launch)).map_err(|error| order::chain(&error))?;
+            self.network(agent, &launch.id, namespace)
+        };
         let (mut terminal, mut mounts) = (None, None);
         let spawned = ProcessMark::of_new(|| {
             let spawned = sandbox::spawn(sandbox_order, &mut network)?;
@@ -207,7 +215,7 @@ impl Supervisor {
             Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
             None => ours,
         };
-        Ok(Begun { task, mark, ours, log, mounts })
+        Ok(Begun { task, mark, ours, log, mounts, ports })
     }
 
     fn run(
@@ -218,7 +226,7 @@ impl Supervisor {
         launch: Launch,
         begun: Begun,
     ) -> (End, Report) {
-        let Begun { task, mark, ours, log, .. } = begun;
+        let Begun { task, mark, ours, log, ports, .. } = begun;
         let mut pump = Pump::new(LogWriter::new(log, launch.log), ours.outputs);
         let recorded = mark.and_then(|mark| state.add_task(mark));
         if let Err(error) = recorded {
@@ -246,6 +254,8 @@ impl Supervisor {
         // What is not needed any more is not held for the task's life.
         drop(launch);
         let Ran { end, news, is_gone } = running.run();
+        // Whoever starts in its place wants them.
+        drop(ports);
         // The keeper looks for what stayed.
         self.is_bad |= !is_gone;
         // An agent that is gone finds the state on disk.
@@ -278,5 +288,16 @@ impl Supervisor {
             Ok(None) => Err(gone.to_owned()),
             Err(error) => Err(format!("no network came: {error}")),
         }
+    }
+}
+
+/// The ports of the host that a launch wants to have.
+fn published(launch: &Launch) -> &[Publish] {
+    match &launch.place {
+        Place::Container(container) => match &container.network {
+            Network::Bridge { publish } => publish,
+            _ => &[],
+        },
+        Place::Process(_) => &[],
     }
 }

@@ -104,8 +104,8 @@ pub(crate) enum Birth {
     Outside,
 }
 
-/// Runs `child` in a new process on this one's memory, while this one waits until
-/// the child has exec'd or ended. `child` must not allocate, lock or unwind into
+/// Runs `child` in a new process on this one's memory and in new namespaces
+/// (`CLONE_NEW*`), while this one waits until the child has exec'd or ended. `child` must not allocate, lock or unwind into
 /// the caller's state; what it writes through its captures is seen here afterwards.
 ///
 /// # Errors
@@ -113,6 +113,7 @@ pub(crate) enum Birth {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) fn spawn_sharing<F: FnMut() -> i32>(
     cgroup: Option<BorrowedFd<'_>>,
+    namespaces: u32,
     mut child: F,
 ) -> io::Result<Pid> {
     extern "C" fn begin<F: FnMut() -> i32>(child: *mut F) -> ! {
@@ -122,7 +123,8 @@ pub(crate) fn spawn_sharing<F: FnMut() -> i32>(
         super::exit_now(status)
     }
     let mut stack = Stack::new()?;
-    let mut args = CloneArgs::new((libc::CLONE_VM | libc::CLONE_VFORK) as u64, cgroup);
+    let sharing = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
+    let mut args = CloneArgs::new(sharing | u64::from(namespaces), cgroup);
     args.stack = stack.base() as u64;
     args.stack_size = STACK_BYTES as u64;
     let code = clone_and_call(&mut args, begin::<F> as *const (), (&raw mut child).cast());
@@ -138,6 +140,7 @@ pub(crate) fn spawn_sharing<F: FnMut() -> i32>(
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn spawn_sharing<F: FnMut() -> i32>(
     _cgroup: Option<BorrowedFd<'_>>,
+    _namespaces: u32,
     _child: F,
 ) -> io::Result<Pid> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 
-use runtime::net::{Bridge, BridgeError, Closed, PublishError};
+use runtime::net::{Bridge, Closed, Ports, PublishError};
 
 use crate::stage::{Netns, ip, network, on_a_host, talk, tcp};
 
@@ -17,11 +17,16 @@ fn the_next_agent_keeps_the_living_and_sweeps_the_dead() {
         let first = network("d");
         let own = first.attach("job.0", lives.fd(), &[tcp(8080, 80)]).expect("done");
         first.attach("job.1", dies.fd(), &[tcp(8081, 80)]).expect("done");
+        // What the supervisors of the two have.
+        let of_living = Ports::hold(&[tcp(8080, 80)]).expect("free");
+        let of_dead = Ports::hold(&[tcp(8081, 80)]).expect("free");
         let subnet = first.subnet();
         drop(first);
 
         let listener = lives.listen(Ipv4Addr::UNSPECIFIED, 80);
         assert!(talk(&listener, &host, (HOST_LOOPBACK, 8080)).is_ok(), "meanwhile");
+        assert!(TcpListener::bind("0.0.0.0:8080").is_err(), "nobody else gets it meanwhile");
+        drop(of_dead);
 
         let next = network("d");
         assert_eq!(next.subnet(), subnet);
@@ -34,11 +39,12 @@ fn the_next_agent_keeps_the_living_and_sweeps_the_dead() {
         assert!(talk(&heir, &host, (HOST_LOOPBACK, 8081)).is_ok(), "the port of the dead is free");
         drop(heir);
         assert!(TcpListener::bind("0.0.0.0:8080").is_err(), "that of the living is not");
-        let taken = next.attach("job.2", dies.fd(), &[tcp(8080, 80)]).expect_err("refused");
-        assert!(matches!(taken, BridgeError::Publish(PublishError::Taken { .. })), "{taken}");
+        let taken = Ports::hold(&[tcp(8080, 80)]).expect_err("refused");
+        assert!(matches!(taken, PublishError::Taken { .. }), "{taken}");
         let other = next.attach("job.2", dies.fd(), &[tcp(8081, 80)]).expect("done");
         assert_ne!(other.address, own.address);
         assert!(talk(&listener, &host, (HOST_LOOPBACK, 8080)).is_ok(), "all the while");
+        drop(of_living);
 
         assert_eq!(next.sweep(&BTreeSet::new()).expect("done"), ["job.0", "job.2"]);
         assert_eq!(next.close().expect("done"), Closed::Gone);

@@ -57,7 +57,33 @@ pub(crate) fn accept_from(interface: &str) {
     write(vec![NfTablesMessage::NewRule(RuleMessage { attributes })]);
 }
 
+/// Removes all rules for IPv4.
+pub(crate) fn flush() {
+    flush_family(NetfilterProtoFamily::IPv4);
+}
+
+/// Removes all rules, as `nft flush ruleset` does.
+pub(crate) fn flush_all() {
+    flush_family(NetfilterProtoFamily::Unspec);
+}
+
+fn flush_family(family: NetfilterProtoFamily) {
+    let all = NfTablesMessage::DeleteTable(TableMessage { attributes: Vec::new() });
+    write_for(family, vec![all]);
+}
+
+/// Removes all rules of one chain of a table.
+pub(crate) fn flush_chain(table: &str, chain: &str) {
+    let attributes =
+        vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(chain.to_owned())];
+    write(vec![NfTablesMessage::DeleteRule(RuleMessage { attributes })]);
+}
+
 fn write(messages: Vec<NfTablesMessage>) {
+    write_for(NetfilterProtoFamily::IPv4, messages);
+}
+
+fn write_for(family: NetfilterProtoFamily, messages: Vec<NfTablesMessage>) {
     let mark = |which| {
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, NFTABLES);
         (0, NetfilterMessage::new(header, NetfilterMessageInner::None(which)))
@@ -65,7 +91,7 @@ fn write(messages: Vec<NfTablesMessage>) {
     let mut batch = vec![mark(ControlMessage::BatchBegin)];
     let asked = messages.len();
     batch.extend(messages.into_iter().map(|message| {
-        let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
+        let header = NetfilterHeader::new(family, 0, 0);
         (NLM_F_CREATE | NLM_F_ACK, NetfilterMessage::new(header, message))
     }));
     batch.push(mark(ControlMessage::BatchEnd));

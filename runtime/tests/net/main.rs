@@ -9,4 +9,6 @@ mod crashes;
 mod firewall;
 mod reach;
 mod refusals;
+mod repairs;
+mod six;
 mod stage;

@@ -34,7 +34,7 @@ fn containers_reach_each_other_themselves_and_the_gateway() {
         let low = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
         let first = [&one, &host].map(|netns| netns.within(|| std::fs::read_to_string(low)));
         assert_eq!(first.map(Result::ok), [Some("0\n".to_owned()), Some("1024\n".to_owned())]);
-        let six = one.within(|| ip("-6 -o addr show dev eth0"));
+        let six = one.within(|| ip("-6 -o addr show dev eth0 scope link"));
         assert_eq!(six, "", "an address that nobody gave");
     });
 }

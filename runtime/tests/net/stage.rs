@@ -74,7 +74,8 @@ impl Netns {
         })
     }
 
-    pub(crate) fn listen(&self, address: Ipv4Addr, port: u16) -> TcpListener {
+    pub(crate) fn listen(&self, address: impl Into<IpAddr>, port: u16) -> TcpListener {
+        let address = address.into();
         self.within(|| TcpListener::bind((address, port)).expect("done"))
     }
 
@@ -154,8 +155,9 @@ pub(crate) fn udp(host_port: u16, port: u16) -> Publish {
 pub(crate) fn talk(
     listener: &TcpListener,
     client: &Netns,
-    to: (Ipv4Addr, u16),
+    to: (impl Into<IpAddr>, u16),
 ) -> Result<IpAddr, io::Error> {
+    let to = SocketAddr::new(to.0.into(), to.1);
     thread::scope(|scope| {
         let server = scope.spawn(|| {
             await_readable(listener, PATIENCE)?;
@@ -166,7 +168,6 @@ pub(crate) fn talk(
             Ok(peer.ip())
         });
         let heard = client.within(|| {
-            let to = SocketAddr::new(to.0.into(), to.1);
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.write_all(b"ping")?;
@@ -181,7 +182,7 @@ pub(crate) fn talk(
 }
 
 /// Whether an address cannot be connected to.
-pub(crate) fn unreachable(client: &Netns, to: (Ipv4Addr, u16)) -> bool {
+pub(crate) fn unreachable(client: &Netns, to: (impl Into<IpAddr>, u16)) -> bool {
     let to = SocketAddr::new(to.0.into(), to.1);
     client.within(|| TcpStream::connect_timeout(&to, REFUSAL).is_err())
 }

@@ -4,6 +4,7 @@
 //! row does not know which it tests. runc's is what `runc spec` makes for root,
 //! which is how rows are shown to be able to fail.
 
+mod copies;
 mod ours;
 mod runc;
 
@@ -214,6 +215,14 @@ impl Isolator {
         }
         let told = self.wait(running)?;
         Ok((told, began.elapsed()))
+    }
+
+    /// Ours, for what only that does.
+    pub fn ours(&mut self) -> Option<&mut Ours> {
+        match self {
+            Self::Ours(ours) => Some(ours),
+            Self::Runc(_) => None,
+        }
     }
 
     /// Whether it is ours.

@@ -1,9 +1,11 @@
 //! The table of rows; what each does is in the file of its kind.
 
 mod bombs;
+mod copies;
 mod files;
 mod images;
 mod kernel;
+mod noise;
 mod process;
 
 use super::cell::Told;
@@ -105,7 +107,7 @@ pub const ROWS: &[Row] = &[
         images::environment,
     ),
     row("E22", "a hostile registry", Scope::Nobody("the runtime talks to no registry"), nothing),
-    row("E23", "copying in and out, and logs replaced by links", Scope::Ours, files::log_links),
+    row("E23", "copying in and out, and logs replaced by links", Scope::Ours, copies::copies),
     row(
         "E24",
         "checkpoint and restore",
@@ -121,6 +123,7 @@ pub const ROWS: &[Row] = &[
     row("E25g", "a first process deaf to signals", Scope::All, bombs::deaf),
     row("E25h", "a storm of zombies", Scope::All, bombs::zombies),
     row("E25i", "a daemon that leaves its parent", Scope::All, bombs::daemon),
+    row("E25j", "noisy neighbours of a container, and of the agent", Scope::All, noise::noise),
     row(
         "E26",
         "a plain process after the agent's own files and processes",

@@ -85,10 +85,15 @@ impl Archive {
         self.0
     }
 
-    /// Writes it out, with its end.
-    pub(super) fn write(mut self, path: &Path) -> io::Result<()> {
+    /// Its bytes, with an end.
+    pub(super) fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);
-        fs::write(path, self.0)
+        self.0
+    }
+
+    /// Writes it out, with its end.
+    pub(super) fn write(self, path: &Path) -> io::Result<()> {
+        fs::write(path, self.end())
     }
 }
 

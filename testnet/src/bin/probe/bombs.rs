@@ -31,7 +31,10 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
         Some("fds") => descriptors(),
         Some("shm") => fill("/dev/shm/fill"),
         Some("inodes") => inodes("/tmp"),
-        Some("log") => log(),
+        Some("log") => log(LOG_SECONDS),
+        Some("flood") => log(FOR_EVER.as_secs()),
+        Some("spin") => spin(),
+        Some("eat") => eat(),
         Some("deaf") => deaf(),
         Some("zombies") => zombies(),
         Some("daemon") => daemon(),
@@ -108,9 +111,41 @@ fn inodes(dir: &str) {
     say("unbounded");
 }
 
-fn log() {
+/// Uses all the processors there are, and more.
+fn spin() {
+    const SPINNERS: usize = 16;
+    say("begun");
+    let until = Instant::now() + FOR_EVER;
+    std::thread::scope(|scope| {
+        for _ in 0..SPINNERS {
+            scope.spawn(|| while Instant::now() < until {});
+        }
+    });
+}
+
+/// Begins processes that take memory until they are killed, again and again.
+fn eat() {
+    say("begun");
+    let until = Instant::now() + FOR_EVER;
+    while Instant::now() < until {
+        match raw::clone_plainly(0) {
+            Ok(Side::Child) => {
+                // The one of them that the kernel picks.
+                let _ = fs::write("/proc/self/oom_score_adj", "1000");
+                memory();
+                raw::exit_now(0);
+            }
+            Ok(Side::Parent(_)) => {
+                while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {}
+            }
+            Err(_) => sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+fn log(seconds: u64) {
     let piece = vec![b'x'; 64 << 10];
-    let until = Instant::now() + Duration::from_secs(LOG_SECONDS);
+    let until = Instant::now() + Duration::from_secs(seconds);
     let mut out = io::stdout().lock();
     while Instant::now() < until {
         if out.write_all(&piece).is_err() {

@@ -47,6 +47,8 @@ fn main() -> ExitCode {
         Some("connect-to") => rest.iter().for_each(|path| {
             told("connect-to", path, UnixStream::connect(path));
         }),
+        Some("swap") => swap(rest),
+        Some("beat") => beat(),
         Some("bomb") => return bombs::run(rest),
         _ => return ExitCode::from(2),
     }
@@ -96,6 +98,42 @@ fn hunt() {
             }
         }
     }
+}
+
+/// Has a directory and a link to a place outside exchange their names, as fast as it can,
+/// below the directory that it is given.
+fn swap(words: &[String]) {
+    const ROUNDS_MAX: u64 = 100_000_000;
+    let [place, outside] = words else { return };
+    let (dir, link) = (Path::new(place).join("d"), Path::new(place).join("l"));
+    told("swap", "dir", fs::create_dir(&dir));
+    told("swap", "link", std::os::unix::fs::symlink(outside, &link));
+    let _ = io::stdout().flush();
+    for _ in 0..ROUNDS_MAX {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        if rustix::fs::renameat_with(rustix::fs::CWD, &dir, rustix::fs::CWD, &link, flags).is_err()
+        {
+            return println!("swap over");
+        }
+    }
+}
+
+/// How late it is woken who sleeps for short whiles: microseconds, the median, the worst
+/// but a hundredth, and the worst.
+fn beat() {
+    const BEATS: usize = 500;
+    const SLEEP: std::time::Duration = std::time::Duration::from_millis(2);
+    let mut late: Vec<u128> = (0..BEATS)
+        .map(|_| {
+            let began = std::time::Instant::now();
+            std::thread::sleep(SLEEP);
+            began.elapsed().saturating_sub(SLEEP).as_micros()
+        })
+        .collect();
+    late.sort_unstable();
+    let at = |hundredth: usize| late.get(BEATS * hundredth / 100).copied().unwrap_or_default();
+    let worst = late.last().copied().unwrap_or_default();
+    println!("late {} {} {worst}", at(50), at(99));
 }
 
 /// Sets the sticky bit, which does no harm to a device.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use runtime::{
     Access, Config, Container, End, Event, Exec, Init, Launch, LogRecord, LogRequest, Mount,
-    Network, Piece, Place, Process, Root, Runtime, TaskId, User,
+    Network, Piece, Place, Process, Root, Runtime, SessionOutput, TaskId, User,
 };
 use tokio::sync::mpsc::Receiver;
 
@@ -29,8 +29,8 @@ const NOBODY: u32 = 65_534;
 /// A runtime of its own.
 #[derive(Debug)]
 pub struct Ours {
-    tokio: tokio::runtime::Runtime,
-    runtime: Runtime,
+    pub(super) tokio: tokio::runtime::Runtime,
+    pub(super) runtime: Runtime,
     events: Receiver<Event>,
     dir: PathBuf,
     program: PathBuf,
@@ -145,22 +145,14 @@ impl Ours {
                 Ok(session) => session,
                 Err(error) => return Ok(refused(chain(&error))),
             };
-            let mut text = Vec::new();
-            loop {
-                match tokio::time::timeout(END_WITHIN, session.output.next()).await {
-                    Ok(Some(Piece::Stdout(bytes) | Piece::Stderr(bytes))) => text.extend(bytes),
-                    Ok(Some(Piece::Ended(End::NotStarted { reason, .. }))) => {
-                        return Ok(refused(reason));
-                    }
-                    Ok(Some(Piece::Ended(end))) => {
-                        let text = String::from_utf8_lossy(&text).into_owned();
-                        let lines = text.lines().map(str::to_owned).collect();
-                        return Ok(Told { refused: None, lines, end: format!("{end:?}") });
-                    }
-                    Ok(None) => return Err(io::Error::other("the session was lost")),
-                    Err(_late) => return Err(io::Error::other("the session does not end")),
-                }
-            }
+            let (text, ended) = heard(&mut session.output).await?;
+            let end = match ended {
+                End::NotStarted { reason, .. } => return Ok(refused(reason)),
+                end => end,
+            };
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let lines = text.lines().map(str::to_owned).collect();
+            Ok(Told { refused: None, lines, end: format!("{end:?}") })
         })
     }
 
@@ -177,7 +169,20 @@ impl Ours {
     }
 }
 
-fn refused(reason: String) -> Told {
+/// Everything that a session says to its end, and that.
+pub(super) async fn heard(output: &mut SessionOutput) -> io::Result<(Vec<u8>, End)> {
+    let mut text = Vec::new();
+    loop {
+        match tokio::time::timeout(END_WITHIN, output.next()).await {
+            Ok(Some(Piece::Stdout(bytes) | Piece::Stderr(bytes))) => text.extend(bytes),
+            Ok(Some(Piece::Ended(end))) => return Ok((text, end)),
+            Ok(None) => return Err(io::Error::other("the session was lost")),
+            Err(_late) => return Err(io::Error::other("the session does not end")),
+        }
+    }
+}
+
+pub(super) fn refused(reason: String) -> Told {
     Told { refused: Some(reason), ..Told::default() }
 }
 

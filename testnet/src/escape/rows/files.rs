@@ -345,15 +345,3 @@ pub(super) fn linked_dev(ground: &mut Ground) -> io::Result<Vec<String>> {
     }
     Ok(broken)
 }
-
-pub(super) fn log_links(ground: &mut Ground) -> io::Result<Vec<String>> {
-    // Nothing copies in or out; what is left of this row is the log, and the
-    // task's directory, which no path of a container may reach.
-    let told = ground.probe(&["list", "/", "/vol", "/tmp"])?;
-    let mut broken = ran(&told);
-    let seen = told.all("list").filter(|line| {
-        ["log.", "launch.json", "state.json", "end.json"].iter().any(|name| line.contains(name))
-    });
-    broken.extend(seen.map(|line| format!("a file of the runtime is in the container: {line}")));
-    Ok(broken)
-}
