@@ -1,20 +1,23 @@
-//! What this machine does: starts, watches, logs and ends processes.
+//! What this machine does: starts, isolates, watches, logs and ends processes and
+//! containers.
 //!
 //! ```text
-//! agent ──keeper.sock──▶ keeper ──fork──▶ supervisor ──fork+exec──▶ task
-//!   ▲                   (one, small,      (one per task)              │
-//!   │                    no threads)        │  ◀──── pipes, exit ─────┘
-//!   └── pidfd, files of the task directory ─┘
+//!                keeper ──forks a few that wait──▶ supervisor ──clone──▶ task
+//!              (one, small,                        ▲ (one per task)        │
+//!               no threads)                        │   ◀── pipes, exit ────┘
+//! agent ──launch, over keeper-2.sock───────────────┘
+//!   ▲ ◀──started, ended───────────────────────────┘│
+//!   └── when it was away: files of the task directory
 //! ```
 //!
 //! The agent is never a parent of tasks, so it may crash, restart or be upgraded
 //! and no task notices. Everything that must outlive it lies in the task's
-//! directory: the request (`launch.json`), who runs it (`state.json`), how it
-//! ended (`end.json`, durable before the supervisor leaves) and its output
-//! (`log.N`). A restarted agent reads these and goes on.
+//! directory: what was asked, who runs it and how it ended (`state`, see `record`) and
+//! its output (`log.N`). A restarted agent reads these and goes on. They outlive the
+//! agent, not the host: what must is in its user's own journal.
 //!
-//! Files are named after the process that runs them: [`keeper_main`] is the
-//! keeper, `supervisor` and `task` are its forks, all the rest is the agent's.
+//! [`keeper_main`] is the keeper; `supervisor` and `sandbox` are its forks; `plan` is pure
+//! and says step by step what `sandbox` does; all the rest is the agent's.
 //!
 //! Invariant: this crate knows nothing of clusters, jobs or nodes. It is told
 //! what to run and says what became of it.
