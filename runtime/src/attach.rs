@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::call::{self, Line};
 use crate::frame;
-use crate::launch::TaskId;
+use crate::launch::{Hold, TaskId};
 use crate::order::{CONTROL, Command, Done, INPUT_BYTES, Typed};
 use crate::record;
 use crate::spare;
@@ -65,6 +65,15 @@ pub(crate) async fn tell(
     id: &TaskId,
     command: &Command,
 ) -> Result<Line, ControlError> {
+    ask(shared, id, command).await.map(|(line, _)| line)
+}
+
+/// As [`tell`]; says also whether the task is held then.
+pub(crate) async fn ask(
+    shared: &Shared,
+    id: &TaskId,
+    command: &Command,
+) -> Result<(Line, Hold), ControlError> {
     let failed = |source| ControlError::Io { id: id.clone(), source };
     let over = || ControlError::NotRunning { id: id.clone() };
     let dir = match spare::hold(&shared.tasks, id) {
@@ -79,7 +88,8 @@ pub(crate) async fn tell(
         return Err(over());
     }
     match line.hear().await.map_err(failed)? {
-        Some(Done::Done) => Ok(line),
+        Some(Done::Done) => Ok((line, Hold::Released)),
+        Some(Done::Held) => Ok((line, Hold::Held)),
         Some(Done::Refused { reason }) => Err(ControlError::Refused { id: id.clone(), reason }),
         // It ended while it was told.
         None => Err(over()),

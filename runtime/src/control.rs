@@ -26,7 +26,7 @@ use crate::attach::{self, Attached, ControlError};
 use crate::call::{Caller, KeeperError};
 use crate::cgroup::Usage;
 use crate::keeper;
-use crate::launch::{Event, Found, FoundState, Launch, LaunchFlaw, StartFault, TaskId};
+use crate::launch::{Event, Found, FoundState, Hold, Launch, LaunchFlaw, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
 use crate::mend::mend;
@@ -197,7 +197,8 @@ impl Runtime {
         Ok(Opened { runtime, found, events: receiver })
     }
 
-    /// Starts a task; returns its main process once its program runs.
+    /// Starts a task; returns its main process once its program runs, or waits to where the
+    /// launch has it held.
     ///
     /// Dropping the future does not stop the launch: what becomes of it then
     /// comes as events.
@@ -306,6 +307,17 @@ impl Runtime {
     /// control groups.
     pub async fn pause(&self, id: &TaskId) -> Result<(), ControlError> {
         self.tell(id, Command::Pause).await
+    }
+
+    /// Lets a held task go on: to its program, or to where it is held next. Refused, with
+    /// the reason, if its program cannot be run; then the task has ended.
+    pub async fn start(&self, id: &TaskId) -> Result<Hold, ControlError> {
+        attach::ask(&self.0.shared, id, &Command::Start).await.map(|(_, hold)| hold)
+    }
+
+    /// Whether a task is held.
+    pub async fn hold(&self, id: &TaskId) -> Result<Hold, ControlError> {
+        attach::ask(&self.0.shared, id, &Command::AskHeld).await.map(|(_, hold)| hold)
     }
 
     /// Lets a paused task go on.

@@ -115,6 +115,35 @@ pub enum Streams {
     },
 }
 
+/// When a launched program begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// As soon as all is made for it.
+    #[default]
+    AtOnce,
+    /// When [`start`](crate::Runtime::start) says so: its process waits, with all made for
+    /// it, right before its program. Of containers only: a plain process is not there
+    /// before its program is.
+    Held,
+}
+
+impl Start {
+    /// What goes without saying in an order.
+    fn is_at_once(&self) -> bool {
+        *self == Self::AtOnce
+    }
+}
+
+/// Whether a task waits before its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It does.
+    Held,
+    /// Its program runs.
+    Released,
+}
+
 /// What a plain process is told apart by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -160,6 +189,9 @@ pub struct Launch {
     pub log: LogLimits,
     /// When its supervisor kills it, agent or no agent: nanoseconds of `CLOCK_BOOTTIME`.
     pub deadline_boot_ns: Option<u64>,
+    /// When its program begins.
+    #[serde(default, skip_serializing_if = "Start::is_at_once")]
+    pub start: Start,
     /// Where it runs.
     pub place: Place,
 }
@@ -195,6 +227,7 @@ impl Launch {
             streams: Streams::Logged,
             log: LogLimits::default(),
             deadline_boot_ns: None,
+            start: Start::AtOnce,
             place: Place::Process(Process::default()),
         }
     }
@@ -229,6 +262,9 @@ impl Launch {
         }
         if Signal::from_named_raw(self.stop_signal).is_none() {
             return Err(LaunchFlaw::StopSignal { signal: self.stop_signal });
+        }
+        if self.start == Start::Held && matches!(self.place, Place::Process(_)) {
+            return Err(LaunchFlaw::Held);
         }
         Ok(())
     }
@@ -283,6 +319,9 @@ pub enum LaunchFlaw {
         /// The number.
         signal: i32,
     },
+    /// A plain process has nothing that could wait.
+    #[error("start: only a container can be held before its program begins")]
+    Held,
 }
 
 /// Why a program never ran.
@@ -358,7 +397,7 @@ impl End {
 /// What happened to a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Its program runs. Not repeated for tasks found running.
+    /// Its program runs, or is held and waits. Not repeated for tasks found running.
     Started {
         /// Which task.
         id: TaskId,

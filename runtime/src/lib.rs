@@ -73,8 +73,8 @@ pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
 pub use inside::{ExecError, pack};
 pub use keeper::keeper_main;
 pub use launch::{
-    BadTaskId, End, Event, Found, FoundState, Launch, LaunchFlaw, Place, Process, Rlimit,
-    StartFault, Streams, TaskId, User,
+    BadTaskId, End, Event, Found, FoundState, Hold, Launch, LaunchFlaw, Place, Process, Rlimit,
+    Start, StartFault, Streams, TaskId, User,
 };
 pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
 pub use order::Recipient;

@@ -59,7 +59,7 @@ pub(crate) enum Order {
 pub(crate) enum Report {
     /// There is a task of that id; this launch never was.
     Exists,
-    /// The program runs.
+    /// The program runs, or is held before it begins.
     Started { pid: u32 },
     /// It ran, and ended before it was told to run: as an `Ended` behind a `Started`.
     Ran { pid: u32, end: End },
@@ -97,6 +97,10 @@ pub(crate) enum Command {
     },
     Pause,
     Resume,
+    /// Lets a held task go on, to its program or where it is held next.
+    Start,
+    /// Whether it is held.
+    AskHeld,
     /// From here on this connection carries [`Typed`].
     Attach,
 }
@@ -116,7 +120,11 @@ pub enum Recipient {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Done {
     Done,
-    Refused { reason: String },
+    /// That, and the task is held.
+    Held,
+    Refused {
+        reason: String,
+    },
 }
 
 /// What an attached connection carries: a kind, and its bytes.

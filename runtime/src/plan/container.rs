@@ -9,7 +9,7 @@ use super::{execute, terminal};
 use crate::container::{
     Access, Changes, Clocks, Container, IDS, Ids, Init, Mount, Network, Root, Seccomp, SystemPaths,
 };
-use crate::launch::{Launch, User};
+use crate::launch::{Launch, Start, User};
 
 /// Longest host name; a task's id may be longer.
 const HOSTNAME_BYTES: usize = 63;
@@ -341,6 +341,10 @@ impl Planner<'_> {
         }
         self.then(Step::BecomeFound(caps));
         self.then(Step::NoNewPrivileges);
+        // The filter comes last, so that it need not allow what waiting takes.
+        if self.launch.start == Start::Held {
+            self.then(Step::Hold);
+        }
         if self.container.seccomp == Seccomp::Default {
             self.then(Step::FilterCalls(caps));
         }

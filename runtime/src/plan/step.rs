@@ -284,6 +284,8 @@ pub enum Step {
     Apart,
     /// May make only the system calls of the default profile, given these powers.
     FilterCalls(CapabilitySet),
+    /// Waits until its supervisor is told to let it go on.
+    Hold,
     /// Runs the program.
     Execute(String),
 }
@@ -419,6 +421,7 @@ impl fmt::Display for Step {
             }
             Self::Apart => f.write_str("renounce the processes outside"),
             Self::FilterCalls(_) => f.write_str("filter system calls"),
+            Self::Hold => f.write_str("wait for the order to start"),
             Self::Execute(program) => write!(f, "execute {program}"),
         }
     }

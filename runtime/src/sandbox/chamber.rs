@@ -174,6 +174,10 @@ impl<'a> Chamber<'a> {
             }
             Step::NoNewPrivileges => Ok(rustix::thread::set_no_new_privs(true)?),
             Step::FilterCalls(caps) => Ok(sys::seccomp::install(&crate::seccomp::program(*caps))?),
+            Step::Hold => match report::hold(self.socket.as_fd())? {
+                true => Ok(()),
+                false => sys::exit_now(127),
+            },
             Step::Execute(_) => self.execute().map(|never| match never {}),
             _ => Err(Failure::because("this is not the process's to do")),
         }
@@ -202,17 +206,11 @@ impl<'a> Chamber<'a> {
     }
 
     fn wait(&self) -> Result<(), Failure> {
-        let mut go = [0];
-        let flags = rustix::net::RecvFlags::empty();
-        match rustix::io::retry_on_intr(|| rustix::net::recv(&self.socket, &mut go, flags))? {
-            (1, _) => {
-                // From here on it may be seen from inside; what it holds of the
-                // host's must not be.
-                Ok(sys::clone::hide_memory()?)
-            }
-            // The supervisor is gone, or has given up.
-            _ => sys::exit_now(127),
+        if !report::await_go(self.socket.as_fd())? {
+            sys::exit_now(127);
         }
+        // From here on it may be seen from inside; what it holds of the host's must not be.
+        Ok(sys::clone::hide_memory()?)
     }
 
     /// A tree that only this mount namespace lets an ordinary user clone. The path is

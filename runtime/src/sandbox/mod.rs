@@ -20,6 +20,7 @@
 mod chamber;
 mod clocks;
 mod entry;
+mod held;
 mod outside;
 mod place;
 mod process;
@@ -39,6 +40,7 @@ mod work;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(crate) use entry::enter;
+pub(crate) use held::Held;
 pub(crate) use outside::{CHANGES, forget_changes, make_changes, unmake_changes};
 pub(crate) use special::sealed_null;
 pub(crate) use work::{Host, work_inside, work_outside};
@@ -98,7 +100,7 @@ impl Order<'_> {
     }
 }
 
-/// A process that executes its program.
+/// A process that executes its program, or is held before it.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
@@ -108,6 +110,8 @@ pub(crate) struct Spawned {
     /// process is seen some 0.3 ms sooner, because it does not have to unmount all;
     /// so close it after the end is told, and before anything of the task is removed.
     pub(crate) mounts: Option<OwnedFd>,
+    /// By which it is let go, if it waits before its program.
+    pub(crate) held: Option<Held>,
 }
 
 /// Why no program runs. Nothing of it is left.
@@ -132,7 +136,7 @@ impl From<PlanFlaw> for NotStarted {
 /// Gives a container's network namespace addresses, before anything of it runs.
 pub(crate) type Connect<'a> = &'a mut dyn FnMut(OwnedFd) -> Result<(), String>;
 
-/// Starts what is ordered; returns once its program runs, or has failed to.
+/// Starts what is ordered; returns once its program runs, is held, or has failed to begin.
 ///
 /// The caller has one thread.
 pub(crate) fn spawn(order: Order<'_>, connect: Connect<'_>) -> Result<Spawned, NotStarted> {

@@ -10,11 +10,12 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, umask, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::chamber::Chamber;
+use super::held::Held;
 use super::place::is_procfs;
 use super::program::Program;
 use super::report::{self, Failure, Heard, Outcome};
@@ -96,7 +97,13 @@ pub(super) fn spawn(
     let Child { mounts, .. } = child;
     let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
     match outcome {
-        Ok(Heard { outcome: Outcome::Runs, terminal, .. }) => Ok(Spawned { pid, terminal, mounts }),
+        Ok(Heard { outcome: Outcome::Runs, terminal, .. }) => {
+            Ok(Spawned { pid, terminal, mounts, held: None })
+        }
+        Ok(Heard { outcome: Outcome::Held, terminal, .. }) => {
+            let held = Some(Held { socket, plan: plan.clone() });
+            Ok(Spawned { pid, terminal, mounts, held })
+        }
         Ok(Heard { outcome: Outcome::Failed(at, failure), .. }) => {
             end(pid);
             Err(failed(at, failure))
@@ -154,8 +161,7 @@ impl Outside<'_> {
             }
             Step::Go => {
                 child.mounts = Some(self.of_process(child.pid, "ns/mnt", OFlags::RDONLY)?);
-                rustix::net::send(child.socket, &[0], SendFlags::NOSIGNAL)?;
-                Ok(())
+                Ok(report::send_go(child.socket)?)
             }
             _ => Err(Failure::because("this is not the supervisor's to do")),
         }

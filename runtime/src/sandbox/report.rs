@@ -22,6 +22,7 @@ const MESSAGE_BYTES: usize = 1024;
 const FAILED: u8 = b'F';
 const TERMINAL: u8 = b'T';
 const PROCESS: u8 = b'P';
+const HELD: u8 = b'H';
 
 /// Why a step failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,11 +120,34 @@ pub(super) fn send_process(socket: BorrowedFd<'_>, process: Pid) -> Result<(), E
     rustix::net::send(socket, &[PROCESS, a, b, c, d], SendFlags::NOSIGNAL).map(drop)
 }
 
+/// Tells the supervisor that all is made, and waits until it may go on. False if nobody
+/// is there any more to say so.
+pub(super) fn hold(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    rustix::net::send(socket, &[HELD], SendFlags::NOSIGNAL)?;
+    await_go(socket)
+}
+
+/// Waits until the supervisor lets go. False if it is gone, or has given up.
+pub(super) fn await_go(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut go = [0];
+    let flags = RecvFlags::empty();
+    let (received, _) =
+        rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut go[..], flags))?;
+    Ok(received == 1)
+}
+
+/// Lets a waiting process go on.
+pub(super) fn send_go(socket: impl AsFd) -> Result<(), Errno> {
+    rustix::net::send(socket, &[0], SendFlags::NOSIGNAL).map(drop)
+}
+
 /// What came of a new process.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// Its program runs, unless it was killed on the way.
     Runs,
+    /// It waits before its program.
+    Held,
     /// This step failed.
     Failed(usize, Failure),
 }
@@ -166,6 +190,7 @@ pub(super) fn receive(socket: impl AsFd) -> Result<Heard, Errno> {
                 let outcome = Outcome::Failed(at, Failure { errno, detail });
                 return Ok(Heard { outcome, terminal, process });
             }
+            [HELD] => return Ok(Heard { outcome: Outcome::Held, terminal, process }),
             [PROCESS, a, b, c, d] => {
                 process = Pid::from_raw(i32::from_le_bytes([*a, *b, *c, *d]));
             }

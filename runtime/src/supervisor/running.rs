@@ -18,9 +18,10 @@ use super::input::Input;
 use super::kin;
 use super::pump::Pump;
 use super::signals::Signals;
-use crate::launch::End;
+use crate::launch::{End, Hold};
 use crate::order::{self, Command, Done, Recipient, Report, shorten};
 use crate::proc::ProcessMark;
+use crate::sandbox::{Held, NotStarted};
 use crate::sys;
 
 /// Grace of a stop that came without an order, from somebody's `kill`.
@@ -95,6 +96,8 @@ pub(super) struct Running<'a> {
     pub(super) input: Input,
     pub(super) desk: Desk,
     pub(super) fate: Fate,
+    /// By which it is let go, until it was.
+    pub(super) held: Option<Held>,
 }
 
 /// What is going to happen to it, or has.
@@ -111,6 +114,8 @@ pub(super) struct Fate {
     is_paused: bool,
     /// It has lived for a while.
     is_settled: bool,
+    /// It was held, and its program could not be run.
+    not_started: Option<NotStarted>,
 }
 
 /// What is left to tell.
@@ -172,6 +177,9 @@ impl Running<'_> {
     }
 
     fn end(&self, status: WaitStatus) -> End {
+        if let Some(NotStarted { fault, reason }) = &self.fate.not_started {
+            return End::NotStarted { fault: *fault, reason: shorten(reason.clone()) };
+        }
         let killed = status.terminating_signal() == Some(Signal::KILL.as_raw());
         match (status.exit_status(), status.terminating_signal()) {
             _ if killed && self.fate.is_expired => End::Expired,
@@ -285,10 +293,11 @@ impl Running<'_> {
                 Heard::Command(command) => {
                     let is_attach = command == Command::Attach;
                     let done = match self.obey(command) {
+                        Ok(()) if self.held.is_some() => Done::Held,
                         Ok(()) => Done::Done,
                         Err(reason) => Done::Refused { reason: shorten(reason) },
                     };
-                    if is_attach && matches!(done, Done::Done) {
+                    if is_attach && !matches!(done, Done::Refused { .. }) {
                         self.desk.attach(at);
                     }
                     self.desk.answer(at, &done);
@@ -322,14 +331,41 @@ impl Running<'_> {
                 self.fate.is_paused = true;
             }
             Command::Resume => self.thaw()?,
+            Command::Start => self.start()?,
+            Command::AskHeld => {}
             Command::Attach if self.input.is_open() => {}
             Command::Attach => return Err("its standard input is not open".to_owned()),
         }
         Ok(())
     }
 
+    /// Lets a held task go on.
+    fn start(&mut self) -> Result<(), String> {
+        let held = self.held.take().ok_or("it is not held: it was started already")?;
+        if self.fate.is_paused {
+            self.held = Some(held);
+            return Err("it is paused; let it go on first".to_owned());
+        }
+        match held.release() {
+            Ok(Hold::Released) => Ok(()),
+            Ok(Hold::Held) => {
+                self.held = Some(held);
+                Ok(())
+            }
+            Err(not_started) => {
+                let reason = not_started.reason.clone();
+                self.fate.not_started = Some(not_started);
+                Err(reason)
+            }
+        }
+    }
+
     /// Obeys an order to stop. A second one can only shorten the grace.
     fn stop(&mut self, grace: Duration) {
+        if self.held.is_some() {
+            // There is no program yet that could end by itself.
+            return self.kill();
+        }
         let until = Instant::now() + grace.min(GRACE_MAX);
         self.fate.kill_at = Some(self.fate.kill_at.map_or(until, |at| at.min(until)));
         let _ = kill_process_group(self.task, self.stop_signal);

@@ -28,7 +28,7 @@ use crate::net::Ports;
 use crate::order::{self, Reply, Report};
 use crate::proc::ProcessMark;
 use crate::record::{Claim, StateFile};
-use crate::sandbox::{self, NotStarted};
+use crate::sandbox::{self, Held, NotStarted};
 use crate::volume;
 
 /// How long an agent may take to make a network.
@@ -45,6 +45,7 @@ struct Begun {
     mounts: Option<OwnedFd>,
     /// The host's ports that lead to it, which are its as long as it runs.
     ports: Ports,
+    held: Option<Held>,
 }
 
 /// Why a launch is not ours.
@@ -203,10 +204,10 @@ impl Supervisor {
             ports = Ports::hold(published(launch)).map_err(|error| order::chain(&error))?;
             self.network(agent, &launch.id, namespace)
         };
-        let (mut terminal, mut mounts) = (None, None);
+        let (mut terminal, mut mounts, mut held) = (None, None, None);
         let spawned = ProcessMark::of_new(|| {
             let spawned = sandbox::spawn(sandbox_order, &mut network)?;
-            (terminal, mounts) = (spawned.terminal, spawned.mounts);
+            (terminal, mounts, held) = (spawned.terminal, spawned.mounts, spawned.held);
             Ok::<_, NotStarted>(spawned.pid)
         });
         self.group = group;
@@ -215,7 +216,7 @@ impl Supervisor {
             Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
             None => ours,
         };
-        Ok(Begun { task, mark, ours, log, mounts, ports })
+        Ok(Begun { task, mark, ours, log, mounts, ports, held })
     }
 
     fn run(
@@ -226,7 +227,7 @@ impl Supervisor {
         launch: Launch,
         begun: Begun,
     ) -> (End, Report) {
-        let Begun { task, mark, ours, log, ports, .. } = begun;
+        let Begun { task, mark, ours, log, ports, held, .. } = begun;
         let mut pump = Pump::new(LogWriter::new(log, launch.log), ours.outputs);
         let recorded = mark.and_then(|mark| state.add_task(mark));
         if let Err(error) = recorded {
@@ -250,6 +251,7 @@ impl Supervisor {
             input: ours.input,
             desk: Desk::default(),
             fate: Fate::new(launch.deadline_boot_ns),
+            held,
         };
         // What is not needed any more is not held for the task's life.
         drop(launch);

@@ -12,6 +12,7 @@ mod devices;
 mod escapes;
 mod files;
 mod hangs;
+mod held;
 mod image;
 mod isolation;
 mod shared;
