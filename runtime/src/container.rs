@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exact::Exact;
 use crate::launch::TaskId;
 
 /// Ids in the range that a container has of its own: all that a 16 bit system knows.
@@ -57,6 +58,9 @@ pub struct Container {
     pub clocks: Clocks,
     /// Size of `/dev/shm`.
     pub shm_bytes: u64,
+    /// All of it, by somebody else's description, instead of what is said above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<Box<Exact>>,
 }
 
 impl Container {
@@ -80,6 +84,7 @@ impl Container {
             init: Init::Program,
             clocks: Clocks::Host,
             shm_bytes: SHM_BYTES,
+            exact: None,
         }
     }
 }

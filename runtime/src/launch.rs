@@ -98,6 +98,13 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
+impl Rlimit {
+    /// Whether there is a limit of that name.
+    pub fn is_known(name: &str) -> bool {
+        crate::sandbox::rlimit::resource(name).is_some()
+    }
+}
+
 /// How a task's three standard streams are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -112,6 +119,11 @@ pub enum Streams {
         rows: u16,
         /// Columns of it, at first.
         columns: u16,
+    },
+    /// Those of another process, which lives while the launch does; nothing is logged.
+    Of {
+        /// Which.
+        pid: u32,
     },
 }
 

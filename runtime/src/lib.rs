@@ -33,6 +33,7 @@ pub mod cgroup;
 mod container;
 mod control;
 pub mod doctor;
+mod exact;
 mod frame;
 mod ids;
 mod inside;
@@ -70,6 +71,10 @@ pub use container::{
     Root, SHM_BYTES, Seccomp, SystemPaths,
 };
 pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
+pub use exact::{
+    Depth, Exact, FirstHold, Mounted, NamespaceKind, Node, NodeKind, PlainMount, PlainUser, Powers,
+    Privileges, Propagation, Share,
+};
 pub use inside::{ExecError, pack};
 pub use keeper::keeper_main;
 pub use launch::{
@@ -79,8 +84,8 @@ pub use launch::{
 pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
 pub use order::Recipient;
 pub use plan::{
-    Cover, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw, Problem,
-    Source, Special, Step, Tree, plan,
+    Cover, ExactStep, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw,
+    Problem, Source, Special, Step, Tree, plan,
 };
 pub use record::RecordError;
 pub use session::{

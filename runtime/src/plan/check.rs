@@ -45,9 +45,9 @@ const SYSCTLS: [&str; 6] = [
 ];
 const SYSCTLS_MORE: [&str; 2] = ["kernel.shmmni", "kernel.shm_rmid_forced"];
 
-type Checked = Result<(), PlanFlaw>;
+pub(super) type Checked = Result<(), PlanFlaw>;
 
-fn flawed<T>(field: impl Into<String>, problem: Problem) -> Result<T, PlanFlaw> {
+pub(super) fn flawed<T>(field: impl Into<String>, problem: Problem) -> Result<T, PlanFlaw> {
     Err(PlanFlaw::new(field, problem))
 }
 
@@ -67,7 +67,10 @@ pub(super) fn check(launch: &Launch) -> Checked {
     }
     match &launch.place {
         Place::Process(process) => check_process(process),
-        Place::Container(container) => check_container(container),
+        Place::Container(container) => match &container.exact {
+            Some(exact) => super::exact::check(container, exact),
+            None => check_container(container),
+        },
     }
 }
 
@@ -173,7 +176,7 @@ fn check_user(container: &Container) -> Checked {
     Ok(())
 }
 
-fn check_hostname(name: &str) -> Checked {
+pub(super) fn check_hostname(name: &str) -> Checked {
     let sound = (1..=HOSTNAME_BYTES).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
         && !name.starts_with(['-', '.']);
@@ -272,7 +275,7 @@ fn rlimit(field: &str, limit: &Rlimit) -> Checked {
     in_range(&format!("{field}.soft"), limit.soft, 0, limit.hard)
 }
 
-fn path(field: &str, path: &Path) -> Checked {
+pub(super) fn path(field: &str, path: &Path) -> Checked {
     let sound = path.is_absolute()
         && path.to_str().is_some_and(|text| text.len() <= PATH_BYTES && !text.contains('\0'))
         && path.components().all(|part| !matches!(part, Component::ParentDir));
@@ -285,6 +288,6 @@ fn in_range(field: &str, value: u64, least: u64, most: u64) -> Checked {
     if sound { Ok(()) } else { flawed(field, Problem::Range { value, least, most }) }
 }
 
-fn at_most(field: &str, count: usize, most: usize) -> Checked {
+pub(super) fn at_most(field: &str, count: usize, most: usize) -> Checked {
     if count <= most { Ok(()) } else { flawed(field, Problem::TooMany { count, most }) }
 }

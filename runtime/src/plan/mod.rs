@@ -14,6 +14,7 @@
 
 mod check;
 mod container;
+mod exact;
 mod facts;
 mod flaw;
 mod namespaces;
@@ -23,6 +24,7 @@ mod tests;
 
 use std::fmt;
 
+pub use exact::ExactStep;
 pub use facts::{Facts, IdRange, Kernel};
 pub use flaw::{PlanFlaw, Problem};
 pub use namespaces::Namespaces;
@@ -76,7 +78,10 @@ pub fn plan(launch: &Launch, facts: &Facts, id_base: u32) -> Result<Plan, PlanFl
     check::check(launch)?;
     let steps = match &launch.place {
         Place::Process(process) => of_process(launch, process, facts)?,
-        Place::Container(container) => container::steps(launch, container, facts, id_base)?,
+        Place::Container(container) => match &container.exact {
+            Some(exact) => exact::steps(launch, container, exact, facts)?,
+            None => container::steps(launch, container, facts, id_base)?,
+        },
     };
     Ok(Plan { steps })
 }
@@ -86,6 +91,10 @@ pub fn plan(launch: &Launch, facts: &Facts, id_base: u32) -> Result<Plan, PlanFl
 pub(crate) fn entry(launch: &Launch, facts: &Facts) -> Result<Plan, PlanFlaw> {
     check::check(launch)?;
     match &launch.place {
+        Place::Container(container) if container.exact.is_some() => {
+            let problem = "nothing enters a container made by another's description";
+            Err(PlanFlaw::new("container.exact", Problem::Launch(problem.to_owned())))
+        }
         Place::Container(container) => {
             Ok(Plan { steps: container::entry(launch, container, facts)? })
         }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::exact::NamespaceKind;
+
 /// A set of namespaces, as the `CLONE_NEW*` flags of `linux/sched.h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces(u32);
@@ -38,6 +40,19 @@ impl Namespaces {
 
     /// What a plain process has that must not see all its user may: users and mounts.
     pub const PRIVATE: Self = Self((libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u32);
+    /// The one of a kind.
+    pub const fn of(kind: NamespaceKind) -> Self {
+        Self(match kind {
+            NamespaceKind::User => libc::CLONE_NEWUSER as u32,
+            NamespaceKind::Mnt => libc::CLONE_NEWNS as u32,
+            NamespaceKind::Pid => libc::CLONE_NEWPID as u32,
+            NamespaceKind::Uts => libc::CLONE_NEWUTS as u32,
+            NamespaceKind::Ipc => libc::CLONE_NEWIPC as u32,
+            NamespaceKind::Net => libc::CLONE_NEWNET as u32,
+            NamespaceKind::Cgroup => libc::CLONE_NEWCGROUP as u32,
+            NamespaceKind::Time => CLONE_NEWTIME as u32,
+        })
+    }
 
     /// Both together.
     #[must_use]

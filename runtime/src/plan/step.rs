@@ -7,9 +7,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::exact::ExactStep;
 use super::namespaces::Namespaces;
 use crate::capability::CapabilitySet;
 use crate::container::{Access, Changes, Clocks};
+use crate::exact::Depth;
 use crate::launch::{Rlimit, User};
 
 /// Something of the host that is mounted in a container, opened once by the
@@ -26,6 +28,13 @@ pub enum Source {
     Device(PathBuf),
     /// A named directory that the runtime keeps.
     Volume(String),
+    /// Something of the host, as it is there: with its attributes, its twins and, if that
+    /// is said, the mounts below it.
+    Plain(PathBuf, Depth),
+    /// A namespace, by its file.
+    Namespace(PathBuf),
+    /// A control group, by its `cgroup.procs`.
+    Procs(PathBuf),
     /// A file of the task's directory, which the runtime wrote for the container.
     Text(String),
 }
@@ -284,6 +293,8 @@ pub enum Step {
     Apart,
     /// May make only the system calls of the default profile, given these powers.
     FilterCalls(CapabilitySet),
+    /// Of a container by another's description; see [`ExactStep`].
+    Exact(ExactStep),
     /// Waits until its supervisor is told to let it go on.
     Hold,
     /// Runs the program.
@@ -293,6 +304,9 @@ pub enum Step {
 impl Step {
     /// Whether the supervisor does it, and not the new process.
     pub fn is_supervisors(&self) -> bool {
+        if let Self::Exact(step) = self {
+            return step.is_supervisors();
+        }
         matches!(
             self,
             Self::Open(_)
@@ -313,7 +327,11 @@ impl fmt::Display for Source {
         match self {
             Self::Layer(path) => write!(f, "the layer {}", path.display()),
             Self::Changes => f.write_str("the directory for changes"),
-            Self::Host(path) | Self::Device(path) => write!(f, "{} of the host", path.display()),
+            Self::Procs(path) => write!(f, "the control group's {}", path.display()),
+            Self::Namespace(path) => write!(f, "the namespace {}", path.display()),
+            Self::Host(path) | Self::Device(path) | Self::Plain(path, _) => {
+                write!(f, "{} of the host", path.display())
+            }
             Self::Volume(name) => write!(f, "the volume {name}"),
             Self::Text(name) => write!(f, "the runtime's {name}"),
         }
@@ -421,6 +439,7 @@ impl fmt::Display for Step {
             }
             Self::Apart => f.write_str("renounce the processes outside"),
             Self::FilterCalls(_) => f.write_str("filter system calls"),
+            Self::Exact(step) => step.fmt(f),
             Self::Hold => f.write_str("wait for the order to start"),
             Self::Execute(program) => write!(f, "execute {program}"),
         }

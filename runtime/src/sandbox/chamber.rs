@@ -27,8 +27,8 @@ use super::report::{self, Failure};
 use super::special::System;
 use super::terminal::Terminal;
 use super::user::Found;
-use super::{IGNORED, Order, clocks, reaper, rlimit, root, special};
-use crate::plan::{Namespaces, Plan, Step};
+use super::{IGNORED, Order, clocks, exact, reaper, rlimit, root, special};
+use crate::plan::{ExactStep, Namespaces, Plan, Step};
 use crate::sys::clone::{self, Birth};
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
@@ -174,6 +174,13 @@ impl<'a> Chamber<'a> {
             }
             Step::NoNewPrivileges => Ok(rustix::thread::set_no_new_privs(true)?),
             Step::FilterCalls(caps) => Ok(sys::seccomp::install(&crate::seccomp::program(*caps))?),
+            Step::Exact(step) => {
+                let inside = exact::Inside { root: &mut self.root, trees: &self.trees };
+                match step {
+                    ExactStep::Dev => self.system.find_dev(root_of(&self.root)?),
+                    step => exact::perform(step, inside),
+                }
+            }
             Step::Hold => match report::hold(self.socket.as_fd())? {
                 true => Ok(()),
                 false => sys::exit_now(127),

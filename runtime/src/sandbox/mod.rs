@@ -20,6 +20,7 @@
 mod chamber;
 mod clocks;
 mod entry;
+mod exact;
 mod held;
 mod outside;
 mod place;

@@ -15,14 +15,16 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, umask, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::chamber::Chamber;
+use super::exact;
 use super::held::Held;
 use super::place::is_procfs;
 use super::program::Program;
 use super::report::{self, Failure, Heard, Outcome};
 use super::{Connect, NotStarted, Order, Spawned, rlimit};
 use crate::container::Access;
+use crate::exact::Depth;
 use crate::launch::User;
-use crate::plan::{IdMap, MapWriter, Owners, Plan, Source, Step, Tree};
+use crate::plan::{ExactStep, IdMap, MapWriter, Owners, Plan, Source, Step, Tree};
 use crate::sys::clone;
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
@@ -41,8 +43,8 @@ struct Outside<'a> {
     order: &'a Order<'a>,
     /// What `Open` opened, in its order; none for a file that is not there.
     trees: Vec<Option<OwnedFd>>,
-    /// The network that a joined one was left for.
-    home: Option<OwnedFd>,
+    /// Namespaces that were left for those the process is to be born in.
+    homes: Vec<(LinkNameSpaceType, OwnedFd)>,
     proc: OwnedFd,
 }
 
@@ -66,26 +68,39 @@ pub(super) fn spawn(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty())
         .map_err(|error| system("cannot open /proc", error))?;
-    let mut outside = Outside { plan, order: &order, trees: Vec::new(), home: None, proc };
+    let mut outside = Outside { plan, order: &order, trees: Vec::new(), homes: Vec::new(), proc };
     let mut steps = plan.steps().iter().enumerate();
     let (at, namespaces) = loop {
         match steps.next() {
             Some((at, Step::Clone(namespaces))) => break (at, *namespaces),
-            Some((at, step)) => outside.before(step).map_err(|failure| failed(at, failure))?,
+            Some((at, step)) => {
+                let done = outside.before(step);
+                if done.is_err() {
+                    let _ = outside.go_home();
+                }
+                done.map_err(|failure| failed(at, failure))?;
+            }
             None => return Err(NotStarted::system("cannot start", "the plan makes no process")),
         }
     };
     let forked = clone::fork_into(namespaces.bits(), order.birthplace());
-    let left = outside.leave_network();
-    let (side, birth) = forked.map_err(|error| failed(at, error.into()))?;
+    let (side, birth) = match forked {
+        Ok(forked) => forked,
+        Err(error) => {
+            let _ = outside.go_home();
+            return Err(failed(at, error.into()));
+        }
+    };
     let pid = match side {
         Fork::Parent(pid) => pid,
+        // It stays in the namespaces that it was born in.
         Fork::Child => {
             drop(socket);
             let Outside { trees, .. } = outside;
             Chamber::new(plan, &order, trees, theirs, birth).live()
         }
     };
+    let left = outside.go_home();
     drop(theirs);
     let mut child = Child { pid, socket: &socket, users: None, mounts: None };
     let mut done = left.map_err(|failure| (at, failure));
@@ -136,7 +151,22 @@ impl Outside<'_> {
                 Ok(())
             }
             Step::PrepareChanges { owner } => prepare_changes(self.order.dir, *owner),
-            Step::JoinNetwork => self.join_network(),
+            Step::JoinNetwork => {
+                let other = self.order.network_of;
+                let other = other.ok_or_else(|| Failure::because("the other task does not run"))?;
+                self.visit(other, LinkNameSpaceType::Network, "self/ns/net")?;
+                // The network belongs to the other's root, so ours could bind no low port.
+                // Kernels before 4.11 have no such switch.
+                let switch =
+                    rustix::fs::openat(&self.proc, LOW_PORTS, OFlags::WRONLY, Mode::empty());
+                let _ = switch.map(|switch| rustix::io::write(&switch, b"0"));
+                Ok(())
+            }
+            Step::Exact(ExactStep::Join(kind, path)) => {
+                let (kind, own) = exact::namespace(*kind)?;
+                let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+                self.visit(file.as_fd(), kind, own)
+            }
             _ => Err(Failure::because("this is not the supervisor's to do")),
         }
     }
@@ -196,6 +226,15 @@ impl Outside<'_> {
             Source::Device(source) => self.own_device(open_device(source, path)?)?,
             Source::Volume(name) => self.open_volume(name)?,
             Source::Changes => below(self.order.dir, CHANGES, path | OFlags::DIRECTORY)?,
+            Source::Plain(source, _) => open_host(source, path)?,
+            Source::Namespace(file) => {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                return Ok(Some(rustix::fs::open(file, flags, Mode::empty())?));
+            }
+            Source::Procs(file) => {
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+                return Ok(Some(rustix::fs::open(file, flags, Mode::empty())?));
+            }
             Source::Text(name) => match open_text(self.order.dir, name) {
                 Err(Errno::NOENT) => return Ok(None),
                 found => found?,
@@ -206,6 +245,9 @@ impl Outside<'_> {
             return Ok(Some(source));
         }
         let clone = clone_tree(source.as_fd(), reach(&tree.source))?;
+        if matches!(tree.source, Source::Plain(..)) {
+            return Ok(Some(clone));
+        }
         if tree.owners == Owners::Disk {
             set_attributes(clone.as_fd(), attributes(tree), None, reach(&tree.source))?;
         }
@@ -244,28 +286,26 @@ impl Outside<'_> {
         }
     }
 
-    fn join_network(&mut self) -> Result<(), Failure> {
-        let other = self.order.network_of;
-        let other = other.ok_or_else(|| Failure::because("the other task does not run"))?;
+    /// Enters a namespace that the process shall be born in, and remembers the way home.
+    fn visit(
+        &mut self,
+        other: BorrowedFd<'_>,
+        kind: LinkNameSpaceType,
+        own: &str,
+    ) -> Result<(), Failure> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let home = rustix::fs::openat(&self.proc, "self/ns/net", flags, Mode::empty())?;
-        move_into_link_name_space(other, Some(LinkNameSpaceType::Network))?;
-        self.home = Some(home);
-        // The network belongs to the other's root, so ours could bind no low port. Kernels
-        // before 4.11 have no such switch.
-        let switch = rustix::fs::openat(&self.proc, LOW_PORTS, OFlags::WRONLY, Mode::empty());
-        let _ = switch.map(|switch| rustix::io::write(&switch, b"0"));
+        let home = rustix::fs::openat(&self.proc, own, flags, Mode::empty())?;
+        move_into_link_name_space(other, Some(kind))?;
+        self.homes.push((kind, home));
         Ok(())
     }
 
-    fn leave_network(&mut self) -> Result<(), Failure> {
-        match self.home.take() {
-            None => Ok(()),
-            Some(home) => {
-                let kind = Some(LinkNameSpaceType::Network);
-                Ok(move_into_link_name_space(home.as_fd(), kind)?)
-            }
-        }
+    fn go_home(&mut self) -> Result<(), Failure> {
+        let homes = self.homes.drain(..);
+        // Each is tried: one that fails must not keep us from the others.
+        homes.fold(Ok(()), |done, (kind, home)| {
+            done.and(Ok(move_into_link_name_space(home.as_fd(), Some(kind))?))
+        })
     }
 
     /// A file of `/proc/PID`; the process is our unreaped child, so it is this one.
@@ -348,7 +388,7 @@ pub(super) fn clone_tree(source: BorrowedFd<'_>, reach: Reach) -> Result<OwnedFd
 /// Whether mounts below a source come with it.
 pub(super) fn reach(source: &Source) -> Reach {
     match source {
-        Source::Host(_) => Reach::All,
+        Source::Host(_) | Source::Plain(_, Depth::All) => Reach::All,
         _ => Reach::This,
     }
 }

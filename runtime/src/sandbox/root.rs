@@ -60,6 +60,13 @@ pub(super) fn mount(
     Ok(rustix::fs::open(STACK, flags, Mode::empty())?)
 }
 
+/// Puts a tree where a root is stacked; returns a handle to it.
+pub(super) fn bind(tree: &OwnedFd) -> Result<OwnedFd, Failure> {
+    put_on_stack(tree)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(STACK, flags, Mode::empty())?)
+}
+
 /// A place for changes that end with the container, or for mount points alone.
 fn in_memory(changes: Changes) -> Result<OwnedFd, Failure> {
     let bytes = match changes {

@@ -189,36 +189,7 @@ impl System {
 
     /// Covers what is there of these paths.
     pub(super) fn cover(&self, how: Cover, paths: &[String]) -> Result<(), Failure> {
-        let mut empty = None;
-        let null = host_device("null")?;
-        for path in paths {
-            let place = match self.open(path) {
-                Err(Errno::NOENT | Errno::NOTDIR) => continue,
-                place => place.map_err(Failure::at(path))?,
-            };
-            let cover = match (how, kind(&place)?) {
-                (Cover::ReadOnly, _) => {
-                    let same = clone_tree(place.as_fd(), Reach::All)?;
-                    let read_only = MountAttributes::READ_ONLY;
-                    set_attributes(same.as_fd(), read_only, None, Reach::All).map_err(|error| {
-                        Failure::at(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-                    })?;
-                    same
-                }
-                (Cover::Hidden, Kind::File) => sealed(null.as_fd())?,
-                (Cover::Hidden, Kind::Directory) => match &empty {
-                    Some(empty) => clone_tree(OwnedFd::as_fd(empty), Reach::This)?,
-                    None => {
-                        let mount = make("tmpfs", &[("size", "4096".to_owned())], STILL_READ_ONLY)?;
-                        attach(mount.as_fd(), place.as_fd()).map_err(Failure::at(path))?;
-                        empty = Some(mount);
-                        continue;
-                    }
-                },
-            };
-            attach(cover.as_fd(), place.as_fd()).map_err(Failure::at(path))?;
-        }
-        Ok(())
+        cover(how, paths, |path| self.open(path))
     }
 
     /// What is at a path below `/proc` or `/sys`.
@@ -257,9 +228,53 @@ impl System {
         Ok(())
     }
 
+    /// `/dev` and its terminals of a root that somebody else's description made.
+    pub(super) fn find_dev(&mut self, root: BorrowedFd<'_>) -> Result<(), Failure> {
+        self.dev = Some(place::open(root, Path::new("/dev"), OFlags::PATH | OFlags::DIRECTORY)?);
+        self.find_terminals(root)
+    }
+
     fn proc(&self) -> Result<BorrowedFd<'_>, Failure> {
         self.proc.as_ref().map(AsFd::as_fd).ok_or_else(|| Failure::because("there is no /proc yet"))
     }
+}
+
+/// Covers what is there of these paths, as `open` finds it.
+pub(super) fn cover(
+    how: Cover,
+    paths: &[String],
+    open: impl Fn(&str) -> Result<OwnedFd, Errno>,
+) -> Result<(), Failure> {
+    let mut empty = None;
+    let null = host_device("null")?;
+    for path in paths {
+        let place = match open(path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            place => place.map_err(Failure::at(path))?,
+        };
+        let cover = match (how, kind(&place)?) {
+            (Cover::ReadOnly, _) => {
+                let same = clone_tree(place.as_fd(), Reach::All)?;
+                let read_only = MountAttributes::READ_ONLY;
+                set_attributes(same.as_fd(), read_only, None, Reach::All).map_err(|error| {
+                    Failure::at(path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+                })?;
+                same
+            }
+            (Cover::Hidden, Kind::File) => sealed(null.as_fd())?,
+            (Cover::Hidden, Kind::Directory) => match &empty {
+                Some(empty) => clone_tree(OwnedFd::as_fd(empty), Reach::This)?,
+                None => {
+                    let mount = make("tmpfs", &[("size", "4096".to_owned())], STILL_READ_ONLY)?;
+                    attach(mount.as_fd(), place.as_fd()).map_err(Failure::at(path))?;
+                    empty = Some(mount);
+                    continue;
+                }
+            },
+        };
+        attach(cover.as_fd(), place.as_fd()).map_err(Failure::at(path))?;
+    }
+    Ok(())
 }
 
 fn dev(dev: &Option<OwnedFd>) -> Result<BorrowedFd<'_>, Failure> {
@@ -293,7 +308,7 @@ fn host_sys() -> Result<OwnedFd, Failure> {
 /// A device of the host, mounted so that its owner, mode and times cannot be changed
 /// through it, which a root with the host's ids could. A read-only mount hinders
 /// nobody from writing to a device.
-fn sealed(node: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(super) fn sealed(node: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let node = clone_tree(node, Reach::This)?;
     set_attributes(node.as_fd(), MountAttributes::READ_ONLY, None, Reach::This)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;

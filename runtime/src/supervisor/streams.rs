@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::input::{Input, resize};
@@ -30,6 +31,10 @@ pub(crate) fn open(launch: &Launch, null: &OwnedFd) -> Result<(Ends, Ours), Errn
     let null = sealed.as_ref().unwrap_or(null);
     let nothing = || fcntl_dupfd_cloexec(null, 3);
     match (launch.streams, &launch.place) {
+        (Streams::Of { pid }, _) => {
+            let ends = ends_of(pid)?;
+            Ok((ends, Ours { outputs: Vec::new(), input: Input::default() }))
+        }
         (Streams::Logged, _) => {
             let (stdout, stderr, outputs) = outputs()?;
             let ends = Ends { stdin: nothing()?, stdout, stderr };
@@ -62,6 +67,15 @@ pub(crate) fn open(launch: &Launch, null: &OwnedFd) -> Result<(Ends, Ours), Errn
             Ok((ends, Ours { outputs: Vec::new(), input: Input::default() }))
         }
     }
+}
+
+/// The standard streams of a process that lives. The kernel gives them to who may trace
+/// it; whoever ordered the launch could do the same.
+fn ends_of(pid: u32) -> Result<Ends, Errno> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    let stream = |number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty());
+    Ok(Ends { stdin: stream(0)?, stdout: stream(1)?, stderr: stream(2)? })
 }
 
 /// Our ends of a terminal.

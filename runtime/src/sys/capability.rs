@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::thread::{self, CapabilitiesSecureBits, CapabilitySets, Gid, Uid};
 
 use crate::capability::{Capability, CapabilitySet};
+use crate::exact::Powers;
 
 /// Numbers that a set of 64 bits can hold.
 const NUMBERS: u32 = u64::BITS;
@@ -65,6 +66,37 @@ pub(crate) fn become_user_with(
     thread::set_thread_res_gid(group, group, group)?;
     thread::set_thread_res_uid(user, user, user)?;
     hold(if uid == 0 { caps } else { CapabilitySet::EMPTY })
+}
+
+/// Turns root of this user namespace into a user with exactly these powers, whoever it
+/// is. As [`become_user_with`], but that the sets differ from each other, and that a user
+/// other than root keeps what it is given over the change of ids.
+pub(crate) fn become_exactly(
+    (uid, gid): (u32, u32),
+    groups: &[Gid],
+    powers: &Powers,
+) -> Result<(), Errno> {
+    if [uid, gid].contains(&u32::MAX) {
+        return Err(Errno::INVAL);
+    }
+    if !thread::capabilities_secure_bits()?.is_empty() {
+        thread::set_capabilities_secure_bits(CapabilitiesSecureBits::empty())?;
+    }
+    bound(powers.bounding)?;
+    thread::clear_ambient_capability_set()?;
+    thread::set_keep_capabilities(true)?;
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    thread::set_thread_groups(groups)?;
+    thread::set_thread_res_gid(group, group, group)?;
+    thread::set_thread_res_uid(user, user, user)?;
+    let set = |caps: CapabilitySet| thread::CapabilitySet::from_bits_retain(caps.bits());
+    let (effective, permitted) = (set(powers.effective), set(powers.permitted));
+    let inheritable = set(powers.inheritable);
+    thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable })?;
+    thread::set_keep_capabilities(false)?;
+    (0..NUMBERS)
+        .filter(|number| powers.ambient.bits() & (1 << number) != 0)
+        .try_for_each(|number| thread::configure_capability_in_ambient_set(bit(number), true))
 }
 
 /// Drops from the bounding set all that `caps` lacks, also what we have no name for.

@@ -55,8 +55,22 @@ pub(crate) fn set_attributes(
 ) -> io::Result<()> {
     let namespace = ids.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs()));
     let map = if ids.is_some() { IDMAP } else { 0 };
-    let wanted =
-        Attributes { set: attributes.0 | map, clear: 0, propagation: libc::MS_PRIVATE, namespace };
+    let propagation = libc::MS_PRIVATE;
+    change(mount, Attributes { set: attributes.0 | map, clear: 0, propagation, namespace }, reach)
+}
+
+/// Sets some attributes, given as `MOUNT_ATTR_*`, and clears others; changes how a mount
+/// is joined to others, given as `MS_SHARED` and its like, unless that is 0.
+pub(crate) fn change_attributes(
+    mount: BorrowedFd<'_>,
+    (set, clear): (u64, u64),
+    propagation: c_ulong,
+    reach: Reach,
+) -> io::Result<()> {
+    change(mount, Attributes { set, clear, propagation, namespace: 0 }, reach)
+}
+
+fn change(mount: BorrowedFd<'_>, wanted: Attributes, reach: Reach) -> io::Result<()> {
     let deep = match reach {
         Reach::This => 0,
         Reach::All => libc::AT_RECURSIVE,

@@ -10,6 +10,7 @@ mod stage;
 
 mod devices;
 mod escapes;
+mod exact;
 mod files;
 mod hangs;
 mod held;
