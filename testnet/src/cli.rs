@@ -149,6 +149,15 @@ pub(crate) enum Command {
         testnet escape --bless          write down anew what a container sees\n\n\
         Exits with 1 if anything got out, or if a row cannot fail.")]
     Escape(Escape),
+    /// Try the public OCI validation suite on our runtime, and on crun and runc beside it
+    #[command(after_help = "Examples:\n  \
+        testnet oci-validate                    all of it: some minutes\n  \
+        testnet oci-validate --only-ours        without crun and runc\n  \
+        testnet oci-validate kill mounts        only these tests\n\n\
+        Takes root. The first time fetches the suite's source and a compiler from Debian,\n\
+        and keeps what it builds. Exits with 1 if anything fails on ours that is not in\n\
+        testnet/src/oci/suite/known.txt.")]
+    OciValidate(OciValidate),
     /// Be the switch of a fabric
     #[command(hide = true)]
     Switch,
@@ -384,6 +393,22 @@ pub(crate) struct Escape {
     /// The program that becomes the keeper [default: this one]
     #[arg(long, value_name = "PATH")]
     pub(crate) starling: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OciValidate {
+    /// Tests to run [default: all]
+    #[arg(value_name = "TEST")]
+    pub(crate) tests: Vec<String>,
+    /// Our OCI runtime [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) oci: Option<PathBuf>,
+    /// Not on crun and runc
+    #[arg(long)]
+    pub(crate) only_ours: bool,
+    /// Where the suite is kept [default: target/oci-validation]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]

@@ -14,6 +14,7 @@ pub(crate) mod isolate;
 pub(crate) mod kill;
 pub(crate) mod link;
 pub(crate) mod ls;
+pub(crate) mod oci_validate;
 pub(crate) mod partition;
 pub(crate) mod pause;
 pub(crate) mod restart;

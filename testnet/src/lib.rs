@@ -13,6 +13,7 @@
 pub mod complaint;
 pub mod escape;
 pub mod fabric;
+pub mod oci;
 pub mod program;
 pub mod sim;
 pub mod sys;

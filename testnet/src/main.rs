@@ -61,6 +61,7 @@ fn dispatch(cli: &Cli) -> Result<Report, Complaint> {
         Command::Restart(args) => c::restart::run(dir, args),
         Command::Escape(args) => c::escape::run(args),
         Command::Exec(args) => c::exec::run(dir, args),
+        Command::OciValidate(args) => c::oci_validate::run(args),
         Command::Sim(args) => c::sim::run(args),
         Command::Vm(args) => c::vm::run(args),
         Command::Switch => c::switch::run(dir),

@@ -20,7 +20,7 @@ mod modules;
 mod qemu;
 mod report;
 pub mod suite;
-mod tool;
+pub(crate) mod tool;
 
 use std::ffi::OsString;
 use std::fs;

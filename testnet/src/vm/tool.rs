@@ -14,21 +14,21 @@ const MORE: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"];
 const SAID_BYTES: usize = 600;
 
 /// The path of a program, if it is installed.
-pub(super) fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs = env::split_paths(&path).chain(MORE.map(PathBuf::from));
     dirs.map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
 /// A program by its name, with nothing to read.
-pub(super) fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new(find(name).unwrap_or_else(|| name.into()));
     command.stdin(Stdio::null()).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 
 /// Runs it and gives what it wrote to standard output.
-pub(super) fn call(command: &mut Command) -> Result<String, VmError> {
+pub(crate) fn call(command: &mut Command) -> Result<String, VmError> {
     let name = name(command);
     let output =
         command.output().map_err(|source| VmError::Start { program: name.clone(), source })?;
