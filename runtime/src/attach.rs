@@ -88,7 +88,7 @@ pub(crate) async fn ask(
         return Err(over());
     }
     match line.hear().await.map_err(failed)? {
-        Some(Done::Done) => Ok((line, Hold::Released)),
+        Some(Done::Obeyed) => Ok((line, Hold::Released)),
         Some(Done::Held) => Ok((line, Hold::Held)),
         Some(Done::Refused { reason }) => Err(ControlError::Refused { id: id.clone(), reason }),
         // It ended while it was told.

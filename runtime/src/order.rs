@@ -119,7 +119,8 @@ pub enum Recipient {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Done {
-    Done,
+    #[serde(rename = "done")]
+    Obeyed,
     /// That, and the task is held.
     Held,
     Refused {

@@ -303,9 +303,11 @@ impl Outside<'_> {
     fn go_home(&mut self) -> Result<(), Failure> {
         let homes = self.homes.drain(..);
         // Each is tried: one that fails must not keep us from the others.
-        homes.fold(Ok(()), |done, (kind, home)| {
-            done.and(Ok(move_into_link_name_space(home.as_fd(), Some(kind))?))
-        })
+        let mut done = Ok(());
+        for (kind, home) in homes {
+            done = done.and(move_into_link_name_space(home.as_fd(), Some(kind)));
+        }
+        Ok(done?)
     }
 
     /// A file of `/proc/PID`; the process is our unreaped child, so it is this one.

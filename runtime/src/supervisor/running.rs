@@ -294,7 +294,7 @@ impl Running<'_> {
                     let is_attach = command == Command::Attach;
                     let done = match self.obey(command) {
                         Ok(()) if self.held.is_some() => Done::Held,
-                        Ok(()) => Done::Done,
+                        Ok(()) => Done::Obeyed,
                         Err(reason) => Done::Refused { reason: shorten(reason) },
                     };
                     if is_attach && !matches!(done, Done::Refused { .. }) {
