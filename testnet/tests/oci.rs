@@ -14,6 +14,9 @@ use testnet::program::Tiny;
 /// No single step takes longer on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A change to a configuration, and the field that is refused for it.
+type Case = (fn(&mut Value), &'static str);
+
 /// A bundle over a root with programs of ours, and a root directory for `oci`.
 struct Stage {
     dir: PathBuf,
@@ -255,7 +258,7 @@ fn what_cannot_be_done_is_refused_by_its_field_and_nothing_is_made() {
     }
     let stage = Stage::set("refused");
     let bundle = stage.dir.join("bundle").display().to_string();
-    let cases: [(fn(&mut Value), &str); 4] = [
+    let cases: [Case; 4] = [
         (|config| config["process"]["terminal"] = json!(true), "process.terminal"),
         (|config| config["linux"]["intelRdt"] = json!({"closID": "x"}), "linux.intelRdt"),
         (|config| config["mounts"][0]["options"] = json!(["idmap"]), "mounts[0].options"),

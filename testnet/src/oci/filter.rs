@@ -216,6 +216,9 @@ mod tests {
         }
     }
 
+    /// A comparison, and for which values it holds.
+    type Case = (&'static str, fn(u64) -> bool);
+
     fn of(rules: &str) -> Result<Vec<u64>, Refusal> {
         let text = format!(r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{rules}]}}"#);
         program(&serde_json::from_str(&text).expect("a filter"))
@@ -234,7 +237,7 @@ mod tests {
     #[test]
     fn arguments_are_compared_whole() {
         let big = 0x1_0000_0005_u64;
-        let holds: [(&str, fn(u64) -> bool); 6] = [
+        let holds: [Case; 6] = [
             ("EQ", |it| it == 0x1_0000_0005),
             ("NE", |it| it != 0x1_0000_0005),
             ("GT", |it| it > 0x1_0000_0005),

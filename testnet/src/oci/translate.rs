@@ -415,7 +415,10 @@ mod tests {
             "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}], "resources": {}},
         });
         let (parent, name) = pointer.rsplit_once('/').expect("a pointer");
-        config.pointer_mut(parent).expect("a place")[name] = value;
+        match config.pointer_mut(pointer) {
+            Some(there) => *there = value,
+            None => config.pointer_mut(parent).expect("a place")[name] = value,
+        }
         let config = read(&config.to_string())?;
         translate("t".parse().expect("an id"), &config, Path::new("/"))
     }
