@@ -207,15 +207,6 @@ impl Group {
         slot.limit(limits).map(drop)
     }
 
-    /// Allows the next task these devices and no others. Only its supervisor's last task may
-    /// be such: nobody takes it back.
-    pub(super) fn restrict(&mut self, rules: &[DeviceRule]) -> Result<(), CgroupError> {
-        match &mut self.slot {
-            Some(slot) => slot.devices(rules),
-            None => Err(CgroupError::NoGroup),
-        }
-    }
-
     /// What a later agent finds it by.
     pub(super) fn name(&self) -> Option<String> {
         self.slot.as_ref().map(|slot| slot.name().to_owned())

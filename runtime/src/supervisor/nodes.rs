@@ -36,6 +36,9 @@ const USUAL: [(u32, Option<u32>); 9] = [
 /// The rules of a launch; none if it needs none.
 fn rules(launch: &Launch) -> Result<Option<Vec<DeviceRule>>, String> {
     let Place::Container(container) = &launch.place else { return Ok(None) };
+    if let Some(exact) = &container.exact {
+        return Ok(exact.devices.clone());
+    }
     if container.devices.is_empty() && container.ids == Ids::Own {
         return Ok(None);
     }
@@ -85,16 +88,19 @@ pub(super) fn restrict(group: &mut Group, launch: &Launch) -> Result<(), String>
         // The doctor says what that means for containers that have the host's ids.
         Err(_) if !reads_only(launch) => Ok(()),
         Err(error) => Err(format!(
-            "a device for reading only cannot be enforced here; give it for writing too, or see \
-             `starling doctor`: {}",
+            "what may be done with devices cannot be enforced here; give those for reading only \
+             for writing too, or see `starling doctor`: {}",
             order::chain(&error)
         )),
     }
 }
 
-/// Whether a device is given for less than writing.
+/// Whether a device is given for less than writing, or a list is to the letter.
 fn reads_only(launch: &Launch) -> bool {
     let read = |container: &Container| {
+        if let Some(exact) = &container.exact {
+            return exact.devices.is_some();
+        }
         container.devices.iter().any(|device| device.access == Access::Read)
     };
     matches!(&launch.place, Place::Container(container) if read(container))

@@ -119,17 +119,6 @@ impl Supervisor {
         };
         let fitted = self.group.fit(&launch.limits, measure);
         fitted.map_err(|error| failed("cannot limit the task", &order::chain(&error)))?;
-        if let Place::Container(container) = &launch.place
-            && let Some(exact) = &container.exact
-        {
-            // What was done for such a one is not undone for the next.
-            self.leaves = true;
-            if let Some(rules) = &exact.devices {
-                let done = self.group.restrict(rules);
-                let failed = |error| failed("cannot restrict its devices", &order::chain(&error));
-                done.map_err(failed)?;
-            }
-        }
         let slot = self.group.name();
         let baseline = self.group.baseline();
         let boot = self.post.boot.clone();

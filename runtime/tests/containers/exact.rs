@@ -13,6 +13,9 @@ use runtime::{
 use crate::image::{Image, root_user, told};
 use crate::stage::{Stage, id, until};
 
+/// A field, and what spoils it.
+type Case = (&'static str, fn(&mut Exact));
+
 fn exact() -> Exact {
     let new = [NamespaceKind::Mnt, NamespaceKind::Pid, NamespaceKind::Ipc, NamespaceKind::Uts];
     let new = new.into_iter().chain([NamespaceKind::Net, NamespaceKind::Cgroup]);
@@ -177,7 +180,7 @@ async fn what_it_cannot_be_is_refused_by_its_field() {
     }
     let mut stage = Stage::set().await;
     let image = Image::of(&stage);
-    let cases: [(&str, fn(&mut Exact)); 4] = [
+    let cases: [Case; 4] = [
         ("namespaces", |exact| drop(exact.namespaces.remove(&NamespaceKind::Mnt))),
         ("namespaces", |exact| drop(exact.namespaces.insert(NamespaceKind::User, Share::New))),
         ("hidden[0]", |exact| exact.hidden = vec!["x".into()]),
