@@ -40,6 +40,7 @@ impl Namespaces {
 
     /// What a plain process has that must not see all its user may: users and mounts.
     pub const PRIVATE: Self = Self((libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u32);
+
     /// The one of a kind.
     pub const fn of(kind: NamespaceKind) -> Self {
         Self(match kind {
