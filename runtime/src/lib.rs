@@ -80,7 +80,7 @@ pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
 pub use order::Recipient;
 pub use plan::{
     Cover, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw, Problem,
-    Source, Special, Step, Tree, plan,
+    Source, Special, Step, Tree, plan, vet,
 };
 pub use record::RecordError;
 pub use session::{

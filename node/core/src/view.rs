@@ -393,8 +393,8 @@ impl Core {
         let (node, name) = (self.me(), self.node_name(&self.me()));
         let ledger = self.ledger();
         let decline = spec.groups.iter().find_map(|group| {
-            if let Some(distrust) = self.distrust(group) {
-                return Some(distrust);
+            if let Some(unfit) = self.unfit(group) {
+                return Some(unfit);
             }
             let ask = group.ask();
             if let Some(lacks) = ledger.capacity().lacking(&ask) {
