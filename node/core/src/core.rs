@@ -200,6 +200,7 @@ impl Core {
             }
             Input::Asked { request, ask } => self.asked(now, request, ask, out),
             Input::Started(id) => self.started(now, &id, out),
+            Input::Held { id, paused } => self.held(&id, paused, out),
             Input::Ended { id, end } => self.ended(now, &id, end, out),
             Input::Drain => self.drain(now, out),
             Input::Away => self.go_away(out),

@@ -109,8 +109,14 @@ async fn seen(doors: &Doors, task: &TaskId, label: &str, verb: &str) -> Result<R
 
 async fn done(doors: &Doors, task: &TaskId, verb: &str, wish: &Wish) -> Result<Response, Refused> {
     match verb {
-        "pause" => doors.runtime.pause(task).await.map_err(|error| failed(&error))?,
-        "resume" => doors.runtime.resume(task).await.map_err(|error| failed(&error))?,
+        "pause" => {
+            doors.runtime.pause(task).await.map_err(|error| failed(&error))?;
+            doors.agent.held(task.clone(), true).await?;
+        }
+        "resume" => {
+            doors.runtime.resume(task).await.map_err(|error| failed(&error))?;
+            doors.agent.held(task.clone(), false).await?;
+        }
         "signal" => {
             let signal = wish.signal.ok_or_else(|| {
                 let complaint = Complaint::new("bad_request", "which signal is not said");

@@ -171,7 +171,8 @@ async fn sample(tasks: &[String], client: &mut Client) -> Result<Sample, Failed>
 
 async fn running(client: &mut Client) -> Result<Vec<String>, Failed> {
     let listing: Listing<TaskView> = client.get("/v1/tasks").await?.parse()?;
-    Ok(listing.items.into_iter().filter(|it| it.state == "running").map(|it| it.task).collect())
+    let alive = |task: &TaskView| matches!(task.state.as_str(), "running" | "paused");
+    Ok(listing.items.into_iter().filter(alive).map(|it| it.task).collect())
 }
 
 fn show(before: &Sample, now: &Sample, out: Output) -> Result<(), Failed> {
