@@ -31,6 +31,7 @@ mod output;
 mod paths;
 mod plan;
 mod ps;
+mod resources;
 mod run;
 mod settings;
 mod status;
