@@ -9,7 +9,7 @@
 //! from starting. A user never reads a word that they cannot write.
 
 use gossip_core::fact::TaskEnd;
-use runtime::{Launch, Mount, Place, PlanFlaw, Problem, StartFault};
+use runtime::{ControlError, ExecError, Launch, Mount, Place, PlanFlaw, Problem, StartFault};
 
 use super::naming;
 use crate::api::types::Complaint;
@@ -245,9 +245,9 @@ pub(crate) fn not_started(code: i32, word: &Word, what: &str, hint: Option<&str>
     TaskEnd::NotStarted { code, reason }
 }
 
-const NOT_FOUND: &str = "the program is looked up in PATH among the files where it runs: those \
+pub(crate) const NOT_FOUND: &str = "the program is looked up in PATH among the files where it runs: those \
                          of --rootfs, or the node's; a script's first line names one of them, too";
-const NOT_EXECUTABLE: &str = "it needs the right to be executed, and to be a script that begins \
+pub(crate) const NOT_EXECUTABLE: &str = "it needs the right to be executed, and to be a script that begins \
                               with #! or a program for the node's processor";
 const NO_DIRECTORY: &str = "--workdir is a directory of whichever node runs it; a container makes \
                             one that is missing";
@@ -265,9 +265,25 @@ pub(crate) fn in_words(fault: StartFault, reason: &str) -> String {
             return format!("{}: {}{HINT}{}", word.flag, tail(reason), word.hint);
         }
     };
-    // Which step it was says nothing that these do not say.
-    let reason = reason.rsplit_once(" (step ").map_or(reason, |(reason, _)| reason);
-    format!("{reason}{HINT}{hint}")
+    format!("{}{HINT}{hint}", without_step(reason))
+}
+
+/// A reason without the number of the step that failed, where that says nothing more.
+pub(crate) fn without_step(reason: &str) -> &str {
+    reason.rsplit_once(" (step ").map_or(reason, |(reason, _)| reason)
+}
+
+/// Why something could not be done to a task, without the runtime's name of the task.
+pub(crate) fn refusal(error: &(dyn std::error::Error + 'static)) -> String {
+    let of_exec = error.downcast_ref().and_then(|error| match error {
+        ExecError::Task(error) => Some(error),
+        _ => None,
+    });
+    match error.downcast_ref().or(of_exec) {
+        Some(ControlError::Refused { reason, .. }) => reason.clone(),
+        Some(ControlError::NotRunning { .. }) => "it is not running any more".to_owned(),
+        _ => super::chain(error),
+    }
 }
 
 /// The word that a reason names by the runtime's name.

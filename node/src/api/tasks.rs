@@ -14,7 +14,7 @@ use super::answer::Refused;
 use super::peer;
 use super::spot::{self, Spot};
 use super::types::{Complaint, Processes, Usage};
-use crate::agent::{Doors, chain};
+use crate::agent::{Doors, words};
 
 /// What a signal is sent to, and which.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -131,7 +131,8 @@ async fn done(doors: &Doors, task: &TaskId, verb: &str, wish: &Wish) -> Result<R
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Refused {
-    let complaint = Complaint::new("task", "the task's node could not do it").because(chain(error));
+    let why = words::refusal(error);
+    let complaint = Complaint::new("task", "the task's node could not do it").because(why);
     Refused::new(StatusCode::CONFLICT, complaint)
 }
 

@@ -111,6 +111,14 @@ fn cannot(what: impl Into<String>, why: impl ToString) -> Failed {
     Complaint::new("copy", what).because(why).into()
 }
 
+/// What the task's side says when it cannot copy.
+fn not_there(said: &str) -> Failed {
+    Complaint::new("copy", "the task's side could not copy")
+        .because(said)
+        .hint("paths begin at a container's root, and at the scratch directory of a process")
+        .into()
+}
+
 /// A task's side of a source or destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -147,7 +155,7 @@ async fn hear(
             Some(Frame::Stdout(bytes)) => take(bytes)?,
             Some(Frame::Stderr(bytes)) => said += &String::from_utf8_lossy(&bytes),
             Some(Frame::Exit(0)) => return Ok(note(said)),
-            Some(Frame::Exit(_)) => return Err(cannot("the task's side could not copy", said)),
+            Some(Frame::Exit(_)) => return Err(not_there(&said)),
             Some(Frame::Failed(complaint)) => return Err((*complaint).into()),
             Some(_) => {}
             None => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
@@ -292,7 +300,7 @@ async fn feed(
             }
             Some(Frame::Stderr(bytes)) => said += &String::from_utf8_lossy(&bytes),
             Some(Frame::Exit(0)) => return Ok(note(said)),
-            Some(Frame::Exit(_)) => return Err(cannot("the task's side could not copy", said)),
+            Some(Frame::Exit(_)) => return Err(not_there(&said)),
             Some(Frame::Failed(complaint)) => return Err((*complaint).into()),
             Some(_) => {}
             None => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
