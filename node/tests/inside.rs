@@ -154,7 +154,8 @@ fn a_paused_task_is_shown_as_such_by_every_node_until_it_goes_on() {
     holder.crash_agent();
     holder.up();
     until("its agent remembers", || states(holder).eq(["paused"]));
-    hosts[1].run(&["unpause", "t"]).ok();
+    // The other node may not have found the new agent yet.
+    until("it is told to go on", || hosts[1].run(&["unpause", "t"]).code == 0);
     for host in &hosts {
         until("it is shown as running", || states(host).eq(["running"]));
     }

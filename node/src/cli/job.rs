@@ -64,12 +64,7 @@ pub(crate) struct JobArgs {
     #[command(flatten)]
     container: ContainerArgs,
     /// The program and its arguments
-    #[arg(
-        value_name = "CMD",
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        required = true
-    )]
+    #[arg(value_name = "CMD", trailing_var_arg = true, required = true)]
     command: Vec<String>,
 }
 

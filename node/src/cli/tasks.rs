@@ -48,8 +48,11 @@ pub(crate) struct KillArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StatsArgs {
     /// Go on until Ctrl-C
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "no_stream")]
     follow: bool,
+    /// Docker's word for what is done anyway: one sample
+    #[arg(long, hide = true)]
+    no_stream: bool,
     /// Tasks as JOB.INDEX; all that run if none is named
     #[arg(value_name = "TASK")]
     tasks: Vec<String>,
