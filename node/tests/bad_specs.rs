@@ -283,7 +283,7 @@ const WRONG: &[(&[&str], &str)] = &[
     (&["-v", "/srv/../x:/y"], "--volume"),
     (&["-v", "a:/x", "-v", "b:/x"], "--volume"),
     (&["--device", "/dev/null:/dev/pts"], "--device"),
-    (&["--hostname", "-x"], "--hostname"),
+    (&["--hostname=-x"], "--hostname"),
     (&["--user", "65536"], "--user"),
     (&["--user", "a:b:c"], "--user"),
     (&["--shm-size", "1"], "--shm-size"),
