@@ -133,6 +133,7 @@ fn signals_pauses_and_looks_reach_the_task() {
 fn a_paused_task_is_shown_as_such_by_every_node_until_it_goes_on() {
     let hosts = cluster(2);
     idle(&hosts[0]);
+    until("both know that it runs", || hosts.iter().all(|host| host.running("t") == 1));
     let told = hosts[1].run(&["pause", "t"]);
     if told.code != 0 {
         eprintln!("SKIPPED: nothing can be paused here: {}", told.err);
@@ -159,7 +160,7 @@ fn a_paused_task_is_shown_as_such_by_every_node_until_it_goes_on() {
     for host in &hosts {
         until("it is shown as running", || states(host).eq(["running"]));
     }
-    hosts[0].run(&["pause", "t"]).ok();
+    until("it is held again", || hosts[0].run(&["pause", "t"]).code == 0);
     hosts[0].run(&["stop", "t"]).ok();
     until("what was paused is stopped", || states(&hosts[0]).len() == 0);
 }

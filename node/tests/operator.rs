@@ -69,7 +69,7 @@ fn an_operator_reaches_into_tasks_from_afar() {
     let script = "echo up; while read line; do echo got $line; test $line = end && exit 5; done";
     let begin = ["run", "-d", "-i", "--name", "t", "--exec", "--", "sh", "-c", script];
     hosts[0].run(&begin).ok();
-    until("it runs", || hosts[0].running("t") == 1);
+    until("it runs", || hosts.iter().all(|host| host.running("t") == 1));
     let here = tempfile::tempdir().expect("a directory");
     let path = |name: &str| here.path().join(name).display().to_string();
     let sent: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();

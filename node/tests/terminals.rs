@@ -15,17 +15,29 @@ const LEAVE: &[u8] = &[16, 17];
 /// What answers each line; split so that what is typed does not show the same.
 const ECHO: &str = "echo up; while read line; do echo \"got\"_$line; done";
 
-fn run(host: &Host, words: &[&str]) {
-    let told = host.run(&[&["run", "-d", "--name", "t"], words].concat());
+/// Runs `t` through the first host, and waits until all know that it runs.
+fn run(hosts: &[Host], words: &[&str]) {
+    let told = hosts[0].run(&[&["run", "-d", "--name", "t"], words].concat());
     // On a busy machine it may be on one disk only, which the tests do not mind.
     assert!(matches!(told.code, 0 | 3), "{told:?}");
-    until("it runs", || host.running("t") == 1);
+    until("it runs", || hosts.iter().all(|host| host.running("t") == 1));
+}
+
+/// Has a shell run something, and interrupts it. It is there when it says so; the shell drops
+/// what is typed before it has its prompt back.
+fn interrupt(terminal: &mut Terminal) {
+    terminal.types(b"sh -c 'echo begun_$((5 + 6)); exec sleep 1000'\n");
+    terminal.shows("begun_11");
+    terminal.types(INTERRUPT);
+    terminal.shows("$ ");
+    terminal.types(b"echo alive_$((6 + 7))\n");
+    terminal.shows("alive_13");
 }
 
 #[test]
 fn a_shell_in_a_task_has_the_users_terminal() {
     let hosts = cluster(2);
-    run(&hosts[0], &["--exec", "--", "sleep", "1000"]);
+    run(&hosts, &["--exec", "--", "sleep", "1000"]);
     for host in &hosts {
         let mut terminal = Terminal::of(&host.command(&["exec", "-it", "t", "sh"]), 40, 100);
         // Asked until it answers: what is typed before the terminal is raw is shown anyway.
@@ -35,11 +47,7 @@ fn a_shell_in_a_task_has_the_users_terminal() {
         terminal.shows("yes_2");
         terminal.resize(50, 120);
         terminal.types_until(b"echo size_$(stty size)\n", "size_50 120");
-        terminal.types(b"echo begun_$((5 + 6)); sleep 1000\n");
-        terminal.shows("begun_11");
-        terminal.types(INTERRUPT);
-        terminal.types(b"echo alive_$((6 + 7))\n");
-        terminal.shows("alive_13");
+        interrupt(&mut terminal);
         terminal.types(b"exit 7\n");
         assert_eq!(terminal.ends(), 7);
     }
@@ -48,7 +56,7 @@ fn a_shell_in_a_task_has_the_users_terminal() {
 #[test]
 fn two_keys_leave_a_task_to_itself_and_it_can_be_come_back_to() {
     let hosts = cluster(2);
-    run(&hosts[0], &["-it", "--exec", "--", "sh", "-c", ECHO]);
+    run(&hosts, &["-it", "--exec", "--", "sh", "-c", ECHO]);
     for (at, host) in hosts.iter().enumerate() {
         for word in ["one", "two"] {
             let mut terminal = Terminal::of(&host.command(&["attach", "t"]), 24, 80);
@@ -77,8 +85,7 @@ fn a_job_in_the_foreground_has_the_users_terminal() {
     terminal.shows("tty_yes");
     terminal.types(b"echo size_$(stty size)\n");
     terminal.shows("size_33 99");
-    terminal.types(b"sleep 1000\n");
-    terminal.types(INTERRUPT);
+    interrupt(&mut terminal);
     terminal.types(b"exit 9\n");
     assert_eq!(terminal.ends(), 9);
 }
@@ -86,10 +93,7 @@ fn a_job_in_the_foreground_has_the_users_terminal() {
 #[test]
 fn who_attaches_to_a_task_that_reads_nothing_sees_what_it_writes() {
     let hosts = cluster(2);
-    run(
-        &hosts[0],
-        &["--exec", "--", "sh", "-c", "while ! test -e go; do sleep 0.1; done; echo went"],
-    );
+    run(&hosts, &["--exec", "--", "sh", "-c", "while ! test -e go; do sleep 0.1; done; echo went"]);
     let child = hosts[1]
         .command(&["attach", "t"])
         .stdout(std::process::Stdio::piped())

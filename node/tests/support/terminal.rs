@@ -8,13 +8,16 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
-use super::{LOOK_EVERY, PATIENCE, until};
+use super::{LOOK_EVERY, PATIENCE};
+
+/// How long an answer to keys may take before they are typed again.
+const ANSWERS_IN: Duration = Duration::from_secs(1);
 
 /// A command and the terminal it was started at.
 pub(crate) struct Terminal {
@@ -70,19 +73,31 @@ impl Terminal {
     pub(crate) fn shows(&self, text: &str) {
         let end = Instant::now() + PATIENCE;
         while !self.has_shown(text) {
-            let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            let shown = String::from_utf8_lossy(&shown).into_owned();
-            assert!(Instant::now() < end, "never {text:?}, but {shown:?}");
+            assert!(Instant::now() < end, "never {text:?}, but {:?}", self.shown_now());
             std::thread::sleep(LOOK_EVERY);
         }
     }
 
-    /// Types until a text is shown: for what comes some other way than the keys.
+    /// Types again and again until a text is shown: for what comes some other way than the
+    /// keys, or while something begins that they are meant for.
     pub(crate) fn types_until(&mut self, keys: &[u8], text: &str) {
-        until(&format!("the terminal shows {text:?}"), || {
+        let end = Instant::now() + PATIENCE;
+        loop {
             self.types(keys);
-            self.has_shown(text)
-        });
+            let again = Instant::now() + ANSWERS_IN;
+            while Instant::now() < again {
+                if self.has_shown(text) {
+                    return;
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+            assert!(again < end, "never {text:?}, but {:?}", self.shown_now());
+        }
+    }
+
+    fn shown_now(&self) -> String {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&shown).into_owned()
     }
 
     fn has_shown(&self, text: &str) -> bool {
