@@ -110,6 +110,7 @@ fn claim(index: u32) -> Claim {
         state: ClaimState::Running,
         since: WallTime(1_800_000_000_000),
         restarts: 0,
+        paused: false,
     }
 }
 

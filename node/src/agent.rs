@@ -17,6 +17,7 @@ mod naming;
 mod request;
 mod signals;
 mod steps;
+pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use handle::{Doors, Gone, How, wall_now};
 pub(crate) use naming::task_prefix;
-pub(crate) use request::{Here, preview};
+pub(crate) use request::{Here, preview, vet};
 
 use crate::api::types::{Complaint, Failure};
 use crate::{api, remote};
@@ -186,7 +187,7 @@ async fn start_behind(
         enforces_limits: host::enforces_limits(),
         trusts_jobs: options.trust_jobs,
     };
-    let identity = Identity { node, cluster: gossip.cluster, card };
+    let identity = Identity { node, cluster: gossip.cluster, card, lacks: host::lacks() };
     let known = known_tasks(&gossip, node);
     let naming::Sorted { held: found, orphans, ended } = naming::sort_found(&runtime.found, &known);
     let Started { gossip: handle, events, cluster, past, addresses, .. } = gossip;

@@ -11,6 +11,7 @@ pub(crate) mod client;
 mod container;
 mod cp;
 mod daemon;
+mod docker;
 mod doctor;
 pub(crate) mod door;
 mod down;
@@ -31,6 +32,7 @@ mod output;
 mod paths;
 mod plan;
 mod ps;
+mod resources;
 mod run;
 mod settings;
 mod status;
@@ -175,7 +177,7 @@ enum Command {
     Stop(stop::JobsNamed),
     /// Stop jobs if they still run, and forget them
     #[command(after_help = "Examples:\n  starling rm web\n  starling rm train-1 train-2")]
-    Rm(stop::JobsNamed),
+    Rm(stop::RmArgs),
     /// Show this host's agent and its cluster
     #[command(after_help = "Examples:\n  starling status\n  \
         starling status --json | jq .cluster_free")]
@@ -268,7 +270,14 @@ pub(crate) fn main() -> ExitCode {
             let _closed = write!(std::io::stderr(), "{}", command().render_help());
             return ExitCode::from(errors::USAGE);
         }
-        Err(usage) => usage.exit(),
+        Err(usage) => {
+            // Nobody is left to be told that the stream is closed.
+            let _closed = usage.print();
+            if let Some(hint) = docker::hint(&usage) {
+                let _closed = writeln!(std::io::stderr(), "\n hint: {hint}");
+            }
+            return ExitCode::from(if usage.use_stderr() { errors::USAGE } else { 0 });
+        }
     };
     let out = Output { format: format_of(&cli.global) };
     let exit = match dispatch(cli, out) {

@@ -130,6 +130,42 @@ fn signals_pauses_and_looks_reach_the_task() {
 }
 
 #[test]
+fn a_paused_task_is_shown_as_such_by_every_node_until_it_goes_on() {
+    let hosts = cluster(2);
+    idle(&hosts[0]);
+    until("both know that it runs", || hosts.iter().all(|host| host.running("t") == 1));
+    let told = hosts[1].run(&["pause", "t"]);
+    if told.code != 0 {
+        eprintln!("SKIPPED: nothing can be paused here: {}", told.err);
+        return;
+    }
+    let states = |host: &Host| host.tasks("t").into_iter().map(|(_, _, state)| state);
+    for host in &hosts {
+        until("it is shown as paused", || states(host).eq(["paused"]));
+        let jobs = host.json(&["jobs"]);
+        assert_eq!(
+            (&jobs["items"][0]["running"], &jobs["items"][0]["paused"]),
+            (&1.into(), &1.into())
+        );
+        assert!(host.run(&["jobs"]).ok().contains("1 (1 paused)"));
+    }
+    let at = &hosts[0].tasks("t")[0].1;
+    let holder = hosts.iter().find(|host| host.json(&["status"])["name"] == at.as_str());
+    let holder = holder.expect("one of the two");
+    holder.crash_agent();
+    holder.up();
+    until("its agent remembers", || states(holder).eq(["paused"]));
+    // The other node may not have found the new agent yet.
+    until("it is told to go on", || hosts[1].run(&["unpause", "t"]).code == 0);
+    for host in &hosts {
+        until("it is shown as running", || states(host).eq(["running"]));
+    }
+    until("it is held again", || hosts[0].run(&["pause", "t"]).code == 0);
+    hosts[0].run(&["stop", "t"]).ok();
+    until("what was paused is stopped", || states(&hosts[0]).len() == 0);
+}
+
+#[test]
 fn what_is_piped_into_run_reaches_the_task() {
     let hosts = cluster(1);
     let mut child = hosts[0]

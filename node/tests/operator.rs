@@ -3,9 +3,12 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
-use std::process::Command;
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
-use support::{Host, Told, cluster};
+use support::terminal::Terminal;
+use support::{Host, Told, cluster, until};
 
 /// Somebody with a configuration of their own, who is no host.
 struct Operator(tempfile::TempDir);
@@ -16,10 +19,14 @@ impl Operator {
     }
 
     fn run(&self, words: &[&str]) -> Told {
+        self.command(words).output().expect("the binary runs").into()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
         command.args(words).env("XDG_CONFIG_HOME", self.0.path()).env("HOME", self.0.path());
         command.env("STARLING_DATA", self.0.path().join("data")).env_remove("STARLING_SOCKET");
-        command.output().expect("the binary runs").into()
+        command
     }
 }
 
@@ -51,6 +58,64 @@ fn an_operator_reaches_any_peer_with_one_login() {
     let again = operator.run(&["login", token.trim()]);
     assert_eq!(again.code, 1, "{again:?}");
     assert!(again.err.contains("used up"), "{again:?}");
+}
+
+#[test]
+fn an_operator_reaches_into_tasks_from_afar() {
+    let hosts = cluster(2);
+    let operator = Operator::new();
+    let token = hosts[0].run(&["-q", "invite", "--operator"]).ok();
+    operator.run(&["login", token.trim()]).ok();
+    let script = "echo up; while read line; do echo got $line; test $line = end && exit 5; done";
+    let begin = ["run", "-d", "-i", "--name", "t", "--exec", "--", "sh", "-c", script];
+    hosts[0].run(&begin).ok();
+    until("it runs", || hosts.iter().all(|host| host.running("t") == 1));
+    let here = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| here.path().join(name).display().to_string();
+    let sent: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+    fs::write(path("sent"), &sent).expect("written");
+    // One of the two runs it, the other passes on.
+    for (at, host) in hosts.iter().enumerate() {
+        let peer = door(host);
+        let of = |words: &[&str]| operator.command(&[&["--peer", &peer], words].concat());
+        let told =
+            Told::from(of(&["exec", "t", "--", "sh", "-c", "exit 7"]).output().expect("ran"));
+        assert_eq!(told.code, 7, "{told:?}");
+        let told = Told::from(of(&["exec", "t", "no-such-program"]).output().expect("ran"));
+        assert!(told.code == 127 && told.err.contains(" hint: "), "{told:?}");
+        let out = fed(of(&["exec", "-i", "t", "--", "cat"]), &sent);
+        assert_eq!((out.status.code(), out.stdout == sent), (Some(0), true));
+        let into = format!("t:/into{at}");
+        Told::from(of(&["cp", &path("sent"), &into]).output().expect("ran")).ok();
+        Told::from(of(&["cp", &into, &path("back")]).output().expect("ran")).ok();
+        assert_eq!(fs::read(path("back")).expect("read"), sent);
+        fs::remove_file(path("back")).expect("removed");
+        let mut terminal = Terminal::of(&of(&["exec", "-it", "t", "sh"]), 30, 90);
+        terminal.types(b"echo size_$(stty size)\n");
+        terminal.shows("size_30 90");
+        terminal.types(b"exit 6\n");
+        assert_eq!(terminal.ends(), 6);
+        let mut terminal = Terminal::of(&of(&["attach", "t"]), 30, 90);
+        terminal.types(format!("{at}\n").as_bytes());
+        terminal.shows(&format!("got {at}"));
+        terminal.types(&[16, 17]);
+        assert_eq!(terminal.ends(), 0);
+        assert_eq!(host.running("t"), 1);
+    }
+    let peer = door(&hosts[1]);
+    let out = fed(operator.command(&["--peer", &peer, "attach", "t"]), b"end\n");
+    assert_eq!((out.status.code(), out.stdout.as_slice()), (Some(5), &b"got end\n"[..]));
+}
+
+fn fed(mut command: Command, input: &[u8]) -> std::process::Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_vec();
+    let feed = std::thread::spawn(move || stdin.write_all(&input));
+    let out = child.wait_with_output().expect("ended");
+    feed.join().expect("fed").expect("fed");
+    out
 }
 
 #[test]

@@ -195,6 +195,10 @@ pub struct Launch {
     pub limits: Limits,
     /// What each of its processes may use.
     pub rlimits: Vec<Rlimit>,
+    /// How willingly the kernel kills it when the machine runs out of memory, -1000 to
+    /// 1000 (`proc_pid_oom_score_adj(5)`); as the keeper where none is given.
+    #[serde(default)]
+    pub oom_score_adj: Option<i32>,
     /// Its standard streams.
     pub streams: Streams,
     /// How much of what it writes is kept.
@@ -236,6 +240,7 @@ impl Launch {
             stop_signal: libc::SIGTERM,
             limits: Limits::default(),
             rlimits: Vec::new(),
+            oom_score_adj: None,
             streams: Streams::Logged,
             log: LogLimits::default(),
             deadline_boot_ns: None,

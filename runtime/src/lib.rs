@@ -85,7 +85,7 @@ pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
 pub use order::Recipient;
 pub use plan::{
     Cover, ExactStep, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw,
-    Problem, Source, Special, Step, Tree, plan,
+    Problem, Source, Special, Step, Tree, plan, vet,
 };
 pub use record::RecordError;
 pub use session::{

@@ -40,11 +40,9 @@ pub(crate) enum LoanError {
     #[error("all ranges of ids for containers are in use")]
     Ids,
     /// An archive that is no root.
-    #[error("cannot unpack {}: {reason}", path.display())]
+    #[error("container.root: {reason}")]
     Root {
-        /// The archive.
-        path: PathBuf,
-        /// Why.
+        /// Why, with its path.
         reason: String,
     },
 }
@@ -122,7 +120,7 @@ impl Loans {
     fn unpack(&self, container: &mut Container) -> Result<Option<Kept>, LoanError> {
         let Root::Tar(path) = &container.root else { return Ok(None) };
         let path = path.clone();
-        let failed = |reason: String| LoanError::Root { path: path.clone(), reason };
+        let failed = |reason: String| LoanError::Root { reason };
         let kept = self
             .store()
             .map_err(&failed)?

@@ -48,6 +48,9 @@ pub struct Claim {
     pub since: WallTime,
     /// How often the task was started again here.
     pub restarts: u32,
+    /// Whether the task, which runs, is held still.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// How far a claimed slot is.
@@ -349,6 +352,7 @@ mod tests {
             },
             since: WallTime(u64::MAX),
             restarts: u32::MAX,
+            paused: true,
         };
         let card = NodeCard {
             name: "n".repeat(256),

@@ -16,6 +16,7 @@ pub mod grant;
 pub mod id;
 pub mod intent;
 pub mod invite;
+pub mod limits;
 pub mod log;
 pub mod market;
 pub mod moment;

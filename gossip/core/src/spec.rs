@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, CodecError};
 use crate::container::{BadContainer, ContainerSpec};
 use crate::id::ContentHash;
+use crate::limits::{BadLimit, LimitKind, OOM_SCORES, TaskLimits};
 use crate::resources::{DEFAULT_ASK, Resources};
 use crate::slot::{BadName, GroupName, check_name};
 
@@ -104,6 +105,10 @@ pub struct TaskSpec {
     /// How long it may take to end after the stop signal, in milliseconds.
     #[serde(default = "default_stop_grace_ms")]
     pub stop_grace_ms: u64,
+    /// How willingly the kernel kills it when the node runs out of memory, -1000 to 1000;
+    /// as its node's agent where none is given. Below 0 only for nodes that trust their jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i32>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -127,21 +132,6 @@ pub enum Program {
     },
     /// A container.
     Container(Box<ContainerSpec>),
-}
-
-/// What a task may use at most; what is not said is not limited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct TaskLimits {
-    /// Thousandths of a core.
-    #[serde(default)]
-    pub cpu_milli: Option<u64>,
-    /// Bytes of memory.
-    #[serde(default)]
-    pub memory_bytes: Option<u64>,
-    /// Processes and threads; 2,048 where none are given.
-    #[serde(default)]
-    pub pids: Option<u32>,
 }
 
 /// What a task's standard input is.
@@ -226,32 +216,35 @@ pub enum BadSpec {
         count: u32,
     },
     /// An argv without a program.
-    #[error("there is no command to run")]
+    #[error("argv: there is no command to run")]
     NoCommand,
     /// An argument or variable that no process can be given.
-    #[error("{0} holds a NUL byte")]
+    #[error("{0}: it holds a NUL byte")]
     Nul(&'static str),
     /// A container that cannot be.
     #[error(transparent)]
     Container(#[from] BadContainer),
     /// No signal is called so.
-    #[error("{0:?} names no signal that a task can be stopped with")]
+    #[error("stop_signal: {0:?} names no signal that a task can be stopped with")]
     StopSignal(String),
     /// Not a limit, or too many.
     #[error("ulimits: {0:?} is no limit; write it like 1024, 1024:2048 or unlimited")]
     Ulimit(String),
-    /// A limit of nothing.
-    #[error("a limit of no {0} leaves nothing to run with")]
-    NoRoom(&'static str),
+    /// Limits that cannot be.
+    #[error(transparent)]
+    Limits(#[from] BadLimit),
     /// A variable name that cannot be one.
-    #[error("{0:?} cannot be the name of an environment variable")]
+    #[error("env: {0:?} cannot be the name of an environment variable")]
     Variable(String),
     /// A user that cannot be one.
-    #[error("the user is empty or holds a NUL byte")]
+    #[error("user: it is empty or holds a NUL byte")]
     User,
     /// A grace beyond reason.
-    #[error("a stop grace of {0} ms is more than a day")]
+    #[error("stop_grace_ms: {0} ms is more than a day")]
     Grace(u64),
+    /// Beyond what the kernel knows.
+    #[error("oom_score_adj: {0} is not between -1000 and 1000")]
+    OomScore(i32),
     /// More bytes than a record carries.
     #[error("the job takes {0} bytes, and at most {SPEC_BYTES_MAX} are possible")]
     Large(usize),
@@ -339,11 +332,19 @@ impl GroupSpec {
     /// Why only a node that trusts its jobs with itself runs this; `None` if any does.
     pub fn needs_trust(&self) -> Option<String> {
         self.tasks.iter().find_map(|task| match &task.run {
+            _ if task.oom_score_adj.is_some_and(|score| score < 0) => {
+                Some("it asks to be spared when the node runs out of memory".to_owned())
+            }
             Program::Container(container) => container.needs_trust(),
             Program::Process { user, .. } => {
                 user.as_ref().map(|user| format!("it asks to run as the node's user {user}"))
             }
         })
+    }
+
+    /// The limits it asks for that not every node has the means for.
+    pub fn limit_kinds(&self) -> BTreeSet<LimitKind> {
+        self.tasks.iter().flat_map(|task| task.limits.kinds()).collect()
     }
 
     /// What one copy of the group takes.
@@ -368,6 +369,7 @@ impl TaskSpec {
             streams: Streams::Closed,
             stop_signal: None,
             stop_grace_ms: STOP_GRACE_MS,
+            oom_score_adj: None,
             unknown: Unknown::new(),
         }
     }
@@ -411,29 +413,25 @@ impl TaskSpec {
         {
             return Err(BadSpec::Ulimit(format!("{name}={text}")));
         }
-        let TaskLimits { cpu_milli, memory_bytes, pids } = self.limits;
-        if cpu_milli == Some(0) || memory_bytes == Some(0) || pids == Some(0) {
-            return Err(BadSpec::NoRoom(match (cpu_milli, memory_bytes) {
-                (Some(0), _) => "CPU",
-                (_, Some(0)) => "memory",
-                _ => "processes",
-            }));
+        self.limits.check()?;
+        if let Some(score) = self.oom_score_adj.filter(|score| !OOM_SCORES.contains(score)) {
+            return Err(BadSpec::OomScore(score));
         }
         if argv.first().is_none_or(String::is_empty) {
             return Err(BadSpec::NoCommand);
         }
         if argv.iter().any(|arg| arg.contains('\0')) {
-            return Err(BadSpec::Nul("the command"));
+            return Err(BadSpec::Nul("argv"));
         }
         if directory.is_some_and(|path| path.contains('\0')) {
-            return Err(BadSpec::Nul("the working directory"));
+            return Err(BadSpec::Nul("directory"));
         }
         for (name, value) in &self.env {
             if name.is_empty() || name.contains(['=', '\0']) {
                 return Err(BadSpec::Variable(name.clone()));
             }
             if value.contains('\0') {
-                return Err(BadSpec::Nul("an environment variable"));
+                return Err(BadSpec::Nul("env"));
             }
         }
         if self.stop_grace_ms > STOP_GRACE_MS_MAX {

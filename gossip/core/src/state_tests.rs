@@ -45,6 +45,7 @@ fn claim(index: u32, counter: u64) -> Claim {
         state: ClaimState::Running,
         since: WallTime(0),
         restarts: 0,
+        paused: false,
     }
 }
 

@@ -108,6 +108,8 @@ impl Allocation {
         self.claim.state = state;
         self.claim.since = wall;
         self.claim.restarts = self.restarts;
+        // Whatever ends, starts or is stopped is not held still any more.
+        self.claim.paused = false;
         self.claim.clone()
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gossip_core::id::{JobId, NodeId};
+use gossip_core::limits::LimitKind;
 use gossip_core::market::{Answer, CALL_SLOTS_MAX, Call, Decline};
 use gossip_core::moment::Moment;
 use gossip_core::slot::{COUNTER_MAX, ClaimRank, Epoch, GroupName};
@@ -34,19 +35,23 @@ pub enum Trust {
     Withheld,
 }
 
+/// The kinds of limits that a node cannot enforce, each with the reason.
+pub type Lacks = BTreeMap<LimitKind, String>;
+
 /// Answers calls.
 #[derive(Clone, Debug)]
 pub struct Bidder {
     /// What this node has.
     pub ledger: Ledger,
     trust: Trust,
+    lacks: Lacks,
     answered: BTreeMap<(JobId, GroupName), Epoch>,
 }
 
 impl Bidder {
     /// A bidder over an empty ledger.
-    pub fn new(ledger: Ledger, trust: Trust) -> Self {
-        Self { ledger, trust, answered: BTreeMap::new() }
+    pub fn new(ledger: Ledger, trust: Trust, lacks: Lacks) -> Self {
+        Self { ledger, trust, lacks, answered: BTreeMap::new() }
     }
 
     /// Answers a call. `held` are the called indices that this node holds already.
@@ -65,8 +70,8 @@ impl Bidder {
         let Some(group) = spec.group(&call.group) else {
             return decline(Decline::Unfit { reason: format!("no group {}", call.group) }, held);
         };
-        if let Some(distrust) = self.distrust(group) {
-            return decline(distrust, held);
+        if let Some(unfit) = self.unfit(group) {
+            return decline(unfit, held);
         }
         let absurd = epoch.counter.max(call.generation.counter) > COUNTER_MAX;
         if absurd || call.indices.len() > CALL_SLOTS_MAX {
@@ -113,9 +118,15 @@ impl Bidder {
     }
 
     /// Why this node never runs a group that others might.
-    pub fn distrust(&self, group: &GroupSpec) -> Option<Decline> {
-        let reason = group.needs_trust().filter(|_| self.trust == Trust::Withheld)?;
-        Some(Decline::Unfit { reason: format!("{reason}, and this node has no --trust-jobs") })
+    pub fn unfit(&self, group: &GroupSpec) -> Option<Decline> {
+        let distrust = group.needs_trust().filter(|_| self.trust == Trust::Withheld);
+        let distrust = distrust.map(|asks| format!("{asks}, and this node has no --trust-jobs"));
+        let lack = || {
+            let kinds = group.limit_kinds();
+            let (kind, why) = self.lacks.iter().find(|(kind, _)| kinds.contains(kind))?;
+            Some(format!("it asks for {}, which this node cannot enforce: {why}", kind.field()))
+        };
+        Some(Decline::Unfit { reason: distrust.or_else(lack)? })
     }
 
     /// Whether no greater call of that group was answered; else the epoch of that one.
@@ -158,7 +169,7 @@ mod tests {
 
     fn bidder() -> Bidder {
         let ledger = Ledger::new(Resources { cpu_milli: 1000, memory_bytes: 1 << 30 });
-        Bidder::new(ledger, Trust::Withheld)
+        Bidder::new(ledger, Trust::Withheld, Lacks::new())
     }
 
     #[test]
@@ -174,6 +185,20 @@ mod tests {
         bidder.trust = Trust::Given;
         let answer = bidder.answer(Moment(0), DRIVER, &call(1, 2, &[1], 100), &spec, vec![]);
         assert_eq!((answer.prices.len(), answer.decline), (1, None));
+    }
+
+    #[test]
+    fn a_limit_that_this_node_lacks_is_declined_and_the_others_are_not() {
+        let mut bidder = bidder();
+        bidder.lacks.insert(LimitKind::Cpuset, "no such controller".to_owned());
+        let mut spec = spec(100);
+        spec.groups[0].tasks[0].limits.io_weight = Some(100);
+        let answer = bidder.answer(Moment(0), DRIVER, &call(1, 1, &[1], 100), &spec, vec![]);
+        assert_eq!(answer.decline, None);
+        spec.groups[0].tasks[0].limits.cpuset_cpus = Some("0".to_owned());
+        let answer = bidder.answer(Moment(0), DRIVER, &call(1, 2, &[1], 100), &spec, vec![]);
+        let Some(Decline::Unfit { reason }) = answer.decline else { panic!("{answer:?}") };
+        assert!(reason.contains("cpuset-cpus") && reason.contains("no such"), "{reason}");
     }
 
     #[test]

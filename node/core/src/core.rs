@@ -31,7 +31,7 @@ use gossip_core::spec::{GroupSpec, JobSpec};
 use gossip_core::state::{State, Touched};
 
 use crate::allocation::Allocation;
-use crate::bidder::{Bidder, Trust};
+use crate::bidder::{Bidder, Lacks, Trust};
 use crate::driver::Drive;
 use crate::effect::{Dice, Effect, Input, Now, Ticket};
 use crate::event::What;
@@ -62,6 +62,8 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// What it says of itself.
     pub card: NodeCard,
+    /// The kinds of limits it cannot enforce.
+    pub lacks: Lacks,
 }
 
 /// What was found of a task after a restart.
@@ -124,7 +126,7 @@ impl Core {
             state: State::default(),
             liveness: Liveness::default(),
             adverts: BTreeMap::new(),
-            bidder: Bidder::new(Ledger::new(capacity), trust),
+            bidder: Bidder::new(Ledger::new(capacity), trust, identity.lacks),
             allocations: BTreeMap::new(),
             drives: BTreeMap::new(),
             asks: asking::Asks::default(),
@@ -198,6 +200,7 @@ impl Core {
             }
             Input::Asked { request, ask } => self.asked(now, request, ask, out),
             Input::Started(id) => self.started(now, &id, out),
+            Input::Held { id, paused } => self.held(&id, paused, out),
             Input::Ended { id, end } => self.ended(now, &id, end, out),
             Input::Drain => self.drain(now, out),
             Input::Away => self.go_away(out),
@@ -242,8 +245,8 @@ impl Core {
     }
 
     /// Why this node never runs a group that others might.
-    pub(crate) fn distrust(&self, group: &GroupSpec) -> Option<Decline> {
-        self.bidder.distrust(group)
+    pub(crate) fn unfit(&self, group: &GroupSpec) -> Option<Decline> {
+        self.bidder.unfit(group)
     }
 
     /// This node's resources, for views and judges.

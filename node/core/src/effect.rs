@@ -81,6 +81,13 @@ pub enum Input {
     },
     /// A launch succeeded.
     Started(AllocationId),
+    /// A task that runs was held still, or goes on.
+    Held {
+        /// Whose.
+        id: AllocationId,
+        /// Which of the two.
+        paused: bool,
+    },
     /// A task is gone, or never was.
     Ended {
         /// Whose.

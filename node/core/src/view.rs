@@ -57,6 +57,9 @@ pub struct JobView {
     pub wanted: u32,
     /// How many run now.
     pub running: u32,
+    /// How many of those are held still.
+    #[serde(default)]
+    pub paused: u32,
     /// How many of a batch ended well.
     pub succeeded: u32,
     /// How many of a batch ended badly.
@@ -245,6 +248,7 @@ impl Core {
             state: JobState::Pending,
             wanted: 0,
             running: 0,
+            paused: 0,
             succeeded: 0,
             failed: 0,
             submitted: intent.submitted,
@@ -274,12 +278,16 @@ impl Core {
                 }
                 continue;
             }
-            let runs = self.state().claims(&slot).any(|(node, claim)| {
+            let mut running = self.state().claims(&slot).filter(|(node, claim)| {
                 claim.generation == generation
                     && claim.state == ClaimState::Running
                     && !self.is_lost(node)
             });
-            view.running += u32::from(runs);
+            let first = running.next();
+            view.running += u32::from(first.is_some());
+            // Of two copies one that goes on is enough.
+            let is_held = first.is_some_and(|(_, claim)| claim.paused);
+            view.paused += u32::from(is_held && running.all(|(_, claim)| claim.paused));
         }
         view.state = job_state(intent.is_live(), &view);
         match view.state {
@@ -348,6 +356,7 @@ impl Core {
         view.tender = claim.epoch.tender;
         let (state, detail) = match &claim.state {
             ClaimState::Starting => ("starting", String::new()),
+            ClaimState::Running if claim.paused => ("paused", String::new()),
             ClaimState::Running => ("running", String::new()),
             ClaimState::Waiting { last } => ("restarting", last.to_string()),
             ClaimState::Stopping => ("stopping", String::new()),
@@ -393,8 +402,8 @@ impl Core {
         let (node, name) = (self.me(), self.node_name(&self.me()));
         let ledger = self.ledger();
         let decline = spec.groups.iter().find_map(|group| {
-            if let Some(distrust) = self.distrust(group) {
-                return Some(distrust);
+            if let Some(unfit) = self.unfit(group) {
+                return Some(unfit);
             }
             let ask = group.ask();
             if let Some(lacks) = ledger.capacity().lacking(&ask) {

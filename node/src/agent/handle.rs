@@ -39,6 +39,8 @@ pub(super) enum Question {
     Ask(Ask, oneshot::Sender<Reply>),
     /// Look at something; must be quick and change nothing.
     Look(Look),
+    /// A task of this node was held still, or goes on.
+    Held(runtime::TaskId, bool),
     /// Go down.
     Down(How, oneshot::Sender<()>),
 }
@@ -88,6 +90,11 @@ impl Agent {
         }));
         self.questions.send(question).await.map_err(|_closed| Gone)?;
         seen.await.map_err(|_dropped| Gone)
+    }
+
+    /// Tells that a task of this node was held still, or goes on.
+    pub(crate) async fn held(&self, task: runtime::TaskId, paused: bool) -> Result<(), Gone> {
+        self.questions.send(Question::Held(task, paused)).await.map_err(|_closed| Gone)
     }
 
     /// Ends the agent; answered when everything is done.

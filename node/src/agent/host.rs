@@ -3,7 +3,9 @@
 use std::fs;
 use std::thread;
 
+use gossip_core::limits::LimitKind;
 use runtime::doctor::{self, Finding, Ground, State};
+use starling_core::bidder::Lacks;
 
 /// Kept back for the host itself, as a part of its memory.
 const MEMORY_KEPT_PERCENT: u64 = 10;
@@ -26,6 +28,35 @@ pub(super) fn memory_bytes() -> u64 {
         .and_then(|kib| kib.trim().parse::<u64>().ok())
         .map_or(MEMORY_UNKNOWN, |kib| kib.saturating_mul(1024));
     total / 100 * (100 - MEMORY_KEPT_PERCENT)
+}
+
+/// The processors that are switched on, as the kernel lists them.
+pub(super) fn show_processors() -> String {
+    let text = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// The same, one by one.
+pub(super) fn processors() -> Vec<u32> {
+    runtime::cgroup::processors(&show_processors()).collect()
+}
+
+/// What of the finer limits this host has no controller for, each with the reason. Whether
+/// the kernel has each file is seen when a task starts.
+pub(super) fn lacks() -> Lacks {
+    let held = runtime::cgroup::Layout::probe().unwrap_or_default().enforces();
+    let kinds = [
+        (LimitKind::Cpuset, held.cpuset),
+        (LimitKind::Io, held.io.clone()),
+        (LimitKind::IoWeight, held.io),
+        (LimitKind::Swap, held.memory.clone()),
+        (LimitKind::Reservation, held.memory),
+    ];
+    kinds
+        .into_iter()
+        .filter(|(_, held)| !held.holds())
+        .map(|(kind, held)| (kind, held.why))
+        .collect()
 }
 
 /// The limits that a job may ask for and this host may fail to enforce, by the doctor's names.

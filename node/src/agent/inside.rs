@@ -13,18 +13,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use runtime::{
-    Attached, Exec, LogRecord, LogRequest, LogStream, Piece, Recipient, Runtime, Session,
-    SessionInput, SessionOutput, StartFault, TaskId, Typed,
+    Attached, ControlError, Exec, LogRecord, LogRequest, LogStream, Piece, Recipient, Runtime,
+    Session, SessionInput, SessionOutput, StartFault, TaskId, Typed,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::info;
 
-use super::chain;
+use super::words;
 use crate::api::types::Complaint;
 use crate::session::{Frame, Opening, Size, receive, send};
 
 /// How long the user's end may take to say what it wants.
 const OPEN_FOR: Duration = Duration::from_secs(10);
+
+/// What is said to whoever attaches to a task that reads nothing.
+const NO_INPUT: &str = "note: its standard input is not open, so only what it writes is shown; \
+                        `run -i` keeps it open\r\n";
 
 /// Serves one session to its end.
 pub(crate) async fn serve(
@@ -90,24 +94,26 @@ async fn open(runtime: &Runtime, task: &TaskId, opening: Opening) -> Result<Sess
 /// What keeps a program from running, for who asked: the code tells their command's
 /// exit code.
 fn not_started(fault: StartFault, reason: String) -> Complaint {
-    let complaint = |code, what| Complaint::new(code, what).because(reason);
+    let complaint = |code, what| Complaint::new(code, what).because(words::without_step(&reason));
     match fault {
         StartFault::NotFound => {
             complaint("no_such_program", "there is no such program in the task")
-                .hint("a shell finds its own: starling exec TASK -- sh -c 'command -v NAME'")
+                .hint(words::NOT_FOUND)
         }
         StartFault::NotExecutable => {
             complaint("not_executable", "the task's system cannot execute that")
+                .hint(words::NOT_EXECUTABLE)
         }
         StartFault::User => complaint("no_such_user", "the task has no such user")
             .hint("a number needs no name; a plain process has no users but its own"),
-        StartFault::Directory => complaint("no_such_directory", "the task has no such directory"),
-        _ => complaint("inside", "it did not start"),
+        StartFault::Directory => complaint("no_such_directory", "the task has no such directory")
+            .hint("--workdir is a directory of the task: of the container, or of its node"),
+        _ => Complaint::new("inside", "it did not start").because(reason),
     }
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Complaint {
-    Complaint::new("inside", "it could not be done inside the task").because(chain(error))
+    Complaint::new("inside", "it could not be done inside the task").because(words::refusal(error))
 }
 
 /// Passes frames and pieces until what runs there ends or the user's end leaves.
@@ -182,12 +188,20 @@ async fn attach(
 ) -> Result<(), Complaint> {
     let request = LogRequest { follow: true, tail: Some(0) };
     let mut log = runtime.logs(task, request).await.map_err(|error| failed(&error))?;
-    let mut input = runtime.attach(task).await.map_err(|error| failed(&error))?;
-    if let Some(Size { rows, columns }) = terminal {
+    let mut input = match runtime.attach(task).await {
+        Ok(input) => Some(input),
+        // As with Docker: what it writes can be seen all the same.
+        Err(ControlError::Refused { .. }) if output => None,
+        Err(error) => return Err(failed(&error)),
+    };
+    if let (Some(input), Some(Size { rows, columns })) = (&mut input, terminal) {
         // A task without a terminal has no size.
         let _ = input.resize(rows, columns).await;
     }
     if send(to, Frame::Opened).await.is_err() {
+        return Ok(());
+    }
+    if input.is_none() && send(to, Frame::Stderr(NO_INPUT.into())).await.is_err() {
         return Ok(());
     }
     let telling = async {
@@ -223,9 +237,8 @@ async fn type_in(
     runtime: &Runtime,
     task: &TaskId,
     from: &mut (impl AsyncRead + Unpin + Send),
-    input: Attached,
+    mut input: Option<Attached>,
 ) {
-    let mut input = Some(input);
     while let Ok(Some(frame)) = receive(from).await {
         let done = match (frame, input.as_mut()) {
             (Frame::Input(bytes), Some(input)) => input.write(&bytes).await,

@@ -11,7 +11,7 @@ use starling_core::effect::{Input, Launch};
 use starling_core::ledger::AllocationId;
 
 use super::request::Here;
-use super::{naming, request};
+use super::{naming, request, words};
 
 /// How many earlier starts of a service keep their logs.
 pub(super) const STARTS_KEPT: u32 = 1;
@@ -32,7 +32,8 @@ pub(super) async fn launch(runtime: Runtime, here: Here, launch: Launch, start: 
     let request = match request::of(&launch, &here, task).await {
         Ok(request) => request,
         Err(flaw) => {
-            return Input::Ended { id, end: not_started(125, naming::short(&flaw.to_string())) };
+            let end = words::not_started(125, flaw.word, &flaw.what, flaw.hint.as_deref());
+            return Input::Ended { id, end };
         }
     };
     match runtime.launch(request).await {

@@ -13,6 +13,8 @@ use runtime::{End, FoundState, StartFault, TaskId, User};
 use starling_core::core::Found;
 use starling_core::ledger::AllocationId;
 
+use super::words;
+
 /// Allocations by tender and index.
 pub(super) type Known = BTreeMap<(u64, u32), AllocationId>;
 
@@ -105,8 +107,9 @@ pub(super) fn task_end(end: &End) -> TaskEnd {
         End::NotStarted { fault: StartFault::Interrupted, reason } => {
             TaskEnd::Lost { reason: short(reason) }
         }
-        End::NotStarted { reason, .. } => {
-            TaskEnd::NotStarted { code: end.exit_code(), reason: short(reason) }
+        End::NotStarted { fault, reason } => {
+            let reason = short(&words::in_words(*fault, reason));
+            TaskEnd::NotStarted { code: end.exit_code(), reason }
         }
         End::Lost { reason } => TaskEnd::Lost { reason: short(reason) },
     }

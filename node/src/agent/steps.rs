@@ -386,6 +386,10 @@ impl Running {
                 look(&self.core, self.now());
                 Vec::new()
             }
+            Question::Held(task, paused) => {
+                let id = self.tasks.get(&task).cloned();
+                id.map(|id| Input::Held { id, paused }).into_iter().collect()
+            }
             Question::Down(how, done) => {
                 if let Some((going, _, _)) = &self.down
                     && *going == How::TasksStop

@@ -8,6 +8,7 @@ use starling_core::effect::Reply;
 
 use super::types::{Complaint, Failure};
 use crate::agent::Gone;
+use crate::agent::words::{Fault, Reader};
 
 /// A failure with its status.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ pub(super) fn refusal(reply: &Reply) -> Refused {
         Reply::NameTaken { job } => (StatusCode::CONFLICT, name_taken(job)),
         Reply::BadSpec { reason } => (
             StatusCode::UNPROCESSABLE_ENTITY,
-            Complaint::new("bad_job", "this cannot be a job").because(reason),
+            Fault::of_spec(reason).complaint("bad_job", Reader::Fields),
         ),
         Reply::Busy => (
             StatusCode::SERVICE_UNAVAILABLE,

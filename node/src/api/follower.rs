@@ -20,7 +20,7 @@ use super::logs::{Left, Lines, Source};
 use super::pulse::Pulse;
 use super::relay::{self, Passed};
 use super::types::LogItem;
-use super::{jobs, starts};
+use super::{jobs, spot, starts};
 use crate::agent::Doors;
 
 /// How many running tasks of other members one follower reads at once.
@@ -183,7 +183,7 @@ impl Follower {
     async fn read_new(&mut self, tasks: &[TaskView]) -> Result<(), Left> {
         for task in tasks {
             let Some(place) = place(task) else { continue };
-            let begun = task.ended || task.state == "running" || task.state == "restarting";
+            let begun = task.ended || spot::is_alive(&task.state) || task.state == "restarting";
             let passed = match self.progress.get(&place) {
                 _ if !begun => continue,
                 None => Passed::default(),

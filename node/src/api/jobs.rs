@@ -18,7 +18,8 @@ use super::pulse::Pulse;
 use super::serve::Caller;
 use super::types::{Accepted, Complaint, Durable, Submission, Why};
 use super::{find, peer};
-use crate::agent::{Doors, wall_now};
+use crate::agent::words::{Fault, Reader};
+use crate::agent::{Doors, vet, wall_now};
 
 /// Finished jobs are listed this long without being asked for.
 const RECENT_MS: u64 = 3600 * 1000;
@@ -55,6 +56,12 @@ pub(super) async fn submit(
     if key.is_empty() || key.len() > KEY_LENGTH_MAX {
         return Err(bad(format!("its key has {} bytes, not 1 to {KEY_LENGTH_MAX}", key.len())));
     }
+    // What no node could run is refused before it is anybody's.
+    let refused = |fault: Fault| {
+        Refused::new(StatusCode::UNPROCESSABLE_ENTITY, fault.complaint("bad_job", Reader::Fields))
+    };
+    spec.check().map_err(|bad| refused(Fault::of_spec(bad)))?;
+    vet(&spec).map_err(refused)?;
     let job = JobId::derive(&doors.facts.cluster, &owner, &key);
     spec.owner = owner;
     let name = spec.name.clone();

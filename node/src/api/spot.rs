@@ -42,7 +42,7 @@ pub(super) async fn running(doors: &Doors, text: &str) -> Result<Spot, Refused> 
     let tasks = doors.agent.look(move |core, _| core.task_views(&job, Ended::Hidden)).await?;
     let meant = |task: &TaskView| part.as_ref().is_none_or(|part| part.has(&task.slot));
     let tasks: Vec<_> = tasks.into_iter().filter(meant).collect();
-    let running: Vec<_> = tasks.iter().filter(|task| task.state == "running").collect();
+    let running: Vec<_> = tasks.iter().filter(|task| is_alive(&task.state)).collect();
     match running.as_slice() {
         [task] => match task.node {
             Some(node) => Ok(Spot {
@@ -68,6 +68,11 @@ pub(super) async fn running(doors: &Doors, text: &str) -> Result<Spot, Refused> 
             Err(Refused::new(StatusCode::CONFLICT, complaint))
         }
     }
+}
+
+/// Whether a task in this state has processes.
+pub(super) fn is_alive(state: &str) -> bool {
+    matches!(state, "running" | "paused")
 }
 
 fn not_running(text: &str, why: &str) -> Refused {

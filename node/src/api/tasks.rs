@@ -14,7 +14,7 @@ use super::answer::Refused;
 use super::peer;
 use super::spot::{self, Spot};
 use super::types::{Complaint, Processes, Usage};
-use crate::agent::{Doors, chain};
+use crate::agent::{Doors, words};
 
 /// What a signal is sent to, and which.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -109,8 +109,14 @@ async fn seen(doors: &Doors, task: &TaskId, label: &str, verb: &str) -> Result<R
 
 async fn done(doors: &Doors, task: &TaskId, verb: &str, wish: &Wish) -> Result<Response, Refused> {
     match verb {
-        "pause" => doors.runtime.pause(task).await.map_err(|error| failed(&error))?,
-        "resume" => doors.runtime.resume(task).await.map_err(|error| failed(&error))?,
+        "pause" => {
+            doors.runtime.pause(task).await.map_err(|error| failed(&error))?;
+            doors.agent.held(task.clone(), true).await?;
+        }
+        "resume" => {
+            doors.runtime.resume(task).await.map_err(|error| failed(&error))?;
+            doors.agent.held(task.clone(), false).await?;
+        }
         "signal" => {
             let signal = wish.signal.ok_or_else(|| {
                 let complaint = Complaint::new("bad_request", "which signal is not said");
@@ -125,7 +131,8 @@ async fn done(doors: &Doors, task: &TaskId, verb: &str, wish: &Wish) -> Result<R
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Refused {
-    let complaint = Complaint::new("task", "the task's node could not do it").because(chain(error));
+    let why = words::refusal(error);
+    let complaint = Complaint::new("task", "the task's node could not do it").because(why);
     Refused::new(StatusCode::CONFLICT, complaint)
 }
 

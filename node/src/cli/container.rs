@@ -19,7 +19,7 @@ pub(crate) struct ContainerArgs {
     #[arg(long, value_name = "DIR|TAR", value_parser = absolute, help_heading = "Container")]
     pub(crate) rootfs: Option<String>,
     /// Its network
-    #[arg(long, value_enum, help_heading = "Container")]
+    #[arg(long, alias = "net", value_enum, help_heading = "Container")]
     network: Option<NetworkWord>,
     /// Lead a port of the node into it: [IP:]HOST:CONTAINER[/udp], or PORT for both
     #[arg(short, long, value_name = "PORTS", value_parser = ports,

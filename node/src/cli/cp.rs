@@ -97,7 +97,10 @@ pub(crate) async fn run(args: CpArgs, client: &mut Client, out: Output) -> Resul
         _ => Err(usage("neither end is a task", "starling cp TASK:PATH .   or cp FILE TASK:PATH")),
     };
     progress.clear();
-    done.map(|()| 0)
+    if let Some(note) = done? {
+        out.note(&note);
+    }
+    Ok(0)
 }
 
 fn usage(what: &str, hint: &str) -> Failed {
@@ -106,6 +109,14 @@ fn usage(what: &str, hint: &str) -> Failed {
 
 fn cannot(what: impl Into<String>, why: impl ToString) -> Failed {
     Complaint::new("copy", what).because(why).into()
+}
+
+/// What the task's side says when it cannot copy.
+fn not_there(said: &str) -> Failed {
+    Complaint::new("copy", "the task's side could not copy")
+        .because(said)
+        .hint("paths begin at a container's root, and at the scratch directory of a process")
+        .into()
 }
 
 /// A task's side of a source or destination.
@@ -137,14 +148,14 @@ async fn look(client: &Client, task: &str, path: &str) -> Result<Kind, Failed> {
 async fn hear(
     from: &mut ReadHalf<TokioIo<Upgraded>>,
     mut take: impl FnMut(Vec<u8>) -> io::Result<()>,
-) -> Result<(), Failed> {
+) -> Result<Note, Failed> {
     let mut said = String::new();
     loop {
         match receive(from).await.map_err(broken)? {
             Some(Frame::Stdout(bytes)) => take(bytes)?,
             Some(Frame::Stderr(bytes)) => said += &String::from_utf8_lossy(&bytes),
-            Some(Frame::Exit(0)) => return Ok(()),
-            Some(Frame::Exit(_)) => return Err(cannot("the task's side could not copy", said)),
+            Some(Frame::Exit(0)) => return Ok(note(said)),
+            Some(Frame::Exit(_)) => return Err(not_there(&said)),
             Some(Frame::Failed(complaint)) => return Err((*complaint).into()),
             Some(_) => {}
             None => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
@@ -152,11 +163,19 @@ async fn hear(
     }
 }
 
-async fn to_stream(client: &Client, task: &str, path: String) -> Result<(), Failed> {
+/// What is said of a copy that went well.
+type Note = Option<String>;
+
+fn note(said: String) -> Note {
+    (!said.is_empty()).then_some(said)
+}
+
+async fn to_stream(client: &Client, task: &str, path: String) -> Result<Note, Failed> {
     let opening = Opening::CopyOut { path, name: None };
     let (mut from, _to) = Session::open(client, task, opening).await?.halves();
-    hear(&mut from, |bytes| io::stdout().write_all(&bytes)).await?;
-    Ok(io::stdout().flush()?)
+    let note = hear(&mut from, |bytes| io::stdout().write_all(&bytes)).await?;
+    io::stdout().flush()?;
+    Ok(note)
 }
 
 /// The name that a path ends with; none for one that ends in `/.` or is a root.
@@ -223,7 +242,7 @@ async fn from_task(
     path: String,
     to: &Path,
     progress: &mut Progress,
-) -> Result<(), Failed> {
+) -> Result<Note, Failed> {
     let source = look(client, task, &path).await?;
     // A link that leads nowhere: only the copy itself can tell.
     let source = if source == Kind::Nothing { Kind::File } else { source };
@@ -254,8 +273,8 @@ async fn from_task(
             Err(cannot("it cannot be unpacked here", chain(&error)))
         }
         (Err(failed), _) => Err(failed),
-        (Ok(()), Err(error)) => Err(cannot("it cannot be unpacked here", chain(&error))),
-        (Ok(()), Ok(_)) => Ok(()),
+        (Ok(_), Err(error)) => Err(cannot("it cannot be unpacked here", chain(&error))),
+        (Ok(note), Ok(_)) => Ok(note),
     }
 }
 
@@ -268,7 +287,7 @@ async fn feed(
     from: &mut ReadHalf<TokioIo<Upgraded>>,
     pieces: mpsc::Sender<Vec<u8>>,
     progress: &mut Progress,
-) -> Result<(), Failed> {
+) -> Result<Note, Failed> {
     let mut said = String::new();
     loop {
         match receive(from).await.map_err(broken)? {
@@ -276,12 +295,12 @@ async fn feed(
                 progress.add(bytes.len());
                 if pieces.send(bytes).await.is_err() {
                     // Who unpacks has failed, and says why.
-                    return Ok(());
+                    return Ok(None);
                 }
             }
             Some(Frame::Stderr(bytes)) => said += &String::from_utf8_lossy(&bytes),
-            Some(Frame::Exit(0)) => return Ok(()),
-            Some(Frame::Exit(_)) => return Err(cannot("the task's side could not copy", said)),
+            Some(Frame::Exit(0)) => return Ok(note(said)),
+            Some(Frame::Exit(_)) => return Err(not_there(&said)),
             Some(Frame::Failed(complaint)) => return Err((*complaint).into()),
             Some(_) => {}
             None => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
@@ -334,7 +353,7 @@ async fn to_task(
     task: &str,
     path: String,
     progress: &mut Progress,
-) -> Result<(), Failed> {
+) -> Result<Note, Failed> {
     let there = look(client, task, &path).await?;
     let Place { directory, name, fresh } = place(kind_here(from), text(from)?, &path, there)?;
     if fresh {
@@ -355,11 +374,12 @@ async fn to_task(
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(cannot("it cannot be read here", error))
         }
-        _ => sent,
+        Ok(note) => sent.map(|_| note),
+        Err(_) => sent,
     }
 }
 
-async fn from_stream(client: &Client, task: &str, path: String) -> Result<(), Failed> {
+async fn from_stream(client: &Client, task: &str, path: String) -> Result<Note, Failed> {
     let (pieces, queue) = mpsc::channel(PIECES);
     let reading = tokio::spawn(async move {
         let mut stdin = tokio::io::stdin();
@@ -382,7 +402,7 @@ async fn fill(
     path: String,
     mut queue: mpsc::Receiver<Vec<u8>>,
     progress: &mut Progress,
-) -> Result<(), Failed> {
+) -> Result<Note, Failed> {
     let session = Session::open(client, task, Opening::CopyIn { path }).await?;
     let (mut from, mut to) = session.halves();
     let sending = async {
@@ -398,7 +418,7 @@ async fn fill(
     };
     tokio::select! {
         heard = hear(&mut from, |_| Ok(())) => heard,
-        () = sending => Ok(()),
+        () = sending => Ok(None),
     }
 }
 

@@ -39,12 +39,7 @@ pub(crate) struct ExecArgs {
     /// A task as JOB.INDEX, or a job that has one
     task: String,
     /// The program and its arguments
-    #[arg(
-        value_name = "CMD",
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        required = true
-    )]
+    #[arg(value_name = "CMD", trailing_var_arg = true, required = true)]
     command: Vec<String>,
 }
 

@@ -11,6 +11,7 @@ use std::io::{self, Write};
 use gossip_core::fact::TaskEnd;
 use gossip_core::moment::WallTime;
 
+use crate::agent::words::HINT;
 use crate::api::types::{Complaint, LogItem};
 use crate::cli::errors::Failed;
 use crate::cli::output::{Format, plain};
@@ -106,7 +107,13 @@ impl Printer {
                 let mut pieces = self.rest_of(task);
                 let end = format!("{task} on {node}: {detail}");
                 match Ending::of(*exit_code, detail) {
-                    Ending::Mishap => pieces.push(note(&format!("error: {end}"))),
+                    Ending::Mishap => {
+                        let (what, hint) = end.split_once(HINT).unwrap_or((&end, ""));
+                        pieces.push(note(&format!("error: {what}")));
+                        if !hint.is_empty() {
+                            pieces.push(note(&format!(" hint: {hint}")));
+                        }
+                    }
                     Ending::Bad if self.style.names == Names::Shown => pieces.push(note(&end)),
                     Ending::Bad | Ending::Good => {}
                 }
@@ -293,6 +300,15 @@ mod tests {
                 assert_eq!(told.len(), lines, "{detail}");
             }
         }
+    }
+
+    #[test]
+    fn what_helps_stands_on_a_line_of_its_own() {
+        let detail = "could not be started: --device: there is no /dev/x; hint: put it there";
+        let told = told(&mut printer(Names::Hidden, Times::Hidden), &[ended("a.1", 125, detail)]);
+        let lines: Vec<_> = told.iter().map(|(_, line)| line.as_str()).collect();
+        let error = "error: a.1 on h1: could not be started: --device: there is no /dev/x\n";
+        assert_eq!(lines, [error, " hint: put it there\n"]);
     }
 
     #[test]

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use gossip_core::resources::{DEFAULT_ASK, Resources, parse_bytes, parse_cpu};
 use gossip_core::slot::{NAME_LENGTH_MAX, check_name};
-use gossip_core::spec::{
-    COUNT_MAX, JobKind, JobSpec, Program, STOP_GRACE_MS, Streams, TaskLimits, TaskSpec,
-};
+use gossip_core::spec::{COUNT_MAX, JobKind, JobSpec, Program, STOP_GRACE_MS, Streams, TaskSpec};
 
+use crate::agent::vet;
+use crate::agent::words::{Fault, Reader};
 use crate::api::types::Complaint;
 use crate::cli::container::ContainerArgs;
+use crate::cli::resources::ResourceArgs;
 use crate::cli::times;
 
 /// What should run, and how.
@@ -35,22 +35,8 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)),
         help_heading = "Copies")]
     array: Option<u32>,
-    /// Cores each gets and is held to, like 2, 0.5 or 500m
-    #[arg(long, value_name = "CORES", value_parser = parse_cpu, help_heading = "Resources")]
-    cpus: Option<u64>,
-    /// Memory each gets and is held to, like 512m or 1GiB
-    #[arg(short, long, value_parser = parse_bytes, help_heading = "Resources")]
-    memory: Option<u64>,
-    /// Cores to set aside for each without holding it to them [default: --cpus or 0.1]
-    #[arg(long, value_name = "CORES", value_parser = parse_cpu, help_heading = "Resources")]
-    reserve_cpu: Option<u64>,
-    /// Memory to set aside for each without holding it to that [default: --memory or 64MiB]
-    #[arg(long, value_name = "MEMORY", value_parser = parse_bytes, help_heading = "Resources")]
-    reserve_memory: Option<u64>,
-    /// Processes and threads each may have [default: 2048]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
-        help_heading = "Resources")]
-    pids_limit: Option<u32>,
+    #[command(flatten)]
+    resources: ResourceArgs,
     /// Limit each process: nofile=1024:2048, core=0, memlock=unlimited
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit, help_heading = "Resources")]
     ulimit: Vec<(String, String)>,
@@ -78,12 +64,7 @@ pub(crate) struct JobArgs {
     #[command(flatten)]
     container: ContainerArgs,
     /// The program and its arguments
-    #[arg(
-        value_name = "CMD",
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        required = true
-    )]
+    #[arg(value_name = "CMD", trailing_var_arg = true, required = true)]
     command: Vec<String>,
 }
 
@@ -136,19 +117,11 @@ impl JobArgs {
             Some(container) => Program::Container(Box::new(container)),
             None => Program::Process { argv, directory, user },
         };
-        let cpus = self.reserve_cpu.or(self.cpus);
-        let memory = self.reserve_memory.or(self.memory);
         let task = TaskSpec {
             env: variables(self.env, variable),
-            resources: Resources {
-                cpu_milli: cpus.unwrap_or(DEFAULT_ASK.cpu_milli),
-                memory_bytes: memory.unwrap_or(DEFAULT_ASK.memory_bytes),
-            },
-            limits: TaskLimits {
-                cpu_milli: self.cpus,
-                memory_bytes: self.memory,
-                pids: self.pids_limit,
-            },
+            resources: self.resources.ask(),
+            oom_score_adj: self.resources.oom_score_adj,
+            limits: self.resources.limits()?,
             ulimits: self.ulimit.into_iter().collect(),
             streams: match (self.tty, self.interactive) {
                 (true, _) => Streams::Terminal,
@@ -160,11 +133,9 @@ impl JobArgs {
             ..TaskSpec::of(run)
         };
         let spec = JobSpec::of_task(name, kind, count, task);
-        spec.check().map_err(|bad| {
-            Complaint::new("bad_spec", "this cannot be a job")
-                .because(bad)
-                .hint("starling run --help")
-        })?;
+        let refused = |fault: Fault| fault.complaint("bad_spec", Reader::Flags);
+        spec.check().map_err(|bad| refused(Fault::of_spec(bad)))?;
+        vet(&spec).map_err(refused)?;
         Ok(spec)
     }
 }
@@ -250,6 +221,8 @@ pub(crate) fn made_up(mut random: u64) -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+    use gossip_core::limits::TaskLimits;
+    use gossip_core::resources::{DEFAULT_ASK, Resources};
 
     #[derive(Parser)]
     struct Words {

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use runtime::{Facts, Plan, PlanFlaw, Problem, plan};
 use serde_json::json;
 
+use crate::agent::words::{Fault, Reader};
 use crate::agent::{Here, preview};
 use crate::api::types::Complaint;
 use crate::cli::errors::Failed;
@@ -44,7 +45,11 @@ pub(crate) async fn run(args: PlanArgs, places: &Places, out: Output) -> Result<
     let here = Here::new(NODE.to_owned(), &places.data, true);
     let launch = match preview(&spec, &here).await {
         Some(Ok(launch)) => launch,
-        Some(Err(flaw)) => return Err(refused(&flaw, "starling run --help").into()),
+        Some(Err(flaw)) => {
+            let why = format!("{}: {}", flaw.word.flag, flaw.what);
+            let hint = flaw.hint.as_deref().unwrap_or(flaw.word.hint);
+            return Err(refused(why, hint).into());
+        }
         None => return Err(refused("groups: there is no task", "starling run --help").into()),
     };
     let plan = plan(&launch, &Facts::probe(), IDS_FROM).map_err(|flaw| complain(&flaw))?;
@@ -70,14 +75,17 @@ fn refused(why: impl ToString, hint: &str) -> Complaint {
 }
 
 fn complain(flaw: &PlanFlaw) -> Complaint {
-    let hint = match flaw.problem {
-        Problem::Machine { .. } if flaw.field == "container.network" => {
-            "--network none, or --network host   which need no root"
+    let fault = Fault::of(flaw, None);
+    match flaw.problem {
+        Problem::Machine { .. } if !flaw.field.starts_with("container.network") => {
+            let doctor = "starling doctor   what this host can do, and what helps";
+            refused(fault.reason(Reader::Flags), doctor)
         }
-        Problem::Machine { .. } => "starling doctor   what this host can do, and what helps",
-        _ => "starling run --help   what the flags take",
-    };
-    refused(flaw, hint)
+        _ => Complaint {
+            message: "this host cannot run that".to_owned(),
+            ..fault.complaint("bad_spec", Reader::Flags)
+        },
+    }
 }
 
 #[cfg(test)]
@@ -88,9 +96,9 @@ mod tests {
     fn a_flaw_names_its_field_and_where_to_look() {
         let flaw = |problem| PlanFlaw { field: "container.ids".to_owned(), problem };
         let machine = complain(&flaw(Problem::Machine { lacks: "too old" }));
-        assert_eq!(machine.why, ["container.ids: this machine cannot do that: too old"]);
+        assert_eq!(machine.why, ["--trust host-ids: this machine cannot do that: too old"]);
         assert!(machine.hint.expect("a hint").starts_with("starling doctor "));
         let empty = complain(&flaw(Problem::Empty));
-        assert!(empty.hint.expect("a hint").starts_with("starling run --help "));
+        assert!(empty.hint.expect("a hint").contains("--trust-jobs"));
     }
 }

@@ -81,7 +81,7 @@ fn jobs_table(list: &Listing<JobView>) -> Table {
             job.id.short(),
             kind_word(job.kind).to_owned(),
             job.state.as_str().to_owned(),
-            if batch { job.running.to_string() } else { format!("{}/{}", job.running, job.wanted) },
+            running_word(job, batch),
             of_batch(format!("{}/{}", job.succeeded, job.wanted)),
             of_batch(job.failed.to_string()),
             age(list.as_of, job.submitted),
@@ -89,6 +89,15 @@ fn jobs_table(list: &Listing<JobView>) -> Table {
         ]);
     }
     table
+}
+
+fn running_word(job: &JobView, batch: bool) -> String {
+    let held = if job.paused > 0 { format!(" ({} paused)", job.paused) } else { String::new() };
+    if batch {
+        format!("{}{held}", job.running)
+    } else {
+        format!("{}/{}{held}", job.running, job.wanted)
+    }
 }
 
 /// What kind of job it is, in one word.

@@ -19,6 +19,16 @@ pub(crate) struct JobsNamed {
     jobs: Vec<String>,
 }
 
+/// The flags of `rm`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RmArgs {
+    /// Docker's word for what is done anyway: a job that runs is stopped
+    #[arg(short, long, hide = true)]
+    force: bool,
+    #[command(flatten)]
+    named: JobsNamed,
+}
+
 /// `starling stop`.
 pub(crate) async fn stop(args: JobsNamed, client: &mut Client, out: Output) -> Result<u8, Failed> {
     let mut exit = 0;
@@ -30,9 +40,9 @@ pub(crate) async fn stop(args: JobsNamed, client: &mut Client, out: Output) -> R
 }
 
 /// `starling rm`.
-pub(crate) async fn rm(args: JobsNamed, client: &mut Client, out: Output) -> Result<u8, Failed> {
+pub(crate) async fn rm(args: RmArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
     let mut exit = 0;
-    for job in &args.jobs {
+    for job in &args.named.jobs {
         let answer = client.delete(&job_path(job)).await;
         exit = first(exit, tell(answer, out)?);
     }

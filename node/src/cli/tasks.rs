@@ -48,8 +48,11 @@ pub(crate) struct KillArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct StatsArgs {
     /// Go on until Ctrl-C
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "no_stream")]
     follow: bool,
+    /// Docker's word for what is done anyway: one sample
+    #[arg(long, hide = true)]
+    no_stream: bool,
     /// Tasks as JOB.INDEX; all that run if none is named
     #[arg(value_name = "TASK")]
     tasks: Vec<String>,
@@ -171,7 +174,8 @@ async fn sample(tasks: &[String], client: &mut Client) -> Result<Sample, Failed>
 
 async fn running(client: &mut Client) -> Result<Vec<String>, Failed> {
     let listing: Listing<TaskView> = client.get("/v1/tasks").await?.parse()?;
-    Ok(listing.items.into_iter().filter(|it| it.state == "running").map(|it| it.task).collect())
+    let alive = |task: &TaskView| matches!(task.state.as_str(), "running" | "paused");
+    Ok(listing.items.into_iter().filter(alive).map(|it| it.task).collect())
 }
 
 fn show(before: &Sample, now: &Sample, out: Output) -> Result<(), Failed> {

@@ -52,8 +52,10 @@ fn headline(why: &Why) -> String {
 /// The tasks that are not simply running.
 fn tasks(why: &Why) -> Table {
     let mut table = Table::new(["TASK", "NODE", "STATE", "DETAIL"]);
-    let odd =
-        why.tasks.iter().filter(|task| !matches!(task.state.as_str(), "running" | "succeeded"));
+    let odd = why
+        .tasks
+        .iter()
+        .filter(|task| !matches!(task.state.as_str(), "running" | "paused" | "succeeded"));
     for task in odd {
         let detail = match (task.detail.as_str(), task.state.as_str()) {
             ("", "pending") => "no node took it yet",

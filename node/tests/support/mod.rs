@@ -4,6 +4,8 @@
 //! dropped everything of it is killed and its directory removed, whatever
 //! state the test left it in.
 
+pub(crate) mod terminal;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// One host.
 pub(crate) struct Host {

@@ -44,12 +44,16 @@ pub struct Limits {
     pub memory_max: Option<u64>,
     /// Memory from which on the task is slowed down and reclaimed, bytes. v2 only.
     pub memory_high: Option<u64>,
+    /// Memory that is taken from it last when the machine runs short, bytes: a wish.
+    pub memory_low: Option<u64>,
     /// Most swap, bytes. With `memory_max` and without this: none.
     pub swap: Option<u64>,
     /// Most processes and threads together; dead ones count until they are reaped.
     pub pids_max: Option<u64>,
     /// Which processors, as the kernel lists them: `0-2,4`.
     pub cpuset_cpus: Option<String>,
+    /// Share of contended block devices, 1 to 10000; 100 is usual.
+    pub io_weight: Option<u16>,
     /// Limits on block devices, at most one entry each.
     pub io: Vec<IoLimit>,
 }
@@ -92,6 +96,11 @@ pub struct IoLimit {
     pub write_iops: Option<u64>,
 }
 
+/// What nobody asks for by accident, and not every machine has: a task that asks for one of
+/// these does not run without it. The others are told of before anything runs, by
+/// [`Layout::enforces`](super::Layout::enforces).
+const INSISTED: [&str; 5] = ["memory_low", "swap", "cpuset_cpus", "io_weight", "io"];
+
 /// What is wrong with [`Limits`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {given}; {wanted}")]
@@ -132,6 +141,24 @@ impl Limits {
         self.check_io()
     }
 
+    /// Refuses to go without a limit that was asked for by name. `missing` are those that
+    /// this machine cannot enforce; on one without control groups, all.
+    pub(crate) fn insist(&self, missing: Option<&[&'static str]>) -> Result<(), LimitFlaw> {
+        let asked = [
+            self.memory_low.is_some(),
+            self.swap.is_some(),
+            self.cpuset_cpus.is_some(),
+            self.io_weight.is_some(),
+            !self.io.is_empty(),
+        ];
+        let is_missing = |field: &&str| missing.is_none_or(|missing| missing.contains(field));
+        let mut lacking =
+            INSISTED.iter().zip(asked).filter(|(field, asked)| *asked && is_missing(field));
+        lacking.next().map_or(Ok(()), |(field, _)| {
+            Err(flaw(field, "asked for", "this machine's control groups have nothing for it"))
+        })
+    }
+
     fn check_memory(&self) -> Result<(), LimitFlaw> {
         for (field, bytes) in [("memory_max", self.memory_max), ("memory_high", self.memory_high)] {
             if let Some(bytes) = bytes.filter(|bytes| !(MEMORY_MIN..=BYTES_MAX).contains(bytes)) {
@@ -141,6 +168,15 @@ impl Limits {
         match (self.memory_high, self.memory_max) {
             (Some(high), Some(max)) if high > max => {
                 return Err(flaw("memory_high", high, "it may be as much as memory_max"));
+            }
+            _ => {}
+        }
+        if let Some(low) = self.memory_low.filter(|low| !(1..=BYTES_MAX).contains(low)) {
+            return Err(flaw("memory_low", low, "it may be 1 byte to 4 EiB"));
+        }
+        match (self.memory_low, self.memory_max) {
+            (Some(low), Some(max)) if low > max => {
+                return Err(flaw("memory_low", low, "it may be as much as memory_max"));
             }
             _ => {}
         }
@@ -154,6 +190,9 @@ impl Limits {
     }
 
     fn check_io(&self) -> Result<(), LimitFlaw> {
+        if let Some(weight) = self.io_weight.filter(|weight| !WEIGHTS.contains(weight)) {
+            return Err(flaw("io_weight", weight, "it may be 1 to 10000"));
+        }
         if self.io.len() > DEVICES_MAX {
             return Err(flaw("io", format!("{} entries", self.io.len()), "it may have up to 64"));
         }
@@ -179,6 +218,17 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// The processors of a list as the kernel writes them; none of a text that is no list.
+pub fn processors(list: &str) -> impl Iterator<Item = u32> {
+    let parts = if is_cpu_list(list) { list } else { "" }.split(',');
+    parts
+        .filter_map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
+        })
+        .flatten()
 }
 
 /// Numbers and rising ranges of numbers, each within what Linux can have. The
@@ -208,9 +258,11 @@ mod tests {
             cpu_quota_milli: Some(1),
             memory_max: Some(64 << 20),
             memory_high: Some(64 << 20),
+            memory_low: Some(1 << 20),
             swap: Some(0),
             pids_max: Some(1),
             cpuset_cpus: Some("0-2,4".into()),
+            io_weight: Some(1),
             io: vec![IoLimit {
                 device: Device { major: 8, minor: 0 },
                 weight: Some(100),
@@ -252,7 +304,13 @@ mod tests {
                 "memory_high",
                 Limits { memory_high: Some(2 << 20), memory_max: Some(1 << 20), ..none() },
             ),
+            ("memory_low", Limits { memory_low: Some(0), ..none() }),
+            (
+                "memory_low",
+                Limits { memory_low: Some(2 << 20), memory_max: Some(1 << 20), ..none() },
+            ),
             ("swap", Limits { swap: Some(1), ..none() }),
+            ("io_weight", Limits { io_weight: Some(10_001), ..none() }),
             ("pids_max", Limits { pids_max: Some(0), ..none() }),
             ("io", Limits { io: vec![io(0, 1), io(0, 2)], ..none() }),
             ("io", Limits { io: (0..65).map(|minor| io(minor, 1)).collect(), ..none() }),
@@ -264,10 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_for_by_name_is_not_left_out() {
+        let limits = Limits { io_weight: Some(1), pids_max: Some(1), ..Limits::default() };
+        assert_eq!(limits.insist(Some(&["pids_max", "io"])), Ok(()));
+        let lacking = limits.insist(Some(&["pids_max", "io_weight"])).expect_err("lacking");
+        assert_eq!(lacking.field, "io_weight");
+        assert_eq!(limits.insist(None).expect_err("no groups").field, "io_weight");
+        assert_eq!(Limits { io_weight: None, ..limits }.insist(None), Ok(()));
+    }
+
+    #[test]
     fn processor_lists_are_numbers_and_rising_ranges() {
         for good in ["0", "0-0", "0-2,4", "8191"] {
             assert!(is_cpu_list(good), "{good}");
         }
+        assert_eq!(processors("0-2,4").collect::<Vec<_>>(), [0, 1, 2, 4]);
+        assert_eq!(processors("2-1").count(), 0);
         for bad in
             ["", ",", "0,", "-1", "2-1", "1-", "8192", "0-3:1/2", "all", "0\n1", " 0", "+1", "0x1"]
         {

@@ -40,7 +40,7 @@ use std::path::PathBuf;
 
 pub use enforce::{Enforced, Enforcement};
 pub use layout::{Controller, Layout, Legacy, Standing, Unified, Version};
-pub use limits::{Device, IoLimit, LimitFlaw, Limits};
+pub use limits::{Device, IoLimit, LimitFlaw, Limits, processors};
 pub(crate) use rules::try_program;
 pub use rules::{Access, DeviceKind, DeviceRule};
 pub use slot::{Joining, Measure, Slot};

@@ -27,6 +27,10 @@ const WEIGHT_DEFAULT: u32 = 100;
 /// Highest weight that v1's bfq takes.
 const LEGACY_WEIGHT_MAX: u16 = 1000;
 
+/// Docker's range of v1 weights of input and output, and how many steps of v2's each takes:
+/// runc's `ConvertBlkIOToIOWeightValue`, the other way round.
+const LEGACY_IO_WEIGHTS: std::ops::RangeInclusive<u16> = 10..=LEGACY_WEIGHT_MAX;
+
 /// One value in one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
@@ -89,6 +93,9 @@ pub(super) fn settings(
                 list.add("cpuset_cpus", Controller::Cpuset, "cpuset.cpus", cpus.clone(), "\n");
             }
         }
+    }
+    if let Some(weight) = limits.io_weight {
+        list.io_weight(weight, at(Controller::Io));
     }
     if !limits.io.is_empty() {
         match at(Controller::Io) {
@@ -167,6 +174,17 @@ impl List {
                 _ => self.missing.push("memory_high"),
             }
         }
+        if let Some(low) = limits.memory_low {
+            // As runc does: v2 protects up to it, v1 takes what is beyond it first.
+            let (file, free) = match version {
+                Some(Version::V2) => ("memory.low", "0"),
+                _ => (SOFT, "-1"),
+            };
+            match version {
+                Some(_) => self.add("memory_low", memory, file, low.to_string(), free),
+                None => self.missing.push("memory_low"),
+            }
+        }
         let Some(max) = limits.memory_max else { return };
         let swap = limits.swap.unwrap_or(0);
         match version {
@@ -193,6 +211,25 @@ impl List {
                 self.missing.push("memory_max");
                 self.missing.extend(limits.swap.map(|_| "swap"));
             }
+        }
+    }
+
+    fn io_weight(&mut self, weight: u16, version: Option<Version>) {
+        let io = Controller::Io;
+        match version {
+            Some(Version::V2) => {
+                let value = format!("default {weight}");
+                self.add("io_weight", io, "io.weight", value, "default 100");
+                // Where the disks' scheduler is bfq it has a file of its own.
+                let value = weight.min(LEGACY_WEIGHT_MAX).to_string();
+                self.add("io_weight", io, "io.bfq.weight", value, "100");
+                self.implied();
+            }
+            Some(Version::V1) => {
+                let value = legacy_io_weight(weight).to_string();
+                self.add("io_weight", io, "blkio.bfq.weight", value, "100");
+            }
+            None => self.missing.push("io_weight"),
         }
     }
 
@@ -242,15 +279,19 @@ impl List {
     }
 }
 
+const SOFT: &str = "memory.soft_limit_in_bytes";
 pub(super) const MEMORY: &str = "memory.limit_in_bytes";
 pub(super) const MEMORY_AND_SWAP: &str = "memory.memsw.limit_in_bytes";
 
 /// Every file we may have written, with what frees it: for a slot of which nobody
 /// knows what was written. v1's cpuset has no "as above", and is not joined without a
 /// list.
-pub(super) const FREE: [(Version, Controller, &str, &str); 14] = [
+pub(super) const FREE: [(Version, Controller, &str, &str); 19] = [
     (Version::V2, Controller::Cpu, "cpu.weight", "100"),
     (Version::V2, Controller::Cpu, "cpu.max", "max 100000"),
+    (Version::V2, Controller::Io, "io.weight", "default 100"),
+    (Version::V2, Controller::Io, "io.bfq.weight", "100"),
+    (Version::V2, Controller::Memory, "memory.low", "0"),
     (Version::V2, Controller::Memory, "memory.high", "max"),
     (Version::V2, Controller::Memory, "memory.max", "max"),
     (Version::V2, Controller::Memory, "memory.swap.max", "max"),
@@ -260,6 +301,8 @@ pub(super) const FREE: [(Version, Controller, &str, &str); 14] = [
     (Version::V1, Controller::Cpu, "cpu.shares", "1024"),
     (Version::V1, Controller::Cpu, "cpu.cfs_quota_us", "-1"),
     (Version::V1, Controller::Cpu, "cpu.cfs_period_us", "100000"),
+    (Version::V1, Controller::Io, "blkio.bfq.weight", "100"),
+    (Version::V1, Controller::Memory, SOFT, "-1"),
     (Version::V1, Controller::Memory, MEMORY_AND_SWAP, "-1"),
     (Version::V1, Controller::Memory, MEMORY, "-1"),
     (Version::V1, Controller::Pids, "pids.max", "max"),
@@ -285,6 +328,12 @@ fn quota(milli: u32) -> (u64, u32) {
 
 fn shares(weight: u16) -> u32 {
     (u32::from(weight) * SHARES_DEFAULT + WEIGHT_DEFAULT / 2) / WEIGHT_DEFAULT
+}
+
+/// A weight of 1 to 10000 as one of 10 to 1000.
+fn legacy_io_weight(weight: u16) -> u32 {
+    let (least, most) = (u32::from(*LEGACY_IO_WEIGHTS.start()), u32::from(LEGACY_WEIGHT_MAX));
+    least + ((u32::from(weight).max(1) - 1) * (most - least) + 9999 / 2) / 9999
 }
 
 /// What to write so that a slot which has `now` gets `wanted`: each is a setting,

@@ -15,9 +15,11 @@ fn everything() -> Limits {
         cpu_quota_milli: Some(1500),
         memory_max: Some(64 << 20),
         memory_high: Some(32 << 20),
+        memory_low: Some(16 << 20),
         swap: Some(1 << 20),
         pids_max: Some(10),
         cpuset_cpus: Some("0-1".into()),
+        io_weight: Some(4950),
         io: vec![IoLimit {
             device: Device { major: 8, minor: 16 },
             weight: Some(5000),
@@ -35,11 +37,14 @@ fn every_limit_has_its_file_in_v2() {
         "cpu.weight=200",
         "cpu.max=150000 100000",
         "memory.high=33554432",
+        "memory.low=16777216",
         "memory.max=67108864",
         "memory.swap.max=1048576",
         "memory.oom.group=1",
         "pids.max=10",
         "cpuset.cpus=0-1",
+        "io.weight=default 4950",
+        "io.bfq.weight=1000",
         "io.max=8:16 rbps=1000 wbps=max riops=max wiops=7",
         "io.weight=8:16 5000",
     ];
@@ -51,10 +56,12 @@ fn every_limit_but_one_has_its_file_in_v1() {
     let wanted = [
         "cpu.shares=2048",
         "cpu.cfs_quota_us=150000",
+        "memory.soft_limit_in_bytes=16777216",
         "memory.limit_in_bytes=67108864",
         "memory.memsw.limit_in_bytes=68157440",
         "pids.max=10",
         "cpuset.cpus=0-1",
+        "blkio.bfq.weight=500",
         "blkio.throttle.read_bps_device=8:16 1000",
         "blkio.throttle.write_iops_device=8:16 7",
         "blkio.bfq.weight_device=8:16 1000",
@@ -71,10 +78,12 @@ fn what_no_controller_is_there_for_is_named() {
         "cpu_weight",
         "cpu_quota_milli",
         "memory_high",
+        "memory_low",
         "memory_max",
         "swap",
         "pids_max",
         "cpuset_cpus",
+        "io_weight",
         "io",
     ];
     assert_eq!(missing, wanted);
@@ -153,5 +162,14 @@ fn in_v1_memory_never_exceeds_memory_and_swap_on_the_way() {
             assert!(lower <= upper, "{old:?} to {new:?} at {step}");
         }
         assert_eq!((lower, upper), (new.unwrap_or(u64::MAX), new.unwrap_or(u64::MAX)));
+    }
+}
+
+#[test]
+fn dockers_weights_come_back_as_they_were_said() {
+    // How whoever reads Docker's words turns them into ours: runc's way.
+    for weight in 10_u32..=1000 {
+        let ours = u16::try_from(1 + (weight - 10) * 9999 / 990).expect("within v2's range");
+        assert_eq!(legacy_io_weight(ours), weight);
     }
 }

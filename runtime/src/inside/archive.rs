@@ -1,8 +1,10 @@
 //! Writes a directory tree as a tar archive: ustar headers, with pax records for
 //! what does not fit them.
 //!
-//! Files may change while they are read: one that shrinks is filled up with zeros, one
-//! that grows is cut at the size its header says, so that the archive stays sound.
+//! Files may change while they are read: one that grows is cut at the size its header says;
+//! a large one that shrinks is filled up with zeros, so that the archive stays sound, and
+//! told of at the end. Files that the kernel makes up and does not let be read are left out
+//! of a directory, and told of as well.
 //! Links are written as links, never followed. Sockets and devices are left out: they
 //! mean nothing elsewhere. A file with several names is written several times.
 //!
@@ -16,11 +18,16 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::content::{self, Content};
+
 /// Deepest tree: as deep as one that is unpacked may be.
 const DEPTH: usize = 255;
 
 /// Most entries: as many as are unpacked.
 const ENTRIES: u64 = 2_000_000;
+
+/// How many names are told of those that could not be copied as they are.
+const NAMES_TOLD: usize = 5;
 
 const BLOCK: usize = 512;
 const PIECE_BYTES: usize = 64 << 10;
@@ -34,11 +41,36 @@ pub(super) struct Writer<W> {
     to: W,
     entries: u64,
     piece: Vec<u8>,
+    shrunk: Names,
+    left_out: Names,
+}
+
+/// Some names, and how many there are in all.
+#[derive(Debug, Default)]
+struct Names {
+    first: Vec<String>,
+    count: u64,
+}
+
+impl Names {
+    fn add(&mut self, entry: &Path) {
+        self.count += 1;
+        if self.first.len() < NAMES_TOLD {
+            self.first.push(entry.display().to_string());
+        }
+    }
+
+    fn told(&self, what: &str) -> Option<String> {
+        let more = self.count - self.first.len() as u64;
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        (self.count > 0).then(|| format!("{what}: {}{more}", self.first.join(", ")))
+    }
 }
 
 impl<W: Write> Writer<W> {
     pub(super) fn new(to: W) -> Self {
-        Self { to, entries: 0, piece: vec![0; PIECE_BYTES] }
+        let (shrunk, left_out) = (Names::default(), Names::default());
+        Self { to, entries: 0, piece: vec![0; PIECE_BYTES], shrunk, left_out }
     }
 
     /// Writes what a directory has at a name, with all below it, as this entry.
@@ -48,18 +80,24 @@ impl<W: Write> Writer<W> {
         name: &OsStr,
         entry: &Path,
     ) -> io::Result<()> {
-        self.below(dir, name, entry, 0)
+        Ok(self.below(dir, name, entry, 0)?)
     }
 
     /// Writes a directory with all below it as this entry.
     pub(super) fn directory(&mut self, dir: BorrowedFd<'_>, entry: &Path) -> io::Result<()> {
-        self.all_of(open_directory(dir, OsStr::new("."))?, entry, 0)
+        Ok(self.all_of(open_directory(dir, OsStr::new("."))?, entry, 0)?)
     }
 
-    /// Ends the archive.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    /// Ends the archive. What is not in it though it was there is told; a file that is in
+    /// it with zeros for a part of it is an error.
+    pub(super) fn finish(mut self) -> io::Result<Option<String>> {
         self.to.write_all(&[0; 2 * BLOCK])?;
-        self.to.flush()
+        self.to.flush()?;
+        let shrunk = "shrank while being copied, and ends in zeros in the copy";
+        match self.shrunk.told(shrunk) {
+            Some(sentence) => Err(io::Error::other(sentence)),
+            None => Ok(self.left_out.told("left out, since they cannot be read")),
+        }
     }
 
     fn below(
@@ -68,74 +106,93 @@ impl<W: Write> Writer<W> {
         name: &OsStr,
         entry: &Path,
         depth: usize,
-    ) -> io::Result<()> {
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    ) -> Result<(), Unwritten> {
+        let failed = |error| of_source(entry, error);
+        let found = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+        let stat = found.map_err(|error| failed(error.into()))?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => self.all_of(open_directory(dir, name)?, entry, depth),
+            FileType::Directory => {
+                self.all_of(open_directory(dir, name).map_err(failed)?, entry, depth)
+            }
             FileType::RegularFile => self.file(dir, name, entry),
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(dir, name, Vec::new())?;
-                self.header(entry, &stat, b'2', 0, target.as_bytes())
+                let target = rustix::fs::readlinkat(dir, name, Vec::new());
+                let target = target.map_err(|error| failed(error.into()))?;
+                Ok(self.header(entry, &stat, b'2', 0, target.as_bytes())?)
             }
-            FileType::Fifo => self.header(entry, &stat, b'6', 0, b""),
+            FileType::Fifo => Ok(self.header(entry, &stat, b'6', 0, b"")?),
             _ => Ok(()),
         }
     }
 
-    fn all_of(&mut self, dir: OwnedFd, entry: &Path, depth: usize) -> io::Result<()> {
+    fn all_of(&mut self, dir: OwnedFd, entry: &Path, depth: usize) -> Result<(), Unwritten> {
         if depth >= DEPTH {
-            return Err(io::Error::other(format!("{} is too deep", entry.display())));
+            return Err(io::Error::other(format!("{} is too deep", entry.display())).into());
         }
         let stat = rustix::fs::fstat(&dir)?;
         self.header(&entry.join(""), &stat, b'5', 0, b"")?;
         let mut names = Vec::new();
-        for found in Dir::read_from(&dir)? {
-            let found = found?;
+        let failed = |error: Errno| of_source(entry, error.into());
+        for found in Dir::read_from(&dir).map_err(failed)? {
+            let found = found.map_err(failed)?;
             let name = found.file_name().to_bytes();
             if name != b"." && name != b".." {
                 names.push(name.to_vec());
             }
         }
         names.sort_unstable();
+        let made_up = content::is_made_up(&dir);
         for name in names {
             use std::os::unix::ffi::OsStrExt as _;
             let name = OsStr::from_bytes(&name);
             match self.below(dir.as_fd(), name, &entry.join(name), depth + 1) {
                 // It was removed meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(Unwritten::Source(error)) if content::is_gone(&error) => {}
+                Err(Unwritten::Source(_)) if made_up => self.left_out.add(&entry.join(name)),
                 done => done?,
             }
         }
         Ok(())
     }
 
-    fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr, entry: &Path) -> io::Result<()> {
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr, entry: &Path) -> Result<(), Unwritten> {
         // It may have become a pipe, on which an open would wait.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let opened = rustix::fs::openat(dir, name, flags | OFlags::CLOEXEC, Mode::empty());
-        let file = opened.map_err(|error| about(entry, error))?;
+        let file = opened.map_err(|error| of_source(entry, error.into()))?;
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(());
         }
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        self.header(entry, &stat, b'0', size, b"")?;
         let mut file = std::fs::File::from(file);
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let content = Content::of(&mut file, size).map_err(|error| of_source(entry, error))?;
+        let size = content.length();
+        self.header(entry, &stat, b'0', size, b"")?;
+        match content {
+            Content::Read(bytes) => self.to.write_all(&bytes)?,
+            Content::Awaited(size) => self.pass_on(&mut file, size, entry)?,
+        }
+        Ok(self.pad(size)?)
+    }
+
+    fn pass_on(&mut self, file: &mut std::fs::File, size: u64, entry: &Path) -> io::Result<()> {
         let mut left = size;
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES);
             let Some(piece) = self.piece.get_mut(..most) else { break };
-            let length = match file.read(piece)? {
-                0 => {
-                    piece.fill(0);
-                    most
-                }
-                length => length,
-            };
+            let length = file.read(piece)?;
+            if length == 0 {
+                break;
+            }
             self.to.write_all(piece.get(..length).unwrap_or_default())?;
             left -= length as u64;
         }
-        self.pad(size)
+        if left > 0 {
+            self.shrunk.add(entry);
+            io::copy(&mut io::repeat(0).take(left), &mut self.to)?;
+        }
+        Ok(())
     }
 
     fn pad(&mut self, size: u64) -> io::Result<()> {
@@ -184,9 +241,42 @@ impl<W: Write> Writer<W> {
     }
 }
 
-fn about(entry: &Path, error: Errno) -> io::Error {
-    let why = io::Error::from(error);
-    io::Error::new(why.kind(), format!("{}: {why}", entry.display()))
+/// Why an entry is not in the archive.
+#[derive(Debug)]
+enum Unwritten {
+    /// What was to be read failed, before a byte of the entry was written: the archive can go
+    /// on.
+    Source(io::Error),
+    /// The archive cannot go on.
+    Archive(io::Error),
+}
+
+impl From<io::Error> for Unwritten {
+    fn from(error: io::Error) -> Self {
+        Self::Archive(error)
+    }
+}
+
+impl From<Errno> for Unwritten {
+    fn from(error: Errno) -> Self {
+        Self::Archive(error.into())
+    }
+}
+
+impl From<Unwritten> for io::Error {
+    fn from(unwritten: Unwritten) -> Self {
+        match unwritten {
+            Unwritten::Source(error) | Unwritten::Archive(error) => error,
+        }
+    }
+}
+
+/// The error keeps its kind and number, by which others know what it means.
+fn of_source(entry: &Path, error: io::Error) -> Unwritten {
+    Unwritten::Source(match Errno::from_io_error(&error) {
+        Some(Errno::NOENT | Errno::SRCH) => error,
+        _ => io::Error::new(error.kind(), format!("{}: {error}", entry.display())),
+    })
 }
 
 fn open_directory(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
@@ -260,6 +350,76 @@ mod tests {
         }
     }
 
+    /// Truncates a file once the content of some file begins to pass.
+    struct Truncating<'a> {
+        to: Vec<u8>,
+        file: &'a std::fs::File,
+        keep: u64,
+    }
+
+    impl Write for Truncating<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.to.len() > BLOCK {
+                self.file.set_len(self.keep)?;
+            }
+            self.to.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrinks_meanwhile_is_told_of_and_the_rest_is_sound() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("a"), vec![7; 1 << 20]).expect("written");
+        std::fs::write(dir.path().join("b"), "whole").expect("written");
+        let file = std::fs::File::options().write(true).open(dir.path().join("a")).expect("opened");
+        let mut to = Truncating { to: Vec::new(), file: &file, keep: 100_000 };
+        let mut writer = Writer::new(&mut to);
+        let handle = std::fs::File::open(dir.path()).expect("a handle");
+        writer.directory(handle.as_fd(), Path::new("d")).expect("written");
+        let told = writer.finish().expect_err("it shrank").to_string();
+        assert!(told.contains("shrank") && told.contains("d/a") && !told.contains("d/b"), "{told}");
+        let into = tempfile::tempdir().expect("a directory");
+        unpack(&to.to, into.path());
+        let copy = std::fs::read(into.path().join("d/a")).expect("read");
+        assert_eq!(copy.len(), 1 << 20);
+        let end = copy.iter().rposition(|byte| *byte != 0).expect("some of it");
+        assert!(copy[..=end].iter().all(|byte| *byte == 7) && end >= 99_999, "{end}");
+        assert_eq!(std::fs::read(into.path().join("d/b")).expect("read"), b"whole");
+    }
+
+    #[test]
+    fn what_the_kernel_makes_up_is_copied_as_it_reads() {
+        let mut text = Vec::new();
+        let mut writer = Writer::new(&mut text);
+        let handle = std::fs::File::open("/proc/self/net").expect("a handle");
+        writer.directory(handle.as_fd(), Path::new("net")).expect("written");
+        let proc = std::fs::File::open("/proc").expect("a handle");
+        writer.entry(proc.as_fd(), OsStr::new("version"), Path::new("version")).expect("written");
+        writer.finish().expect("ended");
+        let into = tempfile::tempdir().expect("a directory");
+        unpack(&text, into.path());
+        let version = std::fs::read("/proc/version").expect("read");
+        assert_eq!(std::fs::read(into.path().join("version")).expect("read"), version);
+        let devices = std::fs::read_to_string(into.path().join("net/dev")).expect("read");
+        assert!(devices.contains("lo:"), "{devices}");
+    }
+
+    fn unpack(text: &[u8], into: &Path) {
+        let mut tar = std::process::Command::new("tar")
+            .args(["-x", "-C"])
+            .arg(into)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("tar runs");
+        tar.stdin.take().expect("a pipe").write_all(text).expect("fed");
+        assert!(tar.wait().expect("ended").success());
+    }
+
     #[test]
     fn tar_reads_what_was_written_with_long_names_and_links() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -275,14 +435,7 @@ mod tests {
         writer.finish().expect("ended");
         let into = dir.path().join("into");
         std::fs::create_dir(&into).expect("made");
-        let mut tar = std::process::Command::new("tar")
-            .args(["-x", "-C"])
-            .arg(&into)
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .expect("tar runs");
-        tar.stdin.take().expect("a pipe").write_all(&text).expect("fed");
-        assert!(tar.wait().expect("ended").success());
+        unpack(&text, &into);
         let read = std::fs::read(into.join("tree").join(&long).join("f")).expect("read");
         assert_eq!(read, vec![7; 70_000]);
         let link = std::fs::read_link(into.join("tree/link")).expect("a link");

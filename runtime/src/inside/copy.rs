@@ -93,7 +93,11 @@ pub(super) fn out(root: BorrowedFd<'_>, path: &Path, name: Option<&str>) -> Resu
     let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3);
     let mut writer = Writer::new(File::from(stdout.map_err(|error| failed(error.into()))?));
     archive(root, found.as_fd(), given, name.map(Path::new), &mut writer).map_err(failed)?;
-    writer.finish().map_err(failed)
+    if let Some(note) = writer.finish().map_err(failed)? {
+        // Beside an exit code of zero it is no failure.
+        let _unheard = rustix::io::write(rustix::stdio::stderr(), note.as_bytes());
+    }
+    Ok(())
 }
 
 /// Archives what was found at a path below a root.
@@ -119,10 +123,11 @@ fn archive<W: io::Write>(
 }
 
 /// Archives a file or directory of this machine under a name: what [`Runtime::copy_in`]
-/// takes. A link is archived as one, unless the path ends with a slash.
+/// takes. A link is archived as one, unless the path ends with a slash. Answers a sentence
+/// about what is left out because it cannot be read, if anything is.
 ///
 /// [`Runtime::copy_in`]: crate::Runtime::copy_in
-pub fn pack(path: &Path, name: &Path, to: impl io::Write) -> io::Result<()> {
+pub fn pack(path: &Path, name: &Path, to: impl io::Write) -> io::Result<Option<String>> {
     let mut writer = Writer::new(to);
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     if names_directory(path) {

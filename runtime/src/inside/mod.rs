@@ -18,6 +18,7 @@
 
 mod archive;
 mod call;
+mod content;
 mod copy;
 mod errand;
 mod groups;

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use super::flaw::{PlanFlaw, Problem};
 use crate::capability::CapabilitySet;
 use crate::container::{Changes, Container, Device, IDS, Ids, Mount, Network, Root};
-use crate::launch::{Launch, Place, Process, Rlimit, Streams};
+use crate::launch::{Launch, LaunchFlaw, Place, Process, Rlimit, Streams};
 
 /// Longest path the kernel takes, without its final zero.
 const PATH_BYTES: usize = 4095;
@@ -34,6 +34,9 @@ const TMPFS_LEAST: u64 = 4096;
 /// Permission bits, the sticky one and the two set-id bits included.
 const MODE: u32 = 0o7777;
 
+/// What the kernel takes for how willingly it kills a process.
+const OOM_SCORES: std::ops::RangeInclusive<i32> = -1000..=1000;
+
 /// The kernel parameters that belong to namespaces of the container: Docker's list.
 const SYSCTLS: [&str; 6] = [
     "kernel.msgmax",
@@ -53,7 +56,12 @@ pub(super) fn flawed<T>(field: impl Into<String>, problem: Problem) -> Result<T,
 
 /// Checks all that does not depend on the machine.
 pub(super) fn check(launch: &Launch) -> Checked {
-    launch.check().map_err(|flaw| PlanFlaw::new("launch", Problem::Launch(flaw.to_string())))?;
+    launch.check().map_err(|flaw| PlanFlaw::new(field_of(&flaw), flaw))?;
+    launch.limits.check().map_err(|flaw| PlanFlaw::new(format!("limits.{}", flaw.field), flaw))?;
+    if let Some(score) = launch.oom_score_adj.filter(|score| !OOM_SCORES.contains(score)) {
+        let problem = Problem::Text { given: score.to_string(), wanted: "one of -1000 to 1000" };
+        return flawed("oom_score_adj", problem);
+    }
     if let Streams::Terminal { rows, columns } = launch.streams {
         in_range("streams.rows", u64::from(rows), 0, TERMINAL)?;
         in_range("streams.columns", u64::from(columns), 0, TERMINAL)?;
@@ -71,6 +79,17 @@ pub(super) fn check(launch: &Launch) -> Checked {
             Some(exact) => super::exact::check(container, exact),
             None => check_container(container),
         },
+    }
+}
+
+/// Which field of a launch a flaw is of.
+fn field_of(flaw: &LaunchFlaw) -> &'static str {
+    match flaw {
+        LaunchFlaw::NoProgram | LaunchFlaw::TooLong { .. } | LaunchFlaw::Nul => "argv",
+        LaunchFlaw::Variable { .. } => "env",
+        LaunchFlaw::Directory { .. } => "directory",
+        LaunchFlaw::Log { .. } => "log",
+        LaunchFlaw::StopSignal { .. } => "stop_signal",
     }
 }
 

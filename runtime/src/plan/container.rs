@@ -375,6 +375,8 @@ impl Planner<'_> {
         let mapped = opened.enumerate().filter(|(_, owners)| *owners != Owners::Disk);
         steps.extend(mapped.map(|(tree, owners)| Step::ShowOwners { tree, owners }));
         steps.extend(self.launch.rlimits.iter().cloned().map(Step::RaiseLimit));
+        // From a user namespace it could be raised only.
+        steps.extend(self.launch.oom_score_adj.map(Step::ScoreIt));
         if matches!(self.container.network, Network::Bridge { .. }) {
             steps.push(Step::Connect);
         }

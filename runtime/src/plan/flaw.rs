@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use crate::capability::UnknownCapability;
+use crate::cgroup::LimitFlaw;
+use crate::launch::LaunchFlaw;
 
 /// A launch that this machine, or any, cannot run. Nothing was done for it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,9 +20,15 @@ pub struct PlanFlaw {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
-    /// It does not stand alone: the whole launch is flawed.
+    /// It makes no sense as it stands.
     #[error("{0}")]
     Launch(String),
+    /// The launch would be misread by the kernel.
+    #[error(transparent)]
+    Flawed(#[from] LaunchFlaw),
+    /// No machine could enforce it.
+    #[error(transparent)]
+    Limit(#[from] LimitFlaw),
     /// Paths are absolute, UTF-8, bounded, without `..` and without a zero byte.
     #[error("{} is not an absolute UTF-8 path without .. of at most {most} bytes", path.display())]
     Path {

@@ -70,6 +70,12 @@ impl fmt::Display for Plan {
     }
 }
 
+/// Whether a launch makes sense anywhere: all that [`plan`] refuses without looking at the
+/// machine. What it passes a machine may still refuse for what it lacks.
+pub fn vet(launch: &Launch) -> Result<(), PlanFlaw> {
+    check::check(launch)
+}
+
 /// Plans a launch.
 ///
 /// `id_base` is the first of the [`IDS`](crate::IDS) host ids that the container
@@ -120,6 +126,8 @@ fn of_process(launch: &Launch, process: &Process, facts: &Facts) -> Result<Vec<S
         steps.push(Step::Scratch);
     }
     steps.extend(launch.rlimits.iter().cloned().map(Step::Limit));
+    // Before the user changes: only root may lower it.
+    steps.extend(launch.oom_score_adj.map(Step::Score));
     if let Some(user) = process.user {
         if facts.uid != 0 && user.uid != facts.uid {
             let lacks = "only a runtime of root runs tasks of other users";

@@ -165,6 +165,8 @@ pub enum Step {
     },
     /// Raises a limit to what the process will set for itself.
     RaiseLimit(Rlimit),
+    /// Says how willingly the kernel kills the process when memory runs out.
+    ScoreIt(i32),
     /// Gives its network namespace addresses.
     Connect,
     /// Lets the process go on.
@@ -273,6 +275,8 @@ pub enum Step {
     Directory(PathBuf),
     /// Limits each process.
     Limit(Rlimit),
+    /// Says how willingly the kernel kills it when memory runs out.
+    Score(i32),
     /// Runs the program in a child, and stays as the first process.
     Reaper,
     /// Finds the user in the container's own files.
@@ -316,6 +320,7 @@ impl Step {
                 | Self::MapIds(_)
                 | Self::ShowOwners { .. }
                 | Self::RaiseLimit(_)
+                | Self::ScoreIt(_)
                 | Self::Connect
                 | Self::Go
         )
@@ -368,6 +373,9 @@ impl fmt::Display for Step {
             }
             Self::RaiseLimit(limit) => {
                 write!(f, "raise the limit {} to {}", limit.name, limit.hard)
+            }
+            Self::ScoreIt(score) | Self::Score(score) => {
+                write!(f, "set its OOM score adjustment to {score}")
             }
             Self::Connect => f.write_str("connect its network"),
             Self::Go => f.write_str("let it go on"),

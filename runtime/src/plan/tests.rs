@@ -241,14 +241,14 @@ impl Dice {
 fn spoil(dice: &mut Dice, launch: &mut Launch, c: &mut Container) -> &'static str {
     let bind =
         |source: PathBuf, target: PathBuf| Mount::Bind { source, target, access: Access::Read };
-    match dice.throw(26) {
+    match dice.throw(34) {
         0 => {
             launch.argv = dice.of(&[vec![], vec![String::new()], vec!["a\0".into()]]);
-            "arg"
+            "argv: "
         }
         1 => {
-            launch.env.insert(dice.of(&["", "A=B", "\0"]).into(), "x".into());
-            "variable"
+            launch.env.insert(dice.of(&["", "A=B"]).into(), "x".into());
+            "env: "
         }
         2 => {
             launch.directory = Some(dice.bad_path());
@@ -256,7 +256,7 @@ fn spoil(dice: &mut Dice, launch: &mut Launch, c: &mut Container) -> &'static st
         }
         3 => {
             launch.stop_signal = dice.of(&[0, -1, 65, i32::MAX]);
-            "signal"
+            "stop_signal: "
         }
         4 => {
             launch.streams = Streams::Terminal { rows: 60_000, columns: 80 };
@@ -396,6 +396,39 @@ fn spoil(dice: &mut Dice, launch: &mut Launch, c: &mut Container) -> &'static st
         24 => {
             c.shm_bytes = dice.of(&[0, 4095, u64::MAX]);
             "container.shm_bytes"
+        }
+        25 => {
+            launch.limits.memory_max = Some(dice.of(&[0, 1, 4096, u64::MAX]));
+            "limits.memory_max: "
+        }
+        26 => {
+            launch.limits.memory_low = Some(dice.of(&[0, u64::MAX]));
+            "limits.memory_low: "
+        }
+        27 => {
+            launch.limits.swap = Some(1);
+            "limits.swap: "
+        }
+        28 => {
+            launch.limits.pids_max = Some(dice.of(&[0, u64::MAX]));
+            "limits.pids_max: "
+        }
+        29 => {
+            let list = dice.of(&["", "x", "1-0", "0,", "0-9999", "all", "-1"]);
+            launch.limits.cpuset_cpus = Some(list.into());
+            "limits.cpuset_cpus: "
+        }
+        30 => {
+            launch.limits.io_weight = Some(dice.of(&[0, 10_001, u16::MAX]));
+            "limits.io_weight: "
+        }
+        31 => {
+            launch.oom_score_adj = Some(dice.of(&[-1001, 1001, i32::MIN, i32::MAX]));
+            "oom_score_adj: "
+        }
+        32 => {
+            launch.limits.cpu_quota_milli = Some(dice.of(&[0, u32::MAX]));
+            "limits.cpu_quota_milli: "
         }
         _ => {
             let port = Publish {

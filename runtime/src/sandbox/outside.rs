@@ -185,6 +185,10 @@ impl Outside<'_> {
             }
             Step::ShowOwners { tree, owners } => self.show_owners(*tree, *owners, child),
             Step::RaiseLimit(limit) => Ok(rlimit::raise(child.pid, limit)?),
+            Step::ScoreIt(score) => {
+                let file = self.of_process(child.pid, "oom_score_adj", OFlags::WRONLY)?;
+                Ok(rustix::io::write(file, score.to_string().as_bytes()).map(drop)?)
+            }
             Step::Connect => {
                 let network = self.of_process(child.pid, "ns/net", OFlags::RDONLY)?;
                 connect(network).map_err(Failure::because)

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
     Resource, WaitOptions, chdir, fchdir, ioctl_tiocsctty, setsid, umask, waitpid,
@@ -39,6 +39,7 @@ enum Act {
     Veil(Veil),
     Directory(CString),
     Limit(Resource, u64, u64),
+    Score(String),
     Become(User),
     NoNewPrivileges,
     Hide(Fence),
@@ -101,6 +102,7 @@ fn prepare(step: &Step, order: &Order<'_>) -> Result<Act, Failure> {
             let resource = rlimit::resource(&limit.name).ok_or(Errno::INVAL)?;
             Act::Limit(resource, limit.soft, limit.hard)
         }
+        Step::Score(score) => Act::Score(score.to_string()),
         Step::Become(user) => Act::Become(*user),
         Step::NoNewPrivileges => Act::NoNewPrivileges,
         Step::Apart => Act::Hide(Fence::around(&[]).map_err(unfenced)?),
@@ -158,6 +160,11 @@ fn perform(order: &Order<'_>, act: &Act, birth: Birth) -> Result<(), Errno> {
         Act::Veil(veil) => veil.draw().and_then(|()| chdir(veil.scratch())),
         Act::Directory(path) => chdir(path),
         Act::Limit(resource, soft, hard) => rlimit::set(*resource, *soft, *hard),
+        Act::Score(score) => {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty())?;
+            rustix::io::write(file, score.as_bytes()).map(drop)
+        }
         Act::Become(user) => become_user(*user),
         Act::NoNewPrivileges => set_no_new_privs(true),
         Act::Hide(fence) => fence.restrict(),

@@ -202,9 +202,11 @@ impl Group {
     pub(super) fn fit(&mut self, limits: &Limits, measure: Measure) -> Result<(), CgroupError> {
         self.renew();
         self.is_stale = true;
-        let Some(slot) = &mut self.slot else { return Ok(()) };
+        let lacking = |source| CgroupError::Limits { source };
+        let Some(slot) = &mut self.slot else { return limits.insist(None).map_err(lacking) };
         slot.measure(measure);
-        slot.limit(limits).map(drop)
+        let missing = slot.limit(limits)?;
+        limits.insist(Some(&missing)).map_err(lacking)
     }
 
     /// What a later agent finds it by.

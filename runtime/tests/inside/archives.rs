@@ -48,6 +48,24 @@ fn listed(archive: &[u8]) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn files_of_proc_and_sys_come_out_as_they_read() {
+    let Some(site) = Site::container(IDLE, |_| {}).await else { return };
+    for path in ["/proc/version", "/proc/1/status", "/sys/devices/system/cpu/online"] {
+        let (archive, told) = site.copy_out(path).await;
+        assert_eq!(told.end, End::Exited { code: 0 }, "{path}: {}", told.err);
+        let copy = tar(&["-x", "-O"], Path::new("/"), &archive);
+        // What changes from one reading to the next stands at the end.
+        let read = site.says(&format!("head -n 1 {path}")).await;
+        assert!(!read.is_empty() && copy.starts_with(read.as_bytes()), "{path}: {read}");
+    }
+    // All of it: what cannot be read is left out and told, and the archive is whole.
+    let (archive, told) = site.copy_out("/proc/1").await;
+    assert_eq!(told.end, End::Exited { code: 0 }, "{}", told.err);
+    let names = listed(&archive);
+    assert!(names.contains(&"1/status".to_owned()) && names.len() > 100, "{}", names.len());
+}
+
+#[tokio::test]
 async fn what_is_copied_out_is_what_was_there() {
     for site in Site::all().await {
         let make = "mkdir -p d/e; echo one > d/one; echo two > d/e/two; ln -s /etc/passwd d/link; \

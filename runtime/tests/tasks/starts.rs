@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
 use runtime::{
-    End, Event, Launch, LaunchError, LogStream, Place, Process, RemoveError, StartFault, User,
+    End, Event, Launch, LaunchError, Limits, LogStream, Place, Process, RemoveError, StartFault,
+    User,
 };
 
 use crate::stage::{Stage, id, lives, numbers, script, until};
@@ -98,6 +99,33 @@ async fn the_environment_is_the_given_one_and_nothing_else() {
     let env = BTreeMap::from([("A".to_owned(), "1 2".to_owned()), ("B".to_owned(), String::new())]);
     stage.launch(Launch { env, ..Launch::new(id("a"), ["env"]) }).await.expect("started");
     assert_eq!(stage.text("a", LogStream::Stdout).await, "A=1 2\nB=\n");
+}
+
+#[tokio::test]
+async fn how_willingly_it_is_killed_for_memory_is_its_own_and_nobody_elses() {
+    let stage = Stage::set().await;
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").expect("read");
+    let text = "cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj";
+    stage.launch(Launch { oom_score_adj: Some(777), ..script("a", text) }).await.expect("started");
+    assert_eq!(stage.text("a", LogStream::Stdout).await, format!("777\n{own}"));
+    // The next task of the same supervisor.
+    stage.start("b", "cat /proc/self/oom_score_adj").await;
+    assert_eq!(stage.text("b", LogStream::Stdout).await, own);
+}
+
+#[tokio::test]
+async fn a_limit_that_was_asked_for_by_name_and_cannot_be_had_keeps_it_from_starting() {
+    let stage = Stage::set().await;
+    let limits = Limits { cpuset_cpus: Some("8191".into()), ..Limits::default() };
+    let refused = stage.launch(Launch { limits, ..script("a", "true") }).await;
+    match refused {
+        // v2 takes any list, and falls back to what there is.
+        Ok(_) if runtime::cgroup::Layout::probe().expect("probed").legacy.is_empty() => {}
+        Err(LaunchError::NotStarted { fault: StartFault::System, reason }) => {
+            assert!(reason.contains("cpuset"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

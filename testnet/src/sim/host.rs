@@ -17,6 +17,7 @@ use gossip_core::log::LogId;
 use gossip_core::moment::{Moment, WallTime};
 use gossip_core::spec::STOP_GRACE_MS;
 use starling_core::Core;
+use starling_core::bidder::Lacks;
 use starling_core::core::Identity;
 use starling_core::effect::{Ask, Dice, Input, Now};
 use starling_core::ledger::AllocationId;
@@ -123,7 +124,8 @@ impl Host {
             card.capacity.cpu_milli *= 2;
             card.capacity.memory_bytes *= 2;
         }
-        let identity = Identity { node: me, cluster: ClusterId::new([0; 32]), card };
+        let identity =
+            Identity { node: me, cluster: ClusterId::new([0; 32]), card, lacks: Lacks::new() };
         let names = found.iter().map(|(id, (start, _))| (id.clone(), *start)).collect();
         let found = found.into_iter().map(|(id, (_, found))| (id, found)).collect();
         let now = Now { moment: Moment(0), wall: WallTime(air.now) };

@@ -139,7 +139,8 @@ impl Core {
                 continue;
             }
             let state = ClaimState::Starting;
-            let claim = Claim { slot, generation, epoch, state, since: now.wall, restarts: 0 };
+            let since = now.wall;
+            let claim = Claim { slot, generation, epoch, state, since, restarts: 0, paused: false };
             claims.push((id, claim, task.clone()));
         }
         self.bidder.release(&from, &epoch);
@@ -240,6 +241,18 @@ impl Core {
         let claim = it.say(ClaimState::Running, now.wall);
         out.push(Effect::Tell(told(self.me, &claim)));
         self.append(vec![Entry::Fact(Record::Claim(claim))], out);
+    }
+
+    /// A task that runs was held still, or goes on. It is as much claimed as before.
+    pub(super) fn held(&mut self, id: &AllocationId, paused: bool, out: &mut Vec<Effect>) {
+        let runs =
+            |it: &&mut Allocation| it.stop.is_none() && matches!(it.phase, Phase::Running(_));
+        let Some(it) = self.allocations.get_mut(id).filter(runs) else { return };
+        if it.claim.paused != paused {
+            it.claim.paused = paused;
+            let claim = it.claim.clone();
+            self.append(vec![Entry::Fact(Record::Claim(claim))], out);
+        }
     }
 
     pub(super) fn ended(

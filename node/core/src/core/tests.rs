@@ -60,7 +60,8 @@ pub(crate) fn allocation() -> Allocation {
     let epoch = Epoch { counter: 1, tender: 1 };
     let generation = Generation { counter: 1, spec: ContentHash::of(b"") };
     let (state, since) = (ClaimState::Starting, WallTime(0));
-    let claim = Claim { slot: slot.clone(), generation, epoch, state, since, restarts: 0 };
+    let claim =
+        Claim { slot: slot.clone(), generation, epoch, state, since, restarts: 0, paused: false };
     Allocation {
         id: AllocationId { slot, epoch },
         generation,

@@ -13,6 +13,7 @@ use gossip_core::sign::Key;
 use gossip_core::spec::JobSpec;
 
 use super::super::{Core, Found, Identity};
+use crate::bidder::Lacks;
 use crate::effect::{Ask, Dice, Effect, Input, Now, Reply};
 use crate::ledger::AllocationId;
 
@@ -91,7 +92,12 @@ impl Cluster {
             enforces_limits: false,
             trusts_jobs: false,
         };
-        let identity = Identity { node: key.id(), cluster: ClusterId::new([0; 32]), card };
+        let identity = Identity {
+            node: key.id(),
+            cluster: ClusterId::new([0; 32]),
+            card,
+            lacks: Lacks::new(),
+        };
         let mut out = Vec::new();
         let core = Core::start(self.clock(), identity, past, found, &mut out);
         if at == self.cores.len() {
