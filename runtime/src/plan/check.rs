@@ -90,6 +90,7 @@ fn field_of(flaw: &LaunchFlaw) -> &'static str {
         LaunchFlaw::Directory { .. } => "directory",
         LaunchFlaw::Log { .. } => "log",
         LaunchFlaw::StopSignal { .. } => "stop_signal",
+        LaunchFlaw::Held => "start",
     }
 }
 
