@@ -25,6 +25,7 @@ use crate::cgroup::Tree;
 use crate::launch::{End, StartFault, TaskId};
 use crate::order;
 use crate::record::{self, Claim, RecordError, State};
+use crate::spare;
 use crate::supervisor::{self, ADOPTION};
 use crate::unpack::remove_tree;
 use crate::{leftovers, proc};
@@ -274,6 +275,7 @@ pub(crate) fn examine_all(
 ) -> Result<Vec<(TaskId, Standing)>, OpenError> {
     let unreadable = |source| OpenError::Directory { path: path.to_owned(), source };
     supervisor::sweep(tasks).map_err(unreadable)?;
+    spare::clear(tasks);
     let mut found = Vec::new();
     for entry in std::fs::read_dir(path).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
@@ -281,8 +283,9 @@ pub(crate) fn examine_all(
             // Directories being made or removed; no task has ever run in the
             // first, and the second was told of long ago. Waiting supervisors may
             // live, and need theirs.
-            let is_prepared = name.to_str().is_some_and(supervisor::is_prepared);
-            if name.as_encoded_bytes().starts_with(b".") && !is_prepared {
+            let is_theirs = |name: &str| supervisor::is_prepared(name) || spare::is_spare(name);
+            let is_theirs = name.to_str().is_some_and(is_theirs);
+            if name.as_encoded_bytes().starts_with(b".") && !is_theirs {
                 let removed = remove_tree(tasks.as_fd(), name.as_encoded_bytes());
                 removed.map_err(unreadable)?;
             }

@@ -17,7 +17,7 @@ use crate::launch::{Hold, TaskId};
 use crate::order::{CONTROL, Command, Done, INPUT_BYTES, Typed};
 use crate::record;
 use crate::spare;
-use crate::supervisor::KNOCK;
+use crate::supervisor::{ADOPTION, KNOCK};
 use crate::watch::Shared;
 
 /// How long a supervisor may take to open its door.
@@ -163,6 +163,10 @@ fn signal(shared: &Shared, id: &TaskId, dir: &OwnedFd, signal: Signal) -> Result
         return Err(over());
     };
     let supervisor = supervisor.open().map_err(failed)?.ok_or_else(over)?;
+    if signal == Signal::TERM {
+        // It takes no other task from then on.
+        let _ = pidfd_send_signal(&supervisor, ADOPTION);
+    }
     // It may have another task by now.
     state()?;
     match pidfd_send_signal(&supervisor, signal) {

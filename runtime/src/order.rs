@@ -216,6 +216,12 @@ pub(crate) fn hear(
     Ok(length > 0)
 }
 
+/// Whether the other side has closed a connection on which it has nothing to say.
+pub(crate) fn is_closed(connection: impl AsFd) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(connection, &mut [0; 1], flags), Ok((_, 0)) | Err(Errno::CONNRESET))
+}
+
 /// An error with its causes, as a reason.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());

@@ -39,6 +39,9 @@ use crate::proc::ProcessMark;
 /// Version of the state file.
 const VERSION: u32 = 3;
 
+/// How a file of that version begins.
+const VERSION_LINE: &[u8] = b"{\"version\":3}\n";
+
 /// Longest state read: a launch is bounded by its message.
 const STATE_BYTES: u64 = 8 << 20;
 
@@ -51,6 +54,9 @@ const END_LINE: &[u8] = br#"{"end":"#;
 const LAUNCH_LINE: &[u8] = br#"{"launch":"#;
 
 pub(crate) const STATE: &str = "state";
+
+/// Of a task's directory: others may pass through, nobody may look.
+pub(crate) const PASSAGE: Mode = Mode::from_raw_mode(0o711);
 pub(crate) const SCRATCH: &str = "scratch";
 
 /// A line of the state file, behind the first, which names the version.
@@ -224,8 +230,17 @@ fn line<T: Serialize>(body: &T) -> io::Result<Vec<u8>> {
 pub(crate) fn wipe(dir: impl AsFd) -> io::Result<bool> {
     let file = StateFile::again(dir)?.file;
     let length = file.metadata()?.len();
-    if length > RESERVED {
+    let mut first = [0; VERSION_LINE.len()];
+    let read = file.read_at(&mut first, 0)?;
+    // An older one does not name its task, so it could come back as the next one's.
+    if length > RESERVED || first.get(..read) != Some(VERSION_LINE) {
         return Ok(false);
+    }
+    // Where the file system can, zeros are its own knowledge and stand before the
+    // directory has another name: no crash of the host brings the old text back.
+    let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+    if rustix::fs::fallocate(&file, flags, 0, RESERVED).is_ok() {
+        return Ok(true);
     }
     let zeros = vec![0; usize::try_from(length).unwrap_or_default()];
     Ok(file.write_at(&zeros, 0)? == zeros.len())
@@ -238,6 +253,8 @@ pub(crate) fn conclude(dir: BorrowedFd<'_>, end: &End) -> Result<(), RecordError
     let file = File::from(file.map_err(io::Error::from)?);
     let text = text(&file)?;
     let nonce = parse(&text).ok().map(|state| state.claim.nonce);
+    // Whatever is behind was not written for this.
+    file.set_len(text.len() as u64)?;
     let mut state = StateFile { file, at: text.len() as u64, nonce };
     if !text.is_empty() && !text.ends_with(b"\n") {
         // Torn by a crash of the host: what follows must not be taken for its rest.

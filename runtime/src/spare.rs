@@ -15,9 +15,9 @@
 //! held does not become a spare, so nobody who asked for one task ever sees another.
 //!
 //! Invariant: nothing of the task before is left in a spare, and nobody else's hand is
-//! on it: of the directories that a task could write to only the scratch of the agent's
-//! own user stays, empty and as it was made. Those of containers and of other
-//! users are new for each task, since one may have handed them to somebody who lives.
+//! on it: of the directories that a task could write to only the scratch of host's root
+//! stays, empty and as it was made, since nothing is kept from root anyway. All others
+//! are new for each task: one may have handed them to somebody who lives.
 
 use std::ffi::CString;
 use std::io;
@@ -29,7 +29,7 @@ use rustix::process::geteuid;
 
 use crate::launch::TaskId;
 use crate::order;
-use crate::record::{self, SCRATCH, STATE};
+use crate::record::{self, PASSAGE, SCRATCH, STATE};
 use crate::sandbox;
 use crate::unpack::remove_tree;
 
@@ -37,8 +37,10 @@ use crate::unpack::remove_tree;
 /// machine, and few enough to search.
 const SPARES: usize = 16;
 
+const PREFIX: &str = ".spare-";
+
 fn name(number: usize) -> String {
-    format!(".spare-{number}")
+    format!("{PREFIX}{number}")
 }
 
 /// A handle to a task's directory, which stays that task's while the handle is open.
@@ -61,6 +63,9 @@ pub(crate) fn hold(tasks: &OwnedFd, id: &TaskId) -> io::Result<OwnedFd> {
 pub(crate) fn give(tasks: &OwnedFd, dir: &OwnedFd, old: &str) -> bool {
     flock(dir, FlockOperation::NonBlockingLockExclusive).is_ok()
         && strip(dir.as_fd()).unwrap_or(false)
+        // Said, and not left to closing: a fork may have a copy of the handle, and the next
+        // task must not be taken for one that is removed. Nobody finds the old name now.
+        && flock(dir, FlockOperation::NonBlockingUnlock).is_ok()
         && (0..SPARES).any(|at| rename_new(tasks, old, &name(at)))
 }
 
@@ -73,8 +78,18 @@ pub(crate) fn take(tasks: &OwnedFd, new: &str) -> Option<OwnedFd> {
 /// Removes all of them. What cannot be removed is found by the next agent.
 pub(crate) fn clear(tasks: &OwnedFd) {
     for at in 0..SPARES {
-        let _ = remove_tree(tasks.as_fd(), name(at).as_bytes());
+        let gone = format!(".gone-{at}");
+        let _ = remove_tree(tasks.as_fd(), gone.as_bytes());
+        // A supervisor may take it meanwhile: here, too, a rename decides.
+        if rename_new(tasks, &name(at), &gone) {
+            let _ = remove_tree(tasks.as_fd(), gone.as_bytes());
+        }
     }
+}
+
+/// Whether a name is that of a spare one, which whoever waits may take at any moment.
+pub(crate) fn is_spare(name: &str) -> bool {
+    name.starts_with(PREFIX)
 }
 
 fn rename_new(tasks: &OwnedFd, old: &str, new: &str) -> bool {
@@ -91,8 +106,13 @@ fn strip(dir: BorrowedFd<'_>) -> io::Result<bool> {
             _ => remove_tree(dir, name.as_bytes())?,
         }
     }
+    // One of a launch that was given up has another.
+    rustix::fs::fchmod(dir, PASSAGE)?;
     record::wipe(dir)
 }
+
+/// Largest size of a directory that is new, on any file system of ours.
+const NEW_BYTES: i64 = 4096;
 
 /// What is in a directory.
 fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
@@ -106,8 +126,11 @@ fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     Ok(names)
 }
 
-/// Whether a scratch directory is as it was made, and of nobody else's.
+/// Whether a scratch directory is root's, and as it was made.
 fn is_pristine(dir: BorrowedFd<'_>) -> io::Result<bool> {
+    if !geteuid().is_root() {
+        return Ok(false);
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let scratch = match rustix::fs::openat(dir, SCRATCH, flags, Mode::empty()) {
         Ok(scratch) => scratch,
@@ -115,8 +138,10 @@ fn is_pristine(dir: BorrowedFd<'_>) -> io::Result<bool> {
         Err(error) => return Err(error.into()),
     };
     let stat = rustix::fs::fstat(&scratch)?;
-    let is_own = stat.st_uid == geteuid().as_raw()
+    let is_own = stat.st_uid == 0
         && stat.st_mode & 0o7777 == Mode::RWXU.as_raw_mode()
+        // One that had many files keeps their room, and takes long to look through.
+        && stat.st_size <= NEW_BYTES
         && rustix::fs::flistxattr(&scratch, &mut [0_u8; 0])? == 0;
     Ok(is_own && names(scratch.as_fd())?.is_empty())
 }
@@ -135,7 +160,7 @@ mod tests {
         fs::create_dir(&path).expect("a directory");
         let dir: OwnedFd = File::open(&path).expect("a handle").into();
         StateFile::make(&dir).expect("a state");
-        fs::write(path.join(STATE), "a secret").expect("written");
+        fs::write(path.join(STATE), "{\"version\":3}\na secret").expect("written");
         rustix::fs::mkdirat(&dir, SCRATCH, Mode::RWXU).expect("a directory");
         dir
     }
@@ -154,7 +179,10 @@ mod tests {
         let path = dir.path().join(".new-1");
         let left: Vec<_> = fs::read_dir(&path).expect("listed").collect();
         assert_eq!(left.len(), 1, "{left:?}");
-        assert_eq!(fs::read(path.join(STATE)).expect("read"), [0; 8]);
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o7777, PASSAGE.as_raw_mode());
+        let text = fs::read(path.join(STATE)).expect("read");
+        assert!(text.iter().all(|byte| *byte == 0), "{text:?}");
     }
 
     #[test]
@@ -175,7 +203,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let scratch = dir.path().join("t/scratch");
         let task = task(dir.path(), "t");
-        assert!(is_pristine(task.as_fd()).expect("seen"));
+        assert_eq!(is_pristine(task.as_fd()).expect("seen"), geteuid().is_root());
         fs::set_permissions(&scratch, fs::Permissions::from_mode(0o755)).expect("set");
         assert!(!is_pristine(task.as_fd()).expect("seen"));
         fs::set_permissions(&scratch, fs::Permissions::from_mode(0o700)).expect("set");
@@ -184,6 +212,15 @@ mod tests {
         fs::remove_dir_all(&scratch).expect("removed");
         std::os::unix::fs::symlink(dir.path(), &scratch).expect("linked");
         assert!(!is_pristine(task.as_fd()).expect("seen"));
+    }
+
+    #[test]
+    fn the_state_of_an_older_version_is_not_used_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let tasks: OwnedFd = File::open(dir.path()).expect("a handle").into();
+        let old = task(dir.path(), ".old-a");
+        fs::write(dir.path().join(".old-a/state"), "{\"version\":2}\n").expect("written");
+        assert!(!give(&tasks, &old, ".old-a"));
     }
 
     #[test]

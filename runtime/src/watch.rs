@@ -31,6 +31,7 @@ use crate::launch::{End, Event, Launch, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::order::{self, Order, Reply, Report};
 use crate::record::{self, RecordError};
+use crate::spare;
 use crate::supervisor::ETC;
 use crate::sys::Readable;
 use crate::underway::{Launches, Underway};
@@ -136,7 +137,7 @@ async fn end_after(shared: &Arc<Shared>, id: &TaskId, supervisor: OwnedFd) -> En
     // A lost task may take a while to kill.
     let (work, name) = (Arc::clone(shared), id.clone());
     let examined = blocking(move || {
-        let dir = order::open_below(&work.tasks, name.as_str())?;
+        let dir = spare::hold(&work.tasks, &name)?;
         adopt::examine_end(dir.as_fd(), &name, &work.host)
     });
     match examined.await {
@@ -251,11 +252,16 @@ async fn begin(shared: &Arc<Shared>, asked: &mut Asked) -> Result<Begun, LaunchE
     for _ in 0..TRIES {
         let line = match asked.line.take() {
             Some(line) => Some(line),
-            None => {
-                let line = shared.caller.connect().await;
-                let line = line.map_err(|source| LaunchError::Keeper { source })?;
-                line.send(&asked.order).await.is_ok().then_some(line)
-            }
+            // Half an order is none, so it can be broken off at any time.
+            None => tokio::select! {
+                line = deliver(shared, &asked.order) => line?,
+                () = asked.underway.stopped() => {
+                    return call_off(shared, &asked.id, &asked.nonce, STOPPED).await;
+                }
+                () = sleep_until(asked.limit.0.into()) => {
+                    return call_off(shared, &asked.id, &asked.nonce, &asked.limit.1).await;
+                }
+            },
         };
         if let Some(line) = line
             && let Some(begun) = answer(shared, asked, line).await
@@ -270,6 +276,13 @@ async fn begin(shared: &Arc<Shared>, asked: &mut Asked) -> Result<Begun, LaunchE
     }
     let reason = format!("{TRIES} supervisors died with the order in hand");
     Err(LaunchError::NotStarted { fault: StartFault::Interrupted, reason })
+}
+
+/// Gives an order to whoever waits; none if the other side died over it.
+async fn deliver(shared: &Shared, order: &[u8]) -> Result<Option<Line>, LaunchError> {
+    let line = shared.caller.connect().await;
+    let line = line.map_err(|source| LaunchError::Keeper { source })?;
+    Ok(line.send(order).await.is_ok().then_some(line))
 }
 
 /// What comes of an order that was given; none if the other side died.
@@ -393,7 +406,7 @@ async fn call_off(
     let (work, name, reason) = (Arc::clone(shared), id.clone(), reason.to_owned());
     let nonce = nonce.to_owned();
     let ended = blocking(move || {
-        let dir = order::open_below(&work.tasks, name.as_str())?;
+        let dir = spare::hold(&work.tasks, &name)?;
         match record::read(dir.as_fd())?.claim.nonce == nonce {
             true => adopt::end_set_up(dir.as_fd(), &name, &work.host, &reason).map(Some),
             false => Ok(None),
@@ -447,7 +460,7 @@ async fn settle(
 async fn examine(shared: &Arc<Shared>, id: &TaskId) -> Result<Standing, RecordError> {
     let (work, name) = (Arc::clone(shared), id.clone());
     blocking(move || {
-        let dir = order::open_below(&work.tasks, name.as_str())?;
+        let dir = spare::hold(&work.tasks, &name)?;
         adopt::examine(dir.as_fd(), &name, &work.host)
     })
     .await?

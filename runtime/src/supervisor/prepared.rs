@@ -13,16 +13,13 @@ use rustix::io::Errno;
 use crate::launch::{TaskId, User};
 use crate::order;
 use crate::proc::ProcessMark;
-use crate::record::{SCRATCH, STATE, StateFile};
+use crate::record::{PASSAGE, SCRATCH, STATE, StateFile};
 use crate::sandbox;
 use crate::spare;
 use crate::unpack::remove_tree;
 
 /// How such a directory's name begins.
 const PREFIX: &str = ".new-";
-
-/// Others may pass through, nobody may look.
-const PASSAGE: Mode = Mode::from_raw_mode(0o711);
 
 #[derive(Debug)]
 pub(super) struct Prepared {

@@ -69,14 +69,12 @@ impl<'a> News<'a> {
         waits.then(|| self.due.saturating_duration_since(Instant::now()))
     }
 
-    /// Tells them once they are due; true then.
-    fn tell(&mut self) -> bool {
-        let is_due = self.wait() == Some(Duration::ZERO);
-        if is_due {
+    /// Tells them once they are due.
+    fn tell(&mut self) {
+        if self.wait() == Some(Duration::ZERO) {
             let told = order::say(self.agent, &Report::Started { pid: self.pid });
             self.told = if told.is_ok() { Told::Started } else { Told::Failed };
         }
-        is_due
     }
 }
 
@@ -128,7 +126,7 @@ pub(super) struct Ran {
 }
 
 /// What a wait may wake for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Source {
     Signals,
     Output,
@@ -164,6 +162,7 @@ impl Running<'_> {
             if let Some(status) = self.reap() {
                 break status;
             }
+            self.news.tell();
             if self.fate.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.fate.kill_at = None;
                 self.kill();
@@ -205,9 +204,7 @@ impl Running<'_> {
     /// Waits for something and deals with all that is there.
     fn turn(&mut self) {
         let sources = self.wait();
-        // A signal may be its end, which is looked for first.
-        let is_new = !sources.contains(&Source::Signals) && self.news.tell();
-        if sources.is_empty() && !is_new && !self.fate.is_settled {
+        if sources.is_empty() && self.news.wait().is_none() && !self.fate.is_settled {
             self.fate.is_settled = true;
             sys::give_memory_back();
         }

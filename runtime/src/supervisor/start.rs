@@ -22,7 +22,7 @@ use super::texts;
 use crate::cgroup::{Limits, Measure};
 use crate::container::{Changes, Mount, Network, Publish};
 use crate::frame;
-use crate::launch::{End, Launch, Place, TaskId};
+use crate::launch::{End, Launch, Place, StartFault, TaskId};
 use crate::log::LogWriter;
 use crate::net::Ports;
 use crate::order::{self, Reply, Report};
@@ -73,7 +73,13 @@ impl Supervisor {
                 return;
             }
         };
-        let begun = self.begin(agent, &prepared, &launch);
+        // Whoever asked may have given it up, and told so; then it must never run.
+        let begun = if order::is_closed(agent) {
+            let reason = "whoever asked for it had gone".to_owned();
+            Err(NotStarted { fault: StartFault::Interrupted, reason })
+        } else {
+            self.begin(agent, &prepared, &launch)
+        };
         let Prepared { dir, mut state, .. } = prepared;
         let mut mounts = None;
         let (end, report) = match begun {
