@@ -59,6 +59,10 @@ impl Supervisor {
     pub(super) fn launch(&mut self, agent: &OwnedFd, nonce: String, launch: Launch, text: Vec<u8>) {
         // What was meant for the last task is not for this one.
         self.signals.take();
+        if order::is_closed(agent) {
+            // Whoever asked is gone, and may be back by now and have seen that there is nothing.
+            return;
+        }
         let claimed = self.claim(nonce, &launch, &text);
         drop(text);
         let prepared = match claimed {
@@ -73,7 +77,7 @@ impl Supervisor {
                 return;
             }
         };
-        // Whoever asked may have given it up, and told so; then it must never run.
+        // Whoever asked may have given it up meanwhile, and told so; then it must never run.
         let begun = if order::is_closed(agent) {
             let reason = "whoever asked for it had gone".to_owned();
             Err(NotStarted { fault: StartFault::Interrupted, reason })
