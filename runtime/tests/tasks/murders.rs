@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use runtime::{End, Event, FoundState, LaunchError};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::stage::{Stage, lives, script, until};
+use crate::stage::{PATIENCE, Stage, lives, script, until};
 
 /// `STARLING_SEEDS=1000..2000` runs others, or more.
 const SEEDS: std::ops::Range<u64> = 0..40;
@@ -95,7 +95,7 @@ async fn one_seed(seed: u64) {
     let agent_dies = dice.below(3) == 0;
     let mut expected = TASKS;
     let mut running = std::collections::BTreeSet::new();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while expected > (ends.len() + refused.len() + running.len()) as u64 || murders > 0 {
         assert!(Instant::now() < deadline, "seed {seed}: {ends:?} {refused:?} {running:?}");
         let wait = next.saturating_duration_since(Instant::now()).min(Duration::from_millis(20));
