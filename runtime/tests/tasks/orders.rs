@@ -97,7 +97,8 @@ async fn a_deadline_holds_without_an_agent_or_a_keeper() {
         let lived = lives(pid as i32);
         let in_time = from_now(Duration::ZERO) < deadline;
         until("it is killed", || !lives(pid as i32)).await;
-        let (_stage, found) = Stage::reopen(dir).await;
+        let (stage, found) = Stage::reopen(dir).await;
+        stage.runtime.shut_down().await;
         let states: Vec<_> = found.into_iter().map(|found| found.state).collect();
         assert_eq!(states, [runtime::FoundState::Ended(End::Expired)]);
         if in_time {

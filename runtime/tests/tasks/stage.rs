@@ -42,9 +42,7 @@ pub(crate) fn script(name: &str, text: &str) -> Launch {
 
 impl Stage {
     pub(crate) async fn set() -> Self {
-        let dir =
-            tempfile::Builder::new().prefix("starling-runtime-").tempdir().expect("a directory");
-        Self::open(dir).await.0
+        Self::open(unused()).await.0
     }
 
     pub(crate) async fn open(dir: TempDir) -> (Self, Vec<Found>) {
@@ -228,6 +226,20 @@ impl Drop for Stage {
                 let _ = fs::remove_dir(group);
             }
         }
+    }
+}
+
+/// A new directory. Its number names its groups, and comes round again: one whose last
+/// owner was killed, and left some, is passed over.
+fn unused() -> TempDir {
+    let mut used = Vec::new();
+    loop {
+        let dir = tempfile::Builder::new().prefix("starling-runtime-").tempdir();
+        let dir = dir.expect("a directory");
+        if trees(dir.path()).is_empty() {
+            return dir;
+        }
+        used.push(dir);
     }
 }
 
