@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use runtime::{Access, Changes, Mount, Root};
 
 use crate::image::{Image, containers, granted, many_ids, refused, root_of, told};
-use crate::stage::Stage;
+use crate::stage::{Stage, id};
 
 #[tokio::test]
 async fn changes_go_to_disk_to_memory_or_nowhere_and_never_into_the_image() {
@@ -30,7 +30,8 @@ async fn changes_go_to_disk_to_memory_or_nowhere_and_never_into_the_image() {
     });
     let text = told(&mut stage, memory).await;
     assert!(text.starts_with("new\n") && text.contains(" 8192 "), "{text}");
-    assert!(!stage.file("memory", "root").exists());
+    // The place may be there, made ahead of the launch; nothing came into it.
+    assert!(!stage.file("memory", "root/upper/root").exists());
     let script = "(echo new > /root/file) 2>/dev/null || echo refused; rm /etc/group 2>/dev/null; \
         cat /etc/group | head -1; echo x > /dev/shm/x && cat /dev/shm/x";
     let refused = image.script("refused", script, |container| container.changes = Changes::Refused);
@@ -148,4 +149,38 @@ async fn what_the_runtime_writes_for_it_is_there() {
     });
     let text = told(&mut stage, launch).await;
     assert!(text.starts_with("here\n") && text.contains(" 2048 "), "{text}");
+}
+
+#[tokio::test]
+async fn a_removed_container_leaves_nothing_to_the_next() {
+    if !containers() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    // Some change nothing, so that their directories can be used again as they are.
+    for (n, change) in ["true", "mkdir -m 0 /shut /shut/in", "true", "true"].iter().enumerate() {
+        let name = format!("t{n}");
+        let launch = image.script(&name, &format!("ls / | tr '\\n' ' '; {change}"), |_| {});
+        let seen = told(&mut stage, launch).await;
+        assert_eq!(seen, "bin dev etc home lib lib64 proc root sys tmp ");
+        stage.runtime.remove(&id(&name)).await.expect("removed");
+    }
+    assert!(stage.directories().is_empty(), "{:?}", stage.directories());
+}
+
+#[tokio::test]
+async fn what_belongs_to_other_ids_of_a_container_is_removed_with_it() {
+    if !many_ids() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    let script = "mkdir -p -m 700 /tmp/d; echo x > /tmp/d/f; chown 1000:1001 /tmp/d /tmp/d/f";
+    told(&mut stage, image.script("t", script, |_| {})).await;
+    stage.runtime.remove(&id("t")).await.expect("removed");
+    let left: Vec<_> =
+        fs::read_dir(stage.path().join("tasks")).expect("listed").flatten().collect();
+    let left = left.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    assert_eq!(left.filter(|name| name.starts_with(".old")).count(), 0);
 }
