@@ -21,13 +21,13 @@ use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use tracing::warn;
 
+use crate::call::Caller;
 use crate::cgroup::Tree;
 use crate::launch::{End, StartFault, TaskId};
 use crate::order;
 use crate::record::{self, Claim, RecordError, State};
 use crate::supervisor::{self, ADOPTION};
-use crate::unpack::remove_tree;
-use crate::{leftovers, proc};
+use crate::{leftovers, proc, removal};
 
 /// How long a launch found between claim and exec may take, before it is given up.
 const START_PATIENCE: Duration = Duration::from_secs(5);
@@ -271,6 +271,7 @@ pub(crate) fn examine_all(
     tasks: &OwnedFd,
     path: &Path,
     host: &Host,
+    caller: &Caller,
 ) -> Result<Vec<(TaskId, Standing)>, OpenError> {
     let unreadable = |source| OpenError::Directory { path: path.to_owned(), source };
     supervisor::sweep(tasks).map_err(unreadable)?;
@@ -282,9 +283,8 @@ pub(crate) fn examine_all(
             // first, and the second was told of long ago. Waiting supervisors may
             // live, and need theirs.
             let is_prepared = name.to_str().is_some_and(supervisor::is_prepared);
-            if name.as_encoded_bytes().starts_with(b".") && !is_prepared {
-                let removed = remove_tree(tasks.as_fd(), name.as_encoded_bytes());
-                removed.map_err(unreadable)?;
+            if let Some(name) = name.to_str().filter(|name| name.starts_with('.') && !is_prepared) {
+                removal::remove(caller, tasks, name).map_err(unreadable)?;
             }
             continue;
         };
