@@ -69,7 +69,7 @@ async fn a_task_that_ends_ends_whoever_types() {
 #[tokio::test]
 async fn a_task_without_input_has_nothing_to_attach_to() {
     let stage = Stage::set().await;
-    stage.start("a", "sleep 60").await;
+    stage.start("a", "sleep 600").await;
     let attached = stage.runtime.attach(&id("a")).await;
     assert!(matches!(attached, Err(ControlError::Refused { .. })), "{attached:?}");
     stage.runtime.stop(&id("a"), Duration::ZERO).await.expect("ordered");
@@ -101,7 +101,7 @@ async fn the_end_of_input_and_an_interrupt_can_be_typed() {
     let attached = stage.runtime.attach(&id("a")).await.expect("attached");
     attached.close().await.expect("closed");
     assert_eq!(stage.end("a").await, End::Exited { code: 6 });
-    stage.launch(in_terminal("b", "echo ready; exec sleep 60")).await.expect("started");
+    stage.launch(in_terminal("b", "echo ready; exec sleep 600")).await.expect("started");
     stage.says("b", "ready").await;
     let mut attached = stage.runtime.attach(&id("b")).await.expect("attached");
     attached.write(&[3]).await.expect("typed");

@@ -79,7 +79,7 @@ async fn one_seed(seed: u64) {
         let runtime = stage.runtime.clone();
         // Some end at once, some have children and stay, some flee.
         let text =
-            ["exit 3", "sleep 60 & wait", "setsid sleep 60 & sleep 60", "sleep 0.005; exit 3"];
+            ["exit 3", "sleep 600 & wait", "setsid sleep 600 & sleep 600", "sleep 0.005; exit 3"];
         let text = text[usize::try_from(dice.below(4)).expect("small")];
         let mut launch = script(&format!("t{n}"), text);
         launch.env.insert("MARK".to_owned(), mark.clone());
