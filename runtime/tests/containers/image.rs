@@ -34,6 +34,15 @@ pub(crate) fn hosts_ids() -> bool {
     root
 }
 
+/// Whether containers can be connected to each other here; says so if not.
+pub(crate) fn networks() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: only a runtime of root connects networks");
+    }
+    root
+}
+
 /// Whether containers can have more ids than one; says so if not.
 pub(crate) fn many_ids() -> bool {
     let many = rustix::process::geteuid().is_root() || are_ids_granted();
