@@ -21,14 +21,14 @@ use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use tracing::warn;
 
+use crate::call::Caller;
 use crate::cgroup::Tree;
 use crate::launch::{End, StartFault, TaskId};
 use crate::order;
 use crate::record::{self, Claim, RecordError, State};
 use crate::spare;
 use crate::supervisor::{self, ADOPTION};
-use crate::unpack::remove_tree;
-use crate::{leftovers, proc};
+use crate::{leftovers, proc, removal};
 
 /// How long a launch found between claim and exec may take, before it is given up.
 const START_PATIENCE: Duration = Duration::from_secs(5);
@@ -272,6 +272,7 @@ pub(crate) fn examine_all(
     tasks: &OwnedFd,
     path: &Path,
     host: &Host,
+    caller: &Caller,
 ) -> Result<Vec<(TaskId, Standing)>, OpenError> {
     let unreadable = |source| OpenError::Directory { path: path.to_owned(), source };
     supervisor::sweep(tasks).map_err(unreadable)?;
@@ -284,10 +285,9 @@ pub(crate) fn examine_all(
             // first, and the second was told of long ago. Waiting supervisors may
             // live, and need theirs.
             let is_theirs = |name: &str| supervisor::is_prepared(name) || spare::is_spare(name);
-            let is_theirs = name.to_str().is_some_and(is_theirs);
-            if name.as_encoded_bytes().starts_with(b".") && !is_theirs {
-                let removed = remove_tree(tasks.as_fd(), name.as_encoded_bytes());
-                removed.map_err(unreadable)?;
+            let is_left = |name: &&str| name.starts_with('.') && !is_theirs(name);
+            if let Some(name) = name.to_str().filter(is_left) {
+                removal::remove(caller, tasks, name).map_err(unreadable)?;
             }
             continue;
         };

@@ -128,6 +128,16 @@ impl Caller {
         }
     }
 
+    /// The agent's own program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The runtime's directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Asks a keeper, if there is one, to leave when its work is done.
     pub(crate) fn dismiss(&self) -> io::Result<()> {
         match connect(&self.dir, SOCKET) {

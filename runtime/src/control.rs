@@ -32,10 +32,10 @@ use crate::log::{LogError, LogReader, LogRequest};
 use crate::mend::mend;
 use crate::order::{self, Command, LOCK, Recipient, TASKS};
 use crate::record::{self, RecordError};
+use crate::removal;
 use crate::spare;
 use crate::supervisor;
 use crate::underway::{Launches, Underway};
-use crate::unpack::remove_tree;
 use crate::usage;
 use crate::watch::{self, Asked, Shared, blocking};
 
@@ -448,10 +448,10 @@ fn prepare(config: Config) -> Result<Prepared, OpenError> {
     let handle = order::open_directory(&path).map_err(failed)?;
     let tasks = order::open_below(&handle, TASKS).map_err(failed)?;
     let host = Host { boot: adopt::boot()?, tree: supervisor::tree(&handle) };
-    let standings = adopt::examine_all(&tasks, &tasks_path, &host)?;
     let stat = rustix::fs::fstat(&handle).map_err(|error| failed(error.into()))?;
     let loans = Loans::new(&path, stat.st_dev.rotate_left(32) ^ stat.st_ino);
     let caller = Caller::new(handle, path, program);
+    let standings = adopt::examine_all(&tasks, &tasks_path, &host, &caller)?;
     Ok(Prepared { caller, tasks, tasks_path, host, lock, standings, loans })
 }
 
@@ -516,7 +516,7 @@ fn remove(shared: &Shared, id: &TaskId) -> Result<(), RemoveError> {
     };
     // Moved away first: a half removed directory must not be taken for a task.
     let old = record::unfinished("old", id);
-    let remove = || match remove_tree(shared.tasks.as_fd(), old.as_bytes()) {
+    let remove = || match removal::remove(&shared.caller, &shared.tasks, &old) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     };

@@ -37,10 +37,10 @@ use rustix::thread::set_name;
 
 use crate::cgroup::Tree;
 use crate::order::{self, LOCK, SOCKET, TASKS};
-use crate::proc;
 use crate::sandbox::Facts;
 use crate::supervisor::{self, Post, TAKEN, WAITING, supervise};
 use crate::sys::{self, Fork, Seat, Seats};
+use crate::{proc, removal};
 
 /// How long a starting keeper waits for one that is about to leave.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -84,9 +84,15 @@ struct Keeper {
 /// Becomes the keeper of `dir`: call it first thing in `main`, before any thread
 /// exists, when the program is run as `keeper DIR`.
 ///
+/// An agent may also ask it for something else, through its environment: to remove what
+/// only a process without threads can; then it does that and returns.
+///
 /// Returns in the process that was called once the keeper, its child, takes
 /// orders, or when another keeper does; and in the keeper when it leaves.
 pub fn keeper_main(dir: &Path) -> ExitCode {
+    if let Some(done) = removal::serve(dir) {
+        return done;
+    }
     match prepare(dir).and_then(|keeper| keeper.map_or(Ok(()), detach_and_serve)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -49,6 +49,7 @@ mod order;
 mod plan;
 mod proc;
 mod record;
+mod removal;
 mod sandbox;
 mod seccomp;
 mod session;

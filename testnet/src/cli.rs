@@ -12,6 +12,7 @@ use testnet::complaint::{Complaint, USAGE};
 use testnet::fabric::amount::{Chance, Rate, Span};
 use testnet::fabric::link::Change;
 use testnet::sim::Mutant;
+use testnet::vm::suite;
 
 /// Runs real Starling agents on a network that can be broken at will.
 #[derive(Debug, Parser)]
@@ -135,6 +136,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  \
         testnet vm                                the runtime's tests as root\n  \
         testnet vm --user                         as an ordinary user, with and without a cgroup\n  \
+        testnet vm --user=undelegated --test tasks    one test binary, without a cgroup\n  \
+        testnet vm --package testnet --test escape    the escapes, on the guest's kernel\n  \
         testnet vm --filter crash -v              some of them, with all that is said\n  \
         testnet vm -- cat /sys/fs/cgroup/cgroup.controllers\n  \
         testnet vm --with ./starling -- ./starling --help\n\n\
@@ -309,11 +312,29 @@ pub(crate) struct Sim {
     pub(crate) trace: bool,
 }
 
+/// Which cgroups ordinary users have in a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Users {
+    /// One of its own, as from systemd
+    Delegated,
+    /// None
+    Undelegated,
+    /// First the one, then the other
+    Both,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Vm {
-    /// As an ordinary user, once with a delegated cgroup and once without
-    #[arg(long)]
-    pub(crate) user: bool,
+    /// As an ordinary user: with a cgroup of its own, without, or once each
+    #[arg(long, value_enum, num_args(0..=1), require_equals(true), value_name = "CGROUP",
+        default_missing_value = "both")]
+    pub(crate) user: Option<Users>,
+    /// Whose tests
+    #[arg(long, value_name = "NAME", default_value = suite::PACKAGE, conflicts_with = "command")]
+    pub(crate) package: String,
+    /// Only these test binaries; `lib` are the tests in the package itself
+    #[arg(long = "test", value_name = "NAME", conflicts_with = "command")]
+    pub(crate) tests: Vec<String>,
     /// Only tests whose name holds this
     #[arg(long, value_name = "TEXT", conflicts_with = "command")]
     pub(crate) filter: Option<String>,

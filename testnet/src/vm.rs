@@ -52,7 +52,7 @@ pub enum VmError {
     #[error("cannot use {}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("cargo built no tests of {package}")]
-    NoTests { package: &'static str },
+    NoTests { package: String },
 }
 
 /// Turns an error about this path into ours.

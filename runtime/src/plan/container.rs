@@ -366,7 +366,7 @@ impl Planner<'_> {
         }
         steps.push(Step::Clone(namespaces));
         if self.own_ids() {
-            steps.push(Step::MapIds(self.id_map(id_base)));
+            steps.push(Step::MapIds(id_map(self.facts, id_base)));
         }
         let opened = self.supervisor.iter().filter_map(|step| match step {
             Step::Open(tree) => Some(tree.owners),
@@ -383,20 +383,21 @@ impl Planner<'_> {
         steps.push(Step::Go);
         steps
     }
+}
 
-    fn id_map(&self, id_base: u32) -> IdMap {
-        let Facts { uid, gid, subuids, subgids, id_helpers, .. } = self.facts;
-        if self.facts.privileged() {
-            let line = vec![[0, id_base, IDS]];
-            return IdMap { uids: line.clone(), gids: line, writer: MapWriter::Root };
-        }
-        let (mut uids, mut gids) = (vec![[0, *uid, 1]], vec![[0, *gid, 1]]);
-        let grants = subuids.first().zip(subgids.first()).filter(|_| *id_helpers);
-        let Some((granted_uids, granted_gids)) = grants else {
-            return IdMap { uids, gids, writer: MapWriter::Owner };
-        };
-        uids.push([1, granted_uids.first, granted_uids.count.min(IDS - 1)]);
-        gids.push([1, granted_gids.first, granted_gids.count.min(IDS - 1)]);
-        IdMap { uids, gids, writer: MapWriter::Helpers }
+/// Which ids a container has, and who may say so.
+pub(crate) fn id_map(facts: &Facts, id_base: u32) -> IdMap {
+    let Facts { uid, gid, subuids, subgids, id_helpers, .. } = facts;
+    if facts.privileged() {
+        let line = vec![[0, id_base, IDS]];
+        return IdMap { uids: line.clone(), gids: line, writer: MapWriter::Root };
     }
+    let (mut uids, mut gids) = (vec![[0, *uid, 1]], vec![[0, *gid, 1]]);
+    let grants = subuids.first().zip(subgids.first()).filter(|_| *id_helpers);
+    let Some((granted_uids, granted_gids)) = grants else {
+        return IdMap { uids, gids, writer: MapWriter::Owner };
+    };
+    uids.push([1, granted_uids.first, granted_uids.count.min(IDS - 1)]);
+    gids.push([1, granted_gids.first, granted_gids.count.min(IDS - 1)]);
+    IdMap { uids, gids, writer: MapWriter::Helpers }
 }

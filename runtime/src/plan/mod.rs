@@ -24,6 +24,7 @@ mod tests;
 
 use std::fmt;
 
+pub(crate) use container::id_map;
 pub use exact::ExactStep;
 pub use facts::{Facts, IdRange, Kernel};
 pub use flaw::{PlanFlaw, Problem};

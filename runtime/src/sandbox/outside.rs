@@ -323,8 +323,7 @@ impl Outside<'_> {
 
     fn map_ids(&self, map: &IdMap, pid: Pid) -> Result<(), Failure> {
         if map.writer == MapWriter::Helpers {
-            run_helper("newuidmap", pid, &map.uids)?;
-            return run_helper("newgidmap", pid, &map.gids);
+            return map_by_helpers(map, pid).map_err(Failure::because);
         }
         let write = |name: &str, text: &str| -> Result<(), Failure> {
             let file = self.of_process(pid, name, OFlags::WRONLY)?;
@@ -479,6 +478,15 @@ fn make_directory(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<bool, Er
         Err(Errno::EXIST) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Gives a child's namespace the ids that its user was granted, by those who may; why not,
+/// in words.
+pub(crate) fn map_by_helpers(map: &IdMap, pid: Pid) -> Result<(), String> {
+    let lines = [("newuidmap", &map.uids), ("newgidmap", &map.gids)];
+    lines.into_iter().try_for_each(|(name, lines)| {
+        run_helper(name, pid, lines).map_err(|failure| failure.detail)
+    })
 }
 
 /// Runs `newuidmap` or its twin, which writes a map that only root may.

@@ -39,8 +39,8 @@ pub(crate) fn own() -> Result<CapabilitySet, Errno> {
 /// then the seccomp filter, then exec.
 ///
 /// EINVAL for the ids -1, which mean "leave as it is" to the kernel; EPERM where this
-/// process lacks CAP_SETPCAP, CAP_SETUID, CAP_SETGID or, for root, one of `caps`, where
-/// secure bits are locked, and in a user namespace whose `setgroups` says "deny".
+/// process lacks CAP_SETPCAP, CAP_SETUID, CAP_SETGID or, for root, one of `caps`, and where
+/// secure bits are locked.
 pub(crate) fn become_user_with(
     uid: u32,
     gid: u32,
@@ -58,9 +58,10 @@ pub(crate) fn become_user_with(
     thread::clear_ambient_capability_set()?;
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
     match thread::set_thread_groups(groups) {
-        // A namespace of one id, made without root, gave up setgroups for good. With
-        // the capability in hand that is the only reason for a refusal.
-        Err(Errno::PERM) if groups.is_empty() && own()?.contains(Capability::SETGID) => {}
+        // A namespace of one id, made without root, gave up setgroups for good: no other
+        // group exists in it, whatever an image's files say. With the capability in hand
+        // that is the only reason for a refusal.
+        Err(Errno::PERM) if own()?.contains(Capability::SETGID) => {}
         set => set?,
     }
     thread::set_thread_res_gid(group, group, group)?;

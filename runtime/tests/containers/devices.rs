@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::{Access, Container, Device, Ids};
 
-use crate::image::{Image, root_user, told};
+use crate::image::{Image, hosts_ids, told};
 use crate::stage::Stage;
 
 /// One that opening does not harm, and that not every container has.
@@ -25,7 +25,7 @@ const TRY: &str = "for d in x null; do (: < /dev/$d) 2>/dev/null && echo $d is r
 
 #[tokio::test]
 async fn a_device_for_reading_is_not_written_whosever_ids_a_container_has() {
-    let Some(source) = harmless().filter(|_| root_user()) else { return };
+    let Some(source) = harmless().filter(|_| hosts_ids()) else { return };
     let mut stage = Stage::set().await;
     let image = Image::of(&stage);
     let cases = [Ids::Own, Ids::Host].map(|ids| [Access::Read, Access::Write].map(|a| (ids, a)));
@@ -55,7 +55,7 @@ async fn a_device_for_reading_is_not_written_whosever_ids_a_container_has() {
 
 #[tokio::test]
 async fn the_hosts_root_opens_no_device_that_it_makes() {
-    if !root_user() {
+    if !hosts_ids() {
         return;
     }
     let mut stage = Stage::set().await;

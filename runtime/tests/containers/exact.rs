@@ -10,7 +10,7 @@ use runtime::{
     Node, NodeKind, Place, PlainMount, PlainUser, Powers, Privileges, Share, Start,
 };
 
-use crate::image::{Image, root_user, told};
+use crate::image::{Image, hosts_ids, told};
 use crate::stage::{Stage, id, until};
 
 /// A field, and what spoils it.
@@ -84,7 +84,7 @@ async fn in_its_own(name: &str, option: &str) -> (Other, String) {
 
 #[tokio::test]
 async fn it_is_born_into_the_namespaces_that_are_named_and_its_supervisor_is_not() {
-    if !root_user() {
+    if !hosts_ids() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -113,7 +113,7 @@ async fn it_is_born_into_the_namespaces_that_are_named_and_its_supervisor_is_not
 
 #[tokio::test]
 async fn nothing_of_ours_is_in_it() {
-    if !root_user() {
+    if !hosts_ids() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -124,7 +124,7 @@ async fn nothing_of_ours_is_in_it() {
 
 #[tokio::test]
 async fn user_groups_mask_nodes_and_powers_are_as_described() {
-    if !root_user() {
+    if !hosts_ids() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -155,7 +155,7 @@ async fn user_groups_mask_nodes_and_powers_are_as_described() {
 
 #[tokio::test]
 async fn it_is_held_before_its_root_too_if_that_is_wanted() {
-    if !root_user() {
+    if !hosts_ids() {
         return;
     }
     let stage = Stage::set().await;
@@ -175,7 +175,7 @@ async fn it_is_held_before_its_root_too_if_that_is_wanted() {
 
 #[tokio::test]
 async fn what_it_cannot_be_is_refused_by_its_field() {
-    if !root_user() {
+    if !hosts_ids() {
         return;
     }
     let mut stage = Stage::set().await;

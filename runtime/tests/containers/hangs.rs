@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::image::{Image, root_user, told};
+use crate::image::{Image, containers, told};
 use crate::stage::{PATIENCE, Stage, id, script, until};
 
 /// A file system whose server is there and says nothing. In a directory of its own, which
@@ -75,7 +75,7 @@ async fn ended(stage: &Stage, mut launch: Launch, deadline: Option<Duration>) ->
 
 #[tokio::test]
 async fn a_set_up_that_hangs_is_ended_by_a_stop_and_by_its_deadline() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -114,7 +114,7 @@ async fn a_set_up_that_hangs_is_ended_by_a_stop_and_by_its_deadline() {
 
 #[tokio::test]
 async fn an_archive_that_is_not_read_can_be_stopped() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let stage = Stage::set().await;

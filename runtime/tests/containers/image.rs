@@ -25,13 +25,57 @@ pub(crate) struct Image {
     pub(crate) root: PathBuf,
 }
 
-/// Whether containers can be made here; says so if not.
-pub(crate) fn root_user() -> bool {
+/// Whether containers can have the host's ids here; says so if not.
+pub(crate) fn hosts_ids() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: containers with many ids, or with those of the host, need root");
+        eprintln!("SKIPPED: containers with the ids of the host need root");
     }
     root
+}
+
+/// Whether containers can be connected to each other here; says so if not.
+pub(crate) fn networks() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: only a runtime of root connects networks");
+    }
+    root
+}
+
+/// Whether containers can have more ids than one; says so if not.
+pub(crate) fn many_ids() -> bool {
+    let many = rustix::process::geteuid().is_root() || are_ids_granted();
+    if !many {
+        eprintln!("SKIPPED: containers with many ids need root, or granted ids and newuidmap");
+    }
+    many && containers()
+}
+
+/// Whether this ordinary user was granted ids, and there is a program that hands them out.
+pub(crate) fn are_ids_granted() -> bool {
+    granted("/etc/subuid").is_some() && granted("/etc/subgid").is_some()
+}
+
+/// The first id that this file grants to this user, if there is a program that hands it out.
+pub(crate) fn granted(file: &str) -> Option<u32> {
+    if !Path::new("/usr/bin/newuidmap").exists() {
+        return None;
+    }
+    let name = Command::new("id").arg("-un").output().expect("id").stdout;
+    let name = format!("{}:", String::from_utf8_lossy(&name).trim());
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let range = text.lines().find_map(|line| line.strip_prefix(&name))?;
+    range.split(':').next()?.parse().ok()
+}
+
+/// The host's id that is root in a container.
+pub(crate) fn root_of(launch: &Launch) -> u32 {
+    match &launch.place {
+        // Root of an ordinary user's containers is that user.
+        Place::Container(it) => it.id_base.unwrap_or(rustix::process::geteuid().as_raw()),
+        Place::Process(_) => panic!("a container"),
+    }
 }
 
 /// Whether any containers can be made here: an ordinary user's need what the kernel and
@@ -98,20 +142,13 @@ impl Image {
         let range = NEXT_RANGE.fetch_add(1, Ordering::Relaxed);
         // Another process of tests begins elsewhere.
         let start = 1_200_000_000 + std::process::id() % 4096 * 65_536;
-        container.id_base = Some(start + range * IDS);
+        // Only root may choose.
+        container.id_base = rustix::process::geteuid().is_root().then_some(start + range * IDS);
         change(&mut container);
         let place = Place::Container(Box::new(container));
         let mut launch = Launch { place, ..Launch::new(id(name), ["/bin/sh", "-c", text]) };
         launch.env.insert("PATH".into(), "/bin".into());
         launch
-    }
-}
-
-/// The id base of a launch.
-pub(crate) fn id_base(launch: &Launch) -> u32 {
-    match &launch.place {
-        Place::Container(container) => container.id_base.expect("a range"),
-        Place::Process(_) => panic!("a container"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use runtime::{Clocks, Ids, Init, Network, Streams};
 
-use crate::image::{Image, id_base, refused, root_user, told};
+use crate::image::{Image, containers, granted, hosts_ids, many_ids, refused, root_of, told};
 use crate::stage::Stage;
 
 /// `/proc/self/mountinfo` without what differs between runs: ids, device numbers,
@@ -23,7 +23,7 @@ fn mounts(text: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn the_mounts_are_these_and_no_others() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -65,9 +65,23 @@ async fn the_mounts_are_these_and_no_others() {
     }
 }
 
+/// The ids that a container whose root is this one must have: of users, then of groups.
+/// An ordinary user's root is itself, the others are what it was granted.
+fn id_maps(root: u32) -> Vec<Vec<String>> {
+    let line = |line: [u32; 3]| line.map(|number| number.to_string()).to_vec();
+    if rustix::process::geteuid().is_root() {
+        return vec![line([0, root, 65_536]); 2];
+    }
+    let group = rustix::process::getegid().as_raw();
+    let granted = |file| granted(file).map(|first| line([1, first, 65_535]));
+    let users = [Some(line([0, root, 1])), granted("/etc/subuid")];
+    let groups = [Some(line([0, group, 1])), granted("/etc/subgid")];
+    users.into_iter().chain(groups).flatten().collect()
+}
+
 #[tokio::test]
 async fn ids_and_namespaces_are_its_own() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -75,14 +89,13 @@ async fn ids_and_namespaces_are_its_own() {
     let script = "cat /proc/self/uid_map /proc/self/gid_map; cat /proc/sys/kernel/hostname; \
         for n in user mnt pid uts ipc net cgroup time; do readlink /proc/self/ns/$n; done";
     let launch = image.script("task.1", script, |_| {});
-    let base = id_base(&launch);
+    let base = root_of(&launch);
     let text = told(&mut stage, launch).await;
-    let mut lines = text.lines();
-    for _ in 0..2 {
-        let map: Vec<_> = lines.next().expect("a map").split_ascii_whitespace().collect();
-        assert_eq!(map, ["0", &base.to_string(), "65536"]);
-    }
-    assert_eq!(lines.next(), Some("task.1"));
+    let (maps, rest) = text.split_once("task.1\n").expect("its name");
+    let maps: Vec<_> =
+        maps.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(maps, id_maps(base));
+    let mut lines = rest.lines();
     for name in ["user", "mnt", "pid", "uts", "ipc", "net", "cgroup"] {
         let host = fs::read_link(format!("/proc/self/ns/{name}")).expect("a link");
         let inside = lines.next().expect("a namespace");
@@ -94,7 +107,7 @@ async fn ids_and_namespaces_are_its_own() {
 
 #[tokio::test]
 async fn its_powers_are_dockers_and_cannot_grow() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -106,6 +119,9 @@ async fn its_powers_are_dockers_and_cannot_grow() {
         CapEff: 00000000a80425fb\nCapBnd: 00000000a80425fb\nCapAmb: 0000000000000000\n\
         NoNewPrivs: 1\nSeccomp: 2\n";
     assert_eq!(text, wanted);
+    if !many_ids() {
+        return;
+    }
     let launch = image.script("u", script, |container| {
         container.user = "app".into();
         container.cap_drop.insert("ALL".into());
@@ -120,7 +136,7 @@ async fn its_powers_are_dockers_and_cannot_grow() {
 
 #[tokio::test]
 async fn it_holds_its_three_streams_and_nothing_else() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -135,7 +151,7 @@ async fn it_holds_its_three_streams_and_nothing_else() {
 
 #[tokio::test]
 async fn dangerous_paths_are_hidden_or_read_only() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -151,7 +167,7 @@ async fn dangerous_paths_are_hidden_or_read_only() {
 
 #[tokio::test]
 async fn the_usual_devices_are_there() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -169,7 +185,7 @@ async fn the_usual_devices_are_there() {
 
 #[tokio::test]
 async fn the_loopback_is_up_and_there_is_no_other_device() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -188,7 +204,7 @@ async fn the_loopback_is_up_and_there_is_no_other_device() {
 
 #[tokio::test]
 async fn its_own_clocks_begin_with_it() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -201,7 +217,7 @@ async fn its_own_clocks_begin_with_it() {
 
 #[tokio::test]
 async fn sysctls_of_its_namespaces_are_set_and_others_refused() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -222,7 +238,7 @@ async fn sysctls_of_its_namespaces_are_set_and_others_refused() {
 
 #[tokio::test]
 async fn a_reaper_passes_signals_on_and_reaps() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -245,7 +261,7 @@ async fn a_reaper_passes_signals_on_and_reaps() {
 
 #[tokio::test]
 async fn a_container_with_the_hosts_ids_keeps_every_other_wall() {
-    if !root_user() {
+    if !hosts_ids() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -266,18 +282,20 @@ async fn a_container_with_the_hosts_ids_keeps_every_other_wall() {
 
 #[tokio::test]
 async fn a_terminal_is_its_own() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
     let image = Image::of(&stage);
     let script = "readlink /proc/self/fd/0; stat -c %t:%T /dev/console; test -t 1 && echo tty; \
         echo typed > /dev/tty; stat -c %u /dev/pts/0";
+    let (user, number) = if many_ids() { ("app", 1000) } else { ("root", 0) };
     let launch = image.script("t", script, |container| {
-        container.user = "app".into();
+        container.user = user.into();
         container.init = Init::Reaper;
     });
     let launch = runtime::Launch { streams: Streams::Terminal { rows: 24, columns: 80 }, ..launch };
     let text = told(&mut stage, launch).await;
-    assert_eq!(text.replace('\r', ""), "/dev/pts/0\n88:0\ntty\ntyped\n1000\n");
+    let wanted = format!("/dev/pts/0\n88:0\ntty\ntyped\n{number}\n");
+    assert_eq!(text.replace('\r', ""), wanted);
 }

@@ -1,5 +1,5 @@
-//! Containers as they are, seen from inside and from the host. As root, over a root
-//! made of this machine's own programs.
+//! Containers as they are, seen from inside and from the host: root's, and those of an
+//! ordinary user, over a root made of this machine's own programs.
 
 #[path = "../net/stage.rs"]
 #[allow(dead_code, reason = "shared with the tests of the network")]

@@ -4,12 +4,12 @@ use std::process::Command;
 
 use runtime::{Launch, Rlimit};
 
-use crate::image::{Image, containers, refused, root_user, told};
+use crate::image::{Image, are_ids_granted, containers, many_ids, refused, told};
 use crate::stage::Stage;
 
 #[tokio::test]
 async fn users_are_looked_up_in_the_containers_own_files() {
-    if !root_user() {
+    if !many_ids() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -49,12 +49,16 @@ async fn an_ordinary_user_is_root_of_its_own_containers_and_nobody_else_outside(
     let image = Image::of(&stage);
     let script = "id -u; cat /proc/1/comm; head -n 1 /proc/self/uid_map; touch /new /home/app/new; \
         stat -c %u /new; grep ^CapEff /proc/self/status; mknod /b b 1 1 2>/dev/null || echo no";
-    let launch = image.script("t", script, |container| container.id_base = None);
+    let launch = image.script("t", script, |_| {});
     let said = told(&mut stage, launch).await;
     let words: Vec<_> = said.split_whitespace().collect();
     let own = rustix::process::geteuid().as_raw().to_string();
     assert_eq!(words, ["0", "sh", "0", &own, "1", "0", "CapEff:", "00000000a80425fb", "no"]);
     assert!(!image.path("new").exists() && !image.path("home/app/new").exists());
+    // The image lists root in a group of its own, which only a container with more ids has.
+    let launch = image.script("u", "id -u; id -G", |container| container.user = "root".into());
+    let groups = if are_ids_granted() { "0 10" } else { "0" };
+    assert_eq!(told(&mut stage, launch).await, format!("0\n{groups}\n"));
 }
 
 #[tokio::test]
@@ -66,16 +70,9 @@ async fn an_ordinary_user_hands_out_granted_ids_or_says_that_there_are_none() {
     let image = Image::of(&stage);
     let launch =
         image.script("t", "id -u; touch /dev/shm/new; stat -c %u /dev/shm/new", |container| {
-            container.id_base = None;
             container.user = "1000:1001".into();
         });
-    let name = Command::new("id").arg("-un").output().expect("id").stdout;
-    let name = format!("{}:", String::from_utf8_lossy(&name).trim());
-    let granted = ["/etc/subuid", "/etc/subgid"].iter().all(|file| {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.lines().any(|line| line.starts_with(&name))
-    });
-    if granted && std::path::Path::new("/usr/bin/newuidmap").exists() {
+    if are_ids_granted() {
         assert_eq!(told(&mut stage, launch).await, "1000\n1000\n");
         return;
     }
@@ -88,7 +85,7 @@ async fn an_ordinary_user_hands_out_granted_ids_or_says_that_there_are_none() {
 
 #[tokio::test]
 async fn a_user_that_cannot_be_is_refused_with_its_field() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -108,7 +105,7 @@ async fn a_user_that_cannot_be_is_refused_with_its_field() {
 
 #[tokio::test]
 async fn hostile_passwd_files_hang_nobody() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -130,7 +127,7 @@ async fn hostile_passwd_files_hang_nobody() {
 
 #[tokio::test]
 async fn it_starts_where_it_is_told_and_the_directory_is_made() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -142,7 +139,7 @@ async fn it_starts_where_it_is_told_and_the_directory_is_made() {
 
 #[tokio::test]
 async fn limits_of_each_process_hold_or_are_named() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -160,7 +157,7 @@ async fn limits_of_each_process_hold_or_are_named() {
 
 #[tokio::test]
 async fn a_program_that_cannot_run_is_told_apart() {
-    if !root_user() {
+    if !containers() {
         return;
     }
     let mut stage = Stage::set().await;

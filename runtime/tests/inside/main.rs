@@ -1,7 +1,7 @@
 //! What enters running tasks: programs, archives, looks; with a real keeper, real
 //! containers and real plain processes.
 //!
-//! Containers need root here; without, their tests say so and are skipped.
+//! What needs root, or ids that were granted, says so and is skipped without.
 
 mod archives;
 #[allow(dead_code, reason = "shared with the tests of containers, which use all of it")]

@@ -2,7 +2,7 @@
 
 use runtime::{ControlError, End, Exec, ExecError, Piece, StartFault};
 
-use crate::image::root_user;
+use crate::image::many_ids;
 use crate::site::{IDLE, Site, TASK, exec, shell};
 use crate::stage::{id, lives, until};
 
@@ -55,7 +55,7 @@ async fn it_has_the_tasks_variables_and_directory_and_those_given() {
 
 #[tokio::test]
 async fn a_container_is_entered_as_another_of_its_users() {
-    if !root_user() {
+    if !many_ids() {
         return;
     }
     let Some(site) = Site::container(IDLE, |_| {}).await else { return };

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use runtime::{Ids, Streams};
 
-use crate::image::root_user;
+use crate::image::hosts_ids;
 use crate::site::{IDLE, Site, TASK, exec, shell};
 use crate::stage::id;
 
@@ -17,7 +17,7 @@ const RIGHTS: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups)' /proc/s
 async fn it_is_in_every_namespace_and_group_of_the_task_with_its_rights() {
     let text = format!("{SPACES}; {RIGHTS}; echo up; exec sleep 1000");
     for ids in [Ids::Own, Ids::Host] {
-        if ids == Ids::Host && !root_user() {
+        if ids == Ids::Host && !hosts_ids() {
             continue;
         }
         let Some(site) = Site::container(&text, |it| it.ids = ids).await else { return };
@@ -105,7 +105,7 @@ async fn what_runs_us_cannot_be_written_from_inside() {
     let program = env!("CARGO_BIN_EXE_keeper-for-tests");
     let before = fs::read(program).expect("read");
     for ids in [Ids::Own, Ids::Host] {
-        if ids == Ids::Host && !root_user() {
+        if ids == Ids::Host && !hosts_ids() {
             continue;
         }
         let Some(site) = Site::container(OVERWRITER, |it| it.ids = ids).await else { return };

@@ -24,15 +24,6 @@ pub(crate) struct Site {
     pub(crate) pid: u32,
 }
 
-/// Tasks outlive their agents, so a test must end its own, however it ends itself.
-impl Drop for Site {
-    fn drop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.pid.cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-    }
-}
-
 /// What a session came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Told {

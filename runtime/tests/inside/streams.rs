@@ -62,10 +62,10 @@ async fn who_reads_slowly_holds_the_program_up_and_loses_nothing() {
 #[tokio::test]
 async fn what_a_program_leaves_behind_does_not_keep_the_end_from_being_told() {
     for site in Site::all().await {
-        let told = timeout(Duration::from_secs(10), site.sh("sleep 500 & echo left")).await;
+        let told = timeout(PATIENCE, site.sh("sleep 600 & echo left")).await;
         let told = told.expect("in time");
         assert_eq!((told.out.as_str(), told.end), ("left\n", End::Exited { code: 0 }));
-        let told = timeout(Duration::from_secs(20), site.sh("yes & true")).await;
+        let told = timeout(PATIENCE, site.sh("yes & true")).await;
         assert_eq!(told.expect("in time").end, End::Exited { code: 0 });
     }
 }

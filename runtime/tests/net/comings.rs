@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use runtime::net::{Bridge, Closed};
 
-use crate::stage::{Netns, ip, network, on_a_host, seen, tcp, udp};
+use crate::stage::{Netns, PATIENCE, ip, network, on_a_host, seen, tcp, udp};
 
 const CYCLES: u32 = 200;
 
@@ -119,7 +119,7 @@ fn a_container_that_is_gone_already_is_detached_all_the_same() {
         let netns = Netns::new();
         network.attach("task", netns.fd(), &[tcp(80, 80)]).expect("done");
         drop(netns);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while !ip("-o link show type veth").is_empty() {
             assert!(Instant::now() < deadline, "a namespace without a user goes away");
             thread::yield_now();

@@ -21,7 +21,7 @@ use rustix::thread::{
 };
 
 /// Longer than anything here takes; a packet that is dropped costs this much.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a connection that must fail is waited for: a dropped SYN is sent again
 /// after one second.
 const REFUSAL: Duration = Duration::from_millis(1500);

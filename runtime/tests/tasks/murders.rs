@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use runtime::{End, Event, FoundState, LaunchError};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::stage::{Stage, lives, script, until};
+use crate::stage::{PATIENCE, Stage, lives, script, until};
 
 /// `STARLING_SEEDS=1000..2000` runs others, or more.
 const SEEDS: std::ops::Range<u64> = 0..40;
@@ -79,7 +79,7 @@ async fn one_seed(seed: u64) {
         let runtime = stage.runtime.clone();
         // Some end at once, some have children and stay, some flee.
         let text =
-            ["exit 3", "sleep 60 & wait", "setsid sleep 60 & sleep 60", "sleep 0.005; exit 3"];
+            ["exit 3", "sleep 600 & wait", "setsid sleep 600 & sleep 600", "sleep 0.005; exit 3"];
         let text = text[usize::try_from(dice.below(4)).expect("small")];
         let mut launch = script(&format!("t{n}"), text);
         launch.env.insert("MARK".to_owned(), mark.clone());
@@ -95,7 +95,7 @@ async fn one_seed(seed: u64) {
     let agent_dies = dice.below(3) == 0;
     let mut expected = TASKS;
     let mut running = std::collections::BTreeSet::new();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while expected > (ends.len() + refused.len() + running.len()) as u64 || murders > 0 {
         assert!(Instant::now() < deadline, "seed {seed}: {ends:?} {refused:?} {running:?}");
         let wait = next.saturating_duration_since(Instant::now()).min(Duration::from_millis(20));

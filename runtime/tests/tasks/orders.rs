@@ -13,9 +13,19 @@ fn from_now(after: Duration) -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 + after.as_nanos() as u64
 }
 
-/// Whether tasks have control groups here, by what the claim of one says.
-fn has_groups(stage: &Stage, task: &str) -> bool {
-    let has = stage.state(task).contains("\"slot\":\"");
+/// How far off a deadline is put that something must come before: ever farther, until
+/// this machine was quick enough.
+fn ever_longer() -> impl Iterator<Item = Duration> {
+    let first = Duration::from_millis(400);
+    std::iter::successors(Some(first), |last| Some(*last * 4)).take_while(|it| *it < PATIENCE)
+}
+
+/// Whether tasks have control groups here, by what the claim of a harmless one says; says
+/// so if not. Asked first: without them nothing holds a task that takes all it can get.
+async fn has_groups(stage: &mut Stage) -> bool {
+    stage.start("asks", "true").await;
+    stage.end("asks").await;
+    let has = stage.state("asks").contains("\"slot\":\"");
     if !has {
         eprintln!("SKIPPED: no control groups for us on this machine");
     }
@@ -27,50 +37,76 @@ async fn a_task_is_killed_when_its_deadline_passes() {
     let mut stage = Stage::set().await;
     let deadline_boot_ns = Some(from_now(Duration::from_millis(150)));
     let before = Instant::now();
-    let text = "trap '' TERM; (setsid sleep 60 &); echo $$ ready; while :; do sleep 1; done";
+    let text = "trap '' TERM; (setsid sleep 600 &); echo $$ ready; while :; do sleep 1; done";
     stage.launch(Launch { deadline_boot_ns, ..script("a", text) }).await.expect("started");
     let end = stage.end("a").await;
     assert_eq!((end.exit_code(), end), (124, End::Expired));
     assert!(before.elapsed() >= Duration::from_millis(149));
     // One that has passed before the start.
     let deadline_boot_ns = Some(1);
-    let launch = Launch { deadline_boot_ns, ..script("b", "sleep 60") };
+    let launch = Launch { deadline_boot_ns, ..script("b", "sleep 600") };
     stage.launch(launch).await.expect("started");
     assert_eq!(stage.end("b").await, End::Expired);
 }
 
 #[tokio::test]
-async fn a_deadline_can_be_moved_and_lifted() {
+async fn a_deadline_can_be_moved() {
     let mut stage = Stage::set().await;
-    let deadline_boot_ns = Some(from_now(Duration::from_millis(400)));
-    let text = "until [ -e go ]; do sleep 0.005; done; exit 3";
-    for name in ["a", "b"] {
-        stage.launch(Launch { deadline_boot_ns, ..script(name, text) }).await.expect("started");
-    }
+    let deadline_boot_ns = Some(from_now(PATIENCE * 10));
+    let launch = Launch { deadline_boot_ns, ..script("a", "sleep 600") };
+    stage.launch(launch).await.expect("started");
     let near = Some(from_now(Duration::from_millis(20)));
-    stage.runtime.set_deadline(&id("a"), None).await.expect("lifted");
-    stage.runtime.set_deadline(&id("b"), near).await.expect("moved");
-    assert_eq!(stage.end("b").await, End::Expired);
-    let passed = Instant::now() + Duration::from_millis(450);
-    until("the first deadline is over", || Instant::now() > passed).await;
-    std::fs::write(stage.file("a", "scratch").join("go"), "").expect("told");
-    assert_eq!(stage.end("a").await, End::Exited { code: 3 });
+    stage.runtime.set_deadline(&id("a"), near).await.expect("moved");
+    assert_eq!(stage.end("a").await, End::Expired);
+}
+
+#[tokio::test]
+async fn a_deadline_can_be_lifted() {
+    let mut stage = Stage::set().await;
+    let text = "until [ -e go ]; do sleep 0.005; done; exit 3";
+    for (at, allowed) in ever_longer().enumerate() {
+        let name = format!("a{at}");
+        let deadline = from_now(allowed);
+        let launch = Launch { deadline_boot_ns: Some(deadline), ..script(&name, text) };
+        stage.launch(launch).await.expect("started");
+        let lifted = stage.runtime.set_deadline(&id(&name), None).await;
+        if from_now(Duration::ZERO) > deadline {
+            continue;
+        }
+        lifted.expect("lifted");
+        let passed = deadline + 50_000_000;
+        until("the deadline is over", || from_now(Duration::ZERO) > passed).await;
+        std::fs::write(stage.file(&name, "scratch").join("go"), "").expect("told");
+        assert_eq!(stage.end(&name).await, End::Exited { code: 3 });
+        return;
+    }
+    panic!("no deadline was lifted before it passed");
 }
 
 #[tokio::test]
 async fn a_deadline_holds_without_an_agent_or_a_keeper() {
-    let stage = Stage::set().await;
-    let pid = stage.start("a", "sleep 60").await;
-    let at = Some(from_now(Duration::from_millis(200)));
-    stage.runtime.set_deadline(&id("a"), at).await.expect("set");
-    let keeper = stage.keeper().expect("a keeper");
-    let dir = stage.close();
-    kill(keeper, Signal::KILL);
-    assert!(lives(pid as i32));
-    until("it is killed", || !lives(pid as i32)).await;
-    let (_stage, found) = Stage::reopen(dir).await;
-    let states: Vec<_> = found.into_iter().map(|found| found.state).collect();
-    assert_eq!(states, [runtime::FoundState::Ended(End::Expired)]);
+    for allowed in ever_longer() {
+        let stage = Stage::set().await;
+        let pid = stage.start("a", "sleep 600").await;
+        let deadline = from_now(allowed);
+        // A machine that is too slow may be told that the task has ended.
+        let _ = stage.runtime.set_deadline(&id("a"), Some(deadline)).await;
+        let keeper = stage.keeper().expect("a keeper");
+        let dir = stage.close();
+        kill(keeper, Signal::KILL);
+        let lived = lives(pid as i32);
+        let in_time = from_now(Duration::ZERO) < deadline;
+        until("it is killed", || !lives(pid as i32)).await;
+        let (stage, found) = Stage::reopen(dir).await;
+        stage.runtime.shut_down().await;
+        let states: Vec<_> = found.into_iter().map(|found| found.state).collect();
+        assert_eq!(states, [runtime::FoundState::Ended(End::Expired)]);
+        if in_time {
+            assert!(lived, "it was killed before its deadline");
+            return;
+        }
+    }
+    panic!("no agent was gone before its task's deadline");
 }
 
 #[tokio::test]
@@ -98,10 +134,10 @@ async fn a_signal_goes_to_the_main_process_or_to_all() {
 #[tokio::test]
 async fn a_paused_task_stands_still_and_can_be_stopped() {
     let mut stage = Stage::set().await;
-    stage.start("a", "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.002; done").await;
-    if !has_groups(&stage, "a") {
+    if !has_groups(&mut stage).await {
         return;
     }
+    stage.start("a", "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.002; done").await;
     stage.says("a", "3\n").await;
     stage.runtime.pause(&id("a")).await.expect("paused");
     let size = || std::fs::metadata(stage.file("a", "log.0")).map_or(0, |file| file.len());
@@ -124,12 +160,12 @@ async fn a_paused_task_stands_still_and_can_be_stopped() {
 #[tokio::test]
 async fn a_task_that_is_killed_while_it_is_paused_does_not_freeze_the_next_ones() {
     let mut stage = Stage::set().await;
+    if !has_groups(&mut stage).await {
+        return;
+    }
     for n in 0..8 {
         let (paused, next) = (format!("paused-{n}"), format!("next-{n}"));
         stage.start(&paused, "sleep 1000").await;
-        if !has_groups(&stage, &paused) {
-            return;
-        }
         stage.runtime.pause(&id(&paused)).await.expect("paused");
         stage.runtime.signal(&id(&paused), 9, Recipient::Main).await.expect("killed");
         assert_eq!(stage.end(&paused).await, End::Signalled { signal: 9 });
@@ -141,12 +177,12 @@ async fn a_task_that_is_killed_while_it_is_paused_does_not_freeze_the_next_ones(
 #[tokio::test]
 async fn a_task_that_wants_too_much_memory_is_told_from_one_that_was_killed() {
     let mut stage = Stage::set().await;
+    if !has_groups(&mut stage).await {
+        return;
+    }
     let limits = Limits { memory_max: Some(16 << 20), ..Limits::default() };
     let text = "x=x; while :; do x=$x$x; done";
     stage.launch(Launch { limits: limits.clone(), ..script("a", text) }).await.expect("started");
-    if !has_groups(&stage, "a") {
-        return;
-    }
     let end = stage.end("a").await;
     assert_eq!((end.exit_code(), end), (137, End::OutOfMemory));
     stage.launch(Launch { limits, ..script("b", "kill -9 $$") }).await.expect("started");
@@ -156,14 +192,14 @@ async fn a_task_that_wants_too_much_memory_is_told_from_one_that_was_killed() {
 #[tokio::test]
 async fn what_a_task_uses_is_told_while_it_runs() {
     let mut stage = Stage::set().await;
-    let text = "n=0; while [ $n -lt 300000 ]; do n=$((n + 1)); done; echo ready; sleep 60";
+    let text = "n=0; while [ $n -lt 50000 ]; do n=$((n + 1)); done; echo ready; sleep 600";
+    let began = Instant::now();
     stage.start("a", text).await;
     stage.says("a", "ready").await;
     let usage = stage.runtime.usage(&id("a")).await.expect("told");
-    assert!(
-        usage.cpu_ns.is_some_and(|cpu| (1_000_000..60_000_000_000).contains(&cpu)),
-        "{usage:?}"
-    );
+    // One process cannot work for longer than it has been there, but for what the kernel rounds.
+    let longest = began.elapsed().as_nanos() as u64 + 1_000_000_000;
+    assert!(usage.cpu_ns.is_some_and(|cpu| (1_000_000..longest).contains(&cpu)), "{usage:?}");
     assert!(usage.memory_bytes.is_some_and(|bytes| bytes > 4096), "{usage:?}");
     assert!(usage.pids.is_some_and(|pids| pids >= 1), "{usage:?}");
     stage.runtime.stop(&id("a"), Duration::ZERO).await.expect("ordered");
@@ -175,12 +211,12 @@ async fn what_a_task_uses_is_told_while_it_runs() {
 #[tokio::test]
 async fn a_limit_on_processes_holds() {
     let mut stage = Stage::set().await;
-    let limits = Limits { pids_max: Some(4), ..Limits::default() };
-    let text = "for n in 1 2 3 4 5 6; do sleep 60 & echo $!; done";
-    stage.launch(Launch { limits, ..script("a", text) }).await.expect("started");
-    if !has_groups(&stage, "a") {
+    if !has_groups(&mut stage).await {
         return;
     }
+    let limits = Limits { pids_max: Some(4), ..Limits::default() };
+    let text = "for n in 1 2 3 4 5 6; do sleep 600 & echo $!; done";
+    stage.launch(Launch { limits, ..script("a", text) }).await.expect("started");
     assert_ne!(stage.end("a").await, End::Exited { code: 0 });
     let said = stage.text("a", runtime::LogStream::Stdout).await;
     assert_eq!(numbers(&said).len(), 3, "{said}");

@@ -23,7 +23,7 @@ fn supervisor(stage: &Stage, task: &str) -> String {
 async fn a_second_task_finds_nothing_of_the_first() {
     let mut stage = Stage::set().await;
     let leave = "trap '' TERM INT; ulimit -n 99; echo x > left; umask 0; exec 7</dev/null
-        (setsid sleep 60 &) ; exit 1";
+        (setsid sleep 600 &) ; exit 1";
     let look = "ls -A; env | grep -v -e ^PWD= -e ^_= -e ^SHLVL= -e ^OLDPWD=; ls /proc/self/fd | tr '\\n' ' '
         umask; grep -E '^(SigBlk|SigIgn|SigPnd)' /proc/self/status | cut -f 2
         ulimit -n; cat /proc/self/cgroup > cgroup";
@@ -57,7 +57,7 @@ async fn limits_of_one_task_do_not_bind_the_next() {
         let (tight, free) = (format!("tight-{n}"), format!("free-{n}"));
         stage.launch(Launch { limits, ..script(&tight, "true") }).await.expect("started");
         stage.end(&tight).await;
-        let text = "sleep 60 & sleep 60 & sleep 60 & sleep 60 & exit 0";
+        let text = "sleep 600 & sleep 600 & sleep 600 & sleep 600 & exit 0";
         stage.launch(script(&free, text)).await.expect("started");
         assert_eq!(stage.end(&free).await, End::Exited { code: 0 });
     }
@@ -112,7 +112,7 @@ async fn the_idle_cost_nothing_and_a_running_supervisor_little() {
         stage.start(&name, "true").await;
         stage.end(&name).await;
     }
-    stage.start("a", "exec sleep 60").await;
+    stage.start("a", "exec sleep 600").await;
     until("enough wait", || stage.waiting().len() >= 4).await;
     let all = || [vec![stage.keeper().expect("a keeper")], stage.waiting(), stage.supervisors()];
     let look = || -> Vec<String> { all().concat().into_iter().map(activity).collect() };
@@ -143,7 +143,7 @@ async fn the_idle_cost_nothing_and_a_running_supervisor_little() {
 #[tokio::test]
 async fn a_keeper_that_leaves_takes_the_waiting_along_and_leaves_nothing() {
     let mut stage = Stage::set().await;
-    stage.start("a", "exec sleep 60").await;
+    stage.start("a", "exec sleep 600").await;
     stage.runtime.stop_keeper();
     assert!(stage.keeper().is_some(), "a task runs");
     stage.runtime.stop(&id("a"), PATIENCE).await.expect("ordered");

@@ -2,21 +2,24 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use runtime::{
     Config, End, Event, Found, Launch, LaunchError, LogRecord, LogRequest, LogStream, Opened,
     Runtime, TaskId,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
-/// No single step of a test takes longer on the slowest machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// No single step of a test takes longer on the slowest machine: one that is emulated
+/// on cores which are busy with something else.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) struct Stage {
     pub(crate) runtime: Runtime,
@@ -24,6 +27,8 @@ pub(crate) struct Stage {
     seen: VecDeque<Event>,
     /// Outlives the runtime.
     dir: Option<TempDir>,
+    /// The tasks started here, which a test that gives up leaves running.
+    started: Mutex<Vec<OwnedFd>>,
 }
 
 pub(crate) fn id(text: &str) -> TaskId {
@@ -37,16 +42,15 @@ pub(crate) fn script(name: &str, text: &str) -> Launch {
 
 impl Stage {
     pub(crate) async fn set() -> Self {
-        let dir =
-            tempfile::Builder::new().prefix("starling-runtime-").tempdir().expect("a directory");
-        Self::open(dir).await.0
+        Self::open(unused()).await.0
     }
 
     pub(crate) async fn open(dir: TempDir) -> (Self, Vec<Found>) {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_keeper-for-tests"));
         let config = Config { dir: dir.path().to_owned(), program };
         let Opened { runtime, found, events } = Runtime::open(config).await.expect("opened");
-        (Self { runtime, events, seen: VecDeque::new(), dir: Some(dir) }, found)
+        let (seen, started) = (VecDeque::new(), Mutex::default());
+        (Self { runtime, events, seen, dir: Some(dir), started }, found)
     }
 
     /// The agent dies, as far as its tasks can tell.
@@ -80,7 +84,14 @@ impl Stage {
     }
 
     pub(crate) async fn launch(&self, launch: Launch) -> Result<u32, LaunchError> {
-        timeout(PATIENCE, self.runtime.launch(launch)).await.expect("a launch in time")
+        let launched = timeout(PATIENCE, self.runtime.launch(launch)).await;
+        let pid = launched.expect("a launch in time")?;
+        let process = Pid::from_raw(pid.cast_signed()).expect("a pid");
+        // One that has ended already needs no end.
+        if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
+            self.started.lock().expect("not poisoned").push(process);
+        }
+        Ok(pid)
     }
 
     pub(crate) async fn start(&self, name: &str, text: &str) -> u32 {
@@ -201,6 +212,13 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        // Tasks outlive their agents, so a test must end its own, however it ends itself.
+        // Those of an agent that died on purpose are its successor's.
+        if self.dir.is_some() {
+            for process in self.started.get_mut().expect("not poisoned") {
+                let _ = pidfd_send_signal(process, Signal::KILL);
+            }
+        }
         self.runtime.stop_keeper();
         // Where a test killed the keeper, no other agent comes to tidy up.
         if self.dir.is_some() && self.keeper().is_none() {
@@ -208,6 +226,20 @@ impl Drop for Stage {
                 let _ = fs::remove_dir(group);
             }
         }
+    }
+}
+
+/// A new directory. Its number names its groups, and comes round again: one whose last
+/// owner was killed, and left some, is passed over.
+fn unused() -> TempDir {
+    let mut used = Vec::new();
+    loop {
+        let dir = tempfile::Builder::new().prefix("starling-runtime-").tempdir();
+        let dir = dir.expect("a directory");
+        if trees(dir.path()).is_empty() {
+            return dir;
+        }
+        used.push(dir);
     }
 }
 

@@ -156,7 +156,7 @@ async fn the_process_starts_clean() {
 #[tokio::test]
 async fn an_id_is_launched_once_until_it_is_removed() {
     let mut stage = Stage::set().await;
-    stage.start("a", "sleep 60").await;
+    stage.start("a", "sleep 600").await;
     let again = stage.launch(script("a", "true")).await;
     assert!(matches!(again, Err(LaunchError::Exists { .. })), "{again:?}");
     let removed = stage.runtime.remove(&id("a")).await;
@@ -192,8 +192,8 @@ async fn what_a_task_leaves_behind_dies_with_its_main_process() {
     let mut stage = Stage::set().await;
     // One in the session, one in its own, one whose parents are all dead; all of
     // them hold the pipes.
-    let text = "sleep 60 & a=$!; setsid sleep 60 & b=$!
-        (setsid sh -c 'echo $$ > far; exec sleep 60' &)
+    let text = "sleep 600 & a=$!; setsid sleep 600 & b=$!
+        (setsid sh -c 'echo $$ > far; exec sleep 600' &)
         until [ -s far ]; do sleep 0.01; done; echo $$ $a $b $(cat far) ready
         until [ -e go ]; do sleep 0.01; done; exit 3";
     stage.start("a", text).await;

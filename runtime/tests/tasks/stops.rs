@@ -35,8 +35,8 @@ async fn a_task_is_stopped_by_the_signal_it_asked_for_even_when_it_is_paused() {
 async fn a_tree_that_ignores_the_signal_is_killed_after_the_grace() {
     let mut stage = Stage::set().await;
     let text = "trap '' TERM
-        sh -c 'sleep 60' & a=$!
-        setsid sh -c 'sleep 60; :' & echo $$ $a $! ready; while :; do sleep 0.01; done";
+        sh -c 'sleep 600' & a=$!
+        setsid sh -c 'sleep 600; :' & echo $$ $a $! ready; while :; do sleep 0.01; done";
     stage.start("a", text).await;
     let pids = numbers(&stage.says("a", "ready").await);
     assert_eq!(pids.len(), 3);

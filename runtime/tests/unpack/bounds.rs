@@ -1,11 +1,14 @@
 //! Archives that are too much, too deep, too late, cut off, or none at all.
+//!
+//! The seconds allowed are far more than a machine of its own takes: an emulated
+//! one whose host is busy counts the time in which it did not run.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
 
 use runtime::unpack::{Bounds, Digest, Flaw, Form, Options, UnpackError};
 
-use crate::stage::{Dice, Stage, options};
+use crate::stage::{Dice, Stage, cpu, options};
 use crate::tarball::{Tarball, gzip, head, sum_up};
 
 fn bounded(bounds: Bounds) -> Options {
@@ -31,14 +34,14 @@ impl Read for Endless {
 #[test]
 fn a_path_of_two_thousand_directories_is_refused_at_once() {
     let stage = Stage::new();
-    let begin = Instant::now();
+    let begin = cpu();
     for path in [vec!["a"; 2000].join("/"), format!("/./{}", "a/./".repeat(500))] {
         let tar = Tarball::new().pax(&[("path", path.as_bytes())]).file("x", "").end();
         assert!(matches!(stage.flaw(&tar), Flaw::Depth { limit: 255 }));
         let tar = Tarball::new().hard_link("x", &path).end();
         assert!(matches!(stage.flaw(&tar), Flaw::Depth { limit: 255 }));
     }
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert!(cpu() - begin < Duration::from_secs(20));
 }
 
 #[test]
@@ -50,9 +53,9 @@ fn the_deepest_path_allowed_is_made_in_little_time() {
         // Two directories in turn, so that no handle is kept.
         tar = tar.file(format!("{deep}/{number}"), "").file(format!("b/{number}"), "");
     }
-    let begin = Instant::now();
+    let begin = cpu();
     stage.rootfs(&tar.end()).unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(cpu() - begin < Duration::from_secs(100), "{:?}", cpu() - begin);
     assert_eq!(std::fs::read_dir(stage.at(&deep)).unwrap().count(), 500);
 }
 
@@ -66,10 +69,10 @@ fn depth_stacked_up_with_links_stays_bounded_and_can_be_removed() {
         let below = format!("l{}/{deep}", number - 1);
         tar = tar.dir(&below).symlink(format!("l{number}"), &below);
     }
-    let begin = Instant::now();
+    let begin = cpu();
     // The kernel follows 40 links for one path.
     assert!(matches!(stage.flaw(&tar.end()), Flaw::Parent { .. }));
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(cpu() - begin < Duration::from_secs(200), "{:?}", cpu() - begin);
 }
 
 #[test]

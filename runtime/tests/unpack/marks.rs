@@ -2,11 +2,11 @@
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use runtime::unpack::{Flaw, UnpackError};
 
-use crate::stage::{Stage, is_root};
+use crate::stage::{Stage, cpu, is_root};
 use crate::tarball::{Tarball, head};
 
 fn is_hidden(stage: &Stage, path: &str) -> bool {
@@ -110,13 +110,12 @@ fn twenty_thousand_opaque_marks_take_linear_time() {
         for _ in 0..count {
             tar = tar.block(&head("d/.wh..wh..opq", b'0').block());
         }
-        let begin = Instant::now();
+        let begin = cpu();
         assert_eq!(stage.layer(&tar.end()).unwrap().hidden, 1);
-        begin.elapsed()
+        cpu() - begin
     };
     let (few, many) = (take(2_000), take(20_000));
     assert!(many < few * 30 + Duration::from_secs(1), "{few:?} and {many:?}");
-    assert!(many < Duration::from_secs(10), "{many:?}");
 }
 
 #[test]

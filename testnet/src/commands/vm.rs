@@ -17,7 +17,7 @@ use testnet::vm::{
 };
 
 use super::{Report, table};
-use crate::cli::Vm;
+use crate::cli::{Users, Vm};
 
 /// Where everything that can be kept is, below the workspace.
 const CACHE: &str = "target/vm";
@@ -32,11 +32,16 @@ pub(crate) fn run(args: &Vm) -> Result<Report, Complaint> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let workspace = workspace.canonicalize().unwrap_or(workspace);
     equip()?;
-    let users: &[Who] = if args.user { &[Who::Delegated, Who::Undelegated] } else { &[Who::Root] };
+    let users: &[Who] = match args.user {
+        None => &[Who::Root],
+        Some(Users::Delegated) => &[Who::Delegated],
+        Some(Users::Undelegated) => &[Who::Undelegated],
+        Some(Users::Both) => &[Who::Delegated, Who::Undelegated],
+    };
     let mut carry: Vec<_> = args.carry.iter().map(|path| there(path)).collect::<Result<_, _>>()?;
     let jobs = if args.command.is_empty() {
-        eprintln!("vm: building the tests of {}", suite::PACKAGE);
-        let suite = Suite::build(&workspace).map_err(complaint)?;
+        eprintln!("vm: building the tests of {}", args.package);
+        let suite = Suite::build(&workspace, &args.package, &args.tests).map_err(complaint)?;
         carry.extend(suite.carry());
         suite.jobs(users, args.filter.as_deref())
     } else {

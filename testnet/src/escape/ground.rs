@@ -14,6 +14,9 @@ use super::cell::{Ask, Isolator, Ours, Runc, Running, Told};
 /// Every payload has this in its environment, with our pid: what is left of it is found by it.
 const MARK: &str = "STARLING_ESCAPE";
 
+/// Where the loader of glibc is, on x86-64 and on aarch64.
+const LOADERS: [&str; 2] = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+
 /// Directories that every root has.
 const DIRECTORIES: [&str; 7] = ["proc", "sys", "dev", "tmp", "etc", "vol", "root"];
 
@@ -270,9 +273,17 @@ fn bring_libraries(program: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The libraries that a program loads, by the loader's own account.
+/// The libraries that a program loads, by the loader's own account; `ldd`, which asks it
+/// too, is not on every machine. A static program loads none.
 fn libraries(program: &Path) -> io::Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output()?;
+    let Some(loader) = LOADERS.into_iter().find(|path| Path::new(path).exists()) else {
+        return Ok(Vec::new());
+    };
+    // Of a static program it says no here, and would fall over below.
+    if !Command::new(loader).arg("--verify").arg(program).output()?.status.success() {
+        return Ok(Vec::new());
+    }
+    let output = Command::new(loader).arg("--list").arg(program).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let path =
         |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);

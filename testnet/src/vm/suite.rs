@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Job, VmError, Who, tool};
 
-/// The package whose tests need a machine of their own.
+/// The package whose tests most need a machine of their own.
 pub const PACKAGE: &str = "runtime";
 /// A test says this, and why, when it did not test anything.
 const SKIPPED: &str = "SKIPPED: ";
@@ -33,11 +33,16 @@ struct Test {
 }
 
 impl Suite {
-    /// Builds them with this machine's cargo, in the debug profile. Cargo shows its progress.
-    pub fn build(workspace: &Path) -> Result<Self, VmError> {
+    /// Builds them with this machine's cargo, in the debug profile: those of these names,
+    /// where `lib` are the package's own, or all. Cargo shows its progress.
+    pub fn build(workspace: &Path, package: &str, names: &[String]) -> Result<Self, VmError> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = std::process::Command::new(cargo)
-            .args(["test", "--no-run", "--quiet", "-p", PACKAGE])
+            .args(["test", "--no-run", "--quiet", "-p", package])
+            .args(names.iter().flat_map(|name| match name.as_str() {
+                "lib" => vec!["--lib"],
+                name => vec!["--test", name],
+            }))
             .arg("--message-format=json-render-diagnostics")
             .current_dir(workspace)
             .stdin(Stdio::null())
@@ -54,7 +59,7 @@ impl Suite {
         }
         let suite = Self::of(&String::from_utf8_lossy(&output.stdout));
         if suite.tests.is_empty() {
-            return Err(VmError::NoTests { package: PACKAGE });
+            return Err(VmError::NoTests { package: package.to_owned() });
         }
         Ok(suite)
     }
