@@ -16,6 +16,7 @@ use crate::frame;
 use crate::launch::{Hold, TaskId};
 use crate::order::{CONTROL, Command, Done, INPUT_BYTES, Typed};
 use crate::record;
+use crate::refusal::ControlError;
 use crate::spare;
 use crate::supervisor::{ADOPTION, KNOCK};
 use crate::watch::Shared;
@@ -23,40 +24,6 @@ use crate::watch::Shared;
 /// How long a supervisor may take to open its door.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
-
-/// A running task that did not do as it was told.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ControlError {
-    /// There is no such task.
-    #[error("there is no task {id} here")]
-    Unknown {
-        /// The id.
-        id: TaskId,
-    },
-    /// It has ended, or its launch has not returned yet.
-    #[error("task {id} is not running")]
-    NotRunning {
-        /// The id.
-        id: TaskId,
-    },
-    /// It runs, but cannot do that.
-    #[error("task {id}: {reason}")]
-    Refused {
-        /// The id.
-        id: TaskId,
-        /// Why.
-        reason: String,
-    },
-    /// The machine failed.
-    #[error("cannot reach task {id}")]
-    Io {
-        /// The id.
-        id: TaskId,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// Tells a task's supervisor something, and waits until it is done. The connection
 /// is what an attached one goes on with.

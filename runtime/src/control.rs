@@ -22,16 +22,17 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::adopt::{self, Host, OpenError, Standing};
-use crate::attach::{self, Attached, ControlError};
-use crate::call::{Caller, KeeperError};
+use crate::attach::{self, Attached};
+use crate::call::Caller;
 use crate::cgroup::Usage;
 use crate::keeper;
-use crate::launch::{Event, Found, FoundState, Hold, Launch, LaunchFlaw, StartFault, TaskId};
+use crate::launch::{Event, Found, FoundState, Hold, Launch, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
 use crate::mend::mend;
 use crate::order::{self, Command, LOCK, Recipient, TASKS};
-use crate::record::{self, RecordError};
+use crate::record;
+use crate::refusal::{ControlError, LaunchError, RemoveError};
 use crate::removal;
 use crate::spare;
 use crate::supervisor;
@@ -76,86 +77,6 @@ struct Inner {
     /// None once it was shut down.
     work: Mutex<Option<JoinSet<()>>>,
     lock: File,
-}
-
-/// A task that was not launched.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LaunchError {
-    /// The request is flawed; nothing was done.
-    #[error("the launch cannot be")]
-    Flawed(#[from] LaunchFlaw),
-    /// There is a task of that id, running or ended and not yet removed.
-    #[error("there is a task {id} already")]
-    Exists {
-        /// The id.
-        id: TaskId,
-    },
-    /// Its program did not start. The task has ended; no event will come.
-    #[error("{reason}")]
-    NotStarted {
-        /// The kind of failure.
-        fault: StartFault,
-        /// The failure in words.
-        reason: String,
-    },
-    /// It may have run, and has ended. No event will come.
-    #[error("the task was lost while it was started: {end:?}")]
-    Lost {
-        /// How it ended.
-        end: crate::End,
-    },
-    /// No keeper; nothing was done.
-    #[error("there is no keeper to start tasks")]
-    Keeper {
-        /// Why.
-        source: KeeperError,
-    },
-    /// The file system failed.
-    #[error("cannot use the directory of task {id}")]
-    Io {
-        /// The task.
-        id: TaskId,
-        /// Why.
-        source: io::Error,
-    },
-    /// The task's directory cannot be understood.
-    #[error("cannot tell what became of task {id}")]
-    Record {
-        /// The task.
-        id: TaskId,
-        /// Why.
-        source: RecordError,
-    },
-    /// This handle was shut down; a launch under way goes on unwatched.
-    #[error("the runtime is shut down")]
-    ShutDown,
-}
-
-/// A task that was not removed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RemoveError {
-    /// There is no such task.
-    #[error("there is no task {id} here")]
-    Unknown {
-        /// The id.
-        id: TaskId,
-    },
-    /// It runs, or is being launched: stop it first.
-    #[error("task {id} has not ended; stop it first")]
-    Running {
-        /// The id.
-        id: TaskId,
-    },
-    /// The file system failed.
-    #[error("cannot remove the directory of task {id}")]
-    Io {
-        /// The id.
-        id: TaskId,
-        /// Why.
-        source: io::Error,
-    },
 }
 
 impl Runtime {

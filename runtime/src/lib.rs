@@ -49,6 +49,7 @@ mod order;
 mod plan;
 mod proc;
 mod record;
+mod refusal;
 mod removal;
 mod sandbox;
 mod seccomp;
@@ -63,7 +64,7 @@ mod volume;
 mod watch;
 
 pub use adopt::OpenError;
-pub use attach::{Attached, ControlError};
+pub use attach::Attached;
 pub use call::KeeperError;
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use cgroup::{Limits, Usage};
@@ -71,7 +72,7 @@ pub use container::{
     Access, Changes, Clocks, Container, Device, IDS, Ids, Init, Mount, Network, Protocol, Publish,
     Root, SHM_BYTES, Seccomp, SystemPaths,
 };
-pub use control::{Config, LaunchError, Opened, RemoveError, Runtime};
+pub use control::{Config, Opened, Runtime};
 pub use exact::{
     Depth, Exact, FirstHold, Mounted, NamespaceKind, Node, NodeKind, PlainMount, PlainUser, Powers,
     Privileges, Propagation, Share,
@@ -89,6 +90,7 @@ pub use plan::{
     Problem, Source, Special, Step, Tree, plan, vet,
 };
 pub use record::RecordError;
+pub use refusal::{ControlError, LaunchError, RemoveError};
 pub use session::{
     Exec, Piece, ProcessRow, Session, SessionInput, SessionOutput, SessionOver, Typed,
 };

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::attach::ControlError;
 use crate::control::Runtime;
 use crate::inside::{self, Deed, ExecError};
 use crate::launch::{End, Streams, TaskId};
 use crate::record::{self, RecordError};
+use crate::refusal::ControlError;
 use crate::spare;
 use crate::watch::blocking;
 

@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 
 use rustix::param::{clock_ticks_per_second, page_size};
 
-use crate::attach::ControlError;
 use crate::cgroup::{Slot, Usage};
 use crate::launch::TaskId;
 use crate::proc::{self, ProcessMark};
 use crate::record::{self, RecordError, State};
+use crate::refusal::ControlError;
 use crate::watch::Shared;
 use crate::{leftovers, spare};
 

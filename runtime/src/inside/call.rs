@@ -13,12 +13,12 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 
 use super::wire::{Deed, Errand, PIECE_BYTES, Word};
-use crate::attach::ControlError;
 use crate::call::KeeperError;
 use crate::control::Runtime;
 use crate::frame::{self, Inbox};
 use crate::launch::TaskId;
 use crate::order::{self, INPUT_BYTES, Order};
+use crate::refusal::ControlError;
 use crate::session::{PIECES, Piece, Session, SessionInput, SessionOutput, Typed};
 use crate::spare;
 
