@@ -34,11 +34,12 @@ pub(crate) fn hosts_ids() -> bool {
     root
 }
 
-/// Whether containers can be connected to each other here; says so if not.
-pub(crate) fn networks() -> bool {
+/// Whether what only a runtime of root does can be done here: it connects networks, and
+/// makes containers by another's description. Says so if not.
+pub(crate) fn root_user() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: only a runtime of root connects networks");
+        eprintln!("SKIPPED: this takes a runtime of root");
     }
     root
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use runtime::{Container, End, LaunchError, Network, Protocol, Publish};
 
 use crate::hosts;
-use crate::image::{Image, networks, refused, told};
+use crate::image::{Image, refused, root_user, told};
 use crate::stage::{Stage, id, script};
 
 /// Shares the network of `other`.
@@ -20,7 +20,7 @@ fn of(other: &str) -> impl FnOnce(&mut Container) {
 
 #[tokio::test]
 async fn tasks_of_one_network_talk_on_its_loopback_and_others_do_not() {
-    if !networks() {
+    if !root_user() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -37,7 +37,7 @@ async fn tasks_of_one_network_talk_on_its_loopback_and_others_do_not() {
 
 #[tokio::test]
 async fn the_network_lives_until_the_last_of_its_tasks_ends() {
-    if !networks() {
+    if !root_user() {
         return;
     }
     let mut stage = Stage::set().await;
@@ -64,7 +64,7 @@ async fn the_network_lives_until_the_last_of_its_tasks_ends() {
 
 #[tokio::test]
 async fn nobody_comes_to_the_hosts_network_or_a_strangers_by_sharing() {
-    if !networks() {
+    if !root_user() {
         return;
     }
     let mut stage = Stage::set().await;
