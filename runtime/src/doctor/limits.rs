@@ -1,12 +1,17 @@
 //! Which limits hold: one finding for each kind, and one for how that is done.
 
-use super::{Finding, Ground};
-use crate::cgroup::{self, Controller, Enforcement, Layout, Standing, Unified, Version};
+use super::{Finding, Ground, Trial};
+use crate::cgroup::{Controller, Enforcement, Layout, Standing, Unified, Version};
 
 /// Which kinds of limits hold on this machine, and what helps where one does not.
 ///
 /// Cheap and without side effects: the agent asks it at each start.
 pub fn limits(layout: &Layout, ground: &Ground) -> Vec<Finding> {
+    judge(layout, ground, &Trial::of_device_programs())
+}
+
+/// The same, where it was tried whether the kernel takes programs that decide on devices.
+pub(super) fn judge(layout: &Layout, ground: &Ground, programs: &Trial) -> Vec<Finding> {
     let held = layout.enforces();
     let by = |name, controller, kind: &str, held: &Enforcement| {
         if held.holds() {
@@ -22,7 +27,7 @@ pub fn limits(layout: &Layout, ground: &Ground) -> Vec<Finding> {
     found.push(by("pids limit", Controller::Pids, "the number of processes", &held.pids));
     found.push(by("io limit", Controller::Io, "the disk bandwidth", &held.io));
     found.push(by("cpuset limit", Controller::Cpuset, "the choice of cores", &held.cpuset));
-    found.push(devices(layout, &held.devices, ground));
+    found.push(devices(layout, &held.devices, ground, programs));
     found.push(tracking(layout, &held.tracked, ground));
     found
 }
@@ -46,15 +51,15 @@ fn groups(layout: &Layout, ground: &Ground) -> Finding {
 const UNRESTRICTED: &str = "containers with the host's ids may open any device, and none is \
     given for reading only";
 
-fn devices(layout: &Layout, held: &Enforcement, ground: &Ground) -> Finding {
+fn devices(layout: &Layout, held: &Enforcement, ground: &Ground, programs: &Trial) -> Finding {
     const NAME: &str = "device limit";
     // Of version 2 only the kernel knows whether this user may.
     if held.by == Some(Version::V2)
         && ground.is_root()
-        && let Err(error) = cgroup::try_program()
+        && let Trial::Fails { why, .. } = programs
     {
         let what =
-            format!("{UNRESTRICTED}: the kernel takes no program that decides on devices: {error}");
+            format!("{UNRESTRICTED}: the kernel takes no program that decides on devices: {why}");
         return Finding::warn(
             NAME,
             what,

@@ -91,7 +91,8 @@ pub fn worst(findings: &[Finding]) -> State {
 /// what limits it, where it lies, what is around it.
 pub fn diagnose(host: &Host) -> Vec<Finding> {
     let mut found = containers::findings(host);
-    found.extend(limits(&host.layout, &host.ground));
+    let programs = &host.trials.device_programs;
+    found.extend(limits::judge(&host.layout, &host.ground, programs));
     found.extend(network::findings(host));
     found.extend(room::findings(host));
     found.extend(storage::findings(host));

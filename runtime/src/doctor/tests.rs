@@ -16,6 +16,7 @@ fn works() -> Trials {
         overlay_in_user_namespace: Trial::Works,
         overlay: Trial::Works,
         mapped_mount: Trial::Works,
+        device_programs: Trial::Works,
     }
 }
 
@@ -236,6 +237,7 @@ fn in_an_ordinary_docker_container_the_fix_is_outside() {
         overlay_in_user_namespace: Trial::Untried("user namespaces come first"),
         overlay: fails("make a mount namespace", denied),
         mapped_mount: fails("clone a mount of the data directory", denied),
+        device_programs: Trial::Works,
     };
     host.bridging.refused = Some("the agent has no CAP_NET_ADMIN".to_owned());
     if let Some(storage) = &mut host.storage {

@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getegid, geteuid, kill_process, 
 use rustix::thread::UnshareFlags;
 
 use super::probe::existing;
+use crate::cgroup;
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
 
@@ -60,6 +61,18 @@ pub struct Trials {
     pub overlay: Trial,
     /// The data directory's file system, shown with other owners.
     pub mapped_mount: Trial,
+    /// A program of root's that decides on devices, for groups of version 2.
+    pub device_programs: Trial,
+}
+
+impl Trial {
+    /// Whether the kernel takes a program that decides on devices.
+    pub(super) fn of_device_programs() -> Self {
+        match cgroup::try_program() {
+            Ok(()) => Self::Works,
+            Err(error) => Self::Fails { at: "load a program", why: error.to_string() },
+        }
+    }
 }
 
 impl Trials {
@@ -83,6 +96,7 @@ impl Trials {
             overlay_in_user_namespace,
             overlay: if root { attempt(as_root) } else { ordinary.clone() },
             mapped_mount: if root { attempt(move || mapped(&dir)) } else { ordinary },
+            device_programs: Trial::of_device_programs(),
         }
     }
 
@@ -93,7 +107,8 @@ impl Trials {
             user_namespace: untried.clone(),
             overlay_in_user_namespace: untried.clone(),
             overlay: untried.clone(),
-            mapped_mount: untried,
+            mapped_mount: untried.clone(),
+            device_programs: untried,
         }
     }
 }

@@ -49,6 +49,10 @@ impl Home {
 }
 
 fn give_away(path: &Path) {
+    if !getuid().is_root() {
+        // Then no test goes on; see `as_agent`.
+        return;
+    }
     std::os::unix::fs::lchown(path, Some(ORDINARY), Some(ORDINARY)).expect("given");
     if path.is_dir() && !path.is_symlink() {
         let entries = fs::read_dir(path).expect("listed");
