@@ -23,7 +23,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use crate::frame::{self, Inbox, READ_BYTES};
-use crate::order::{self, KEEPER_LOG, Order, SOCKET};
+use crate::order::{self, KEEPER_LOG, OLDER, Order, SOCKET};
 use crate::sys::Readable;
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 
@@ -140,7 +140,16 @@ impl Caller {
 
     /// Asks a keeper, if there is one, to leave when its work is done.
     pub(crate) fn dismiss(&self) -> io::Result<()> {
-        match connect(&self.dir, SOCKET) {
+        self.ask_to_leave(SOCKET)
+    }
+
+    /// The same of keepers that an older program left: nobody launches with them any more.
+    pub(crate) fn dismiss_older(&self) -> io::Result<()> {
+        OLDER.into_iter().try_for_each(|socket| self.ask_to_leave(socket))
+    }
+
+    fn ask_to_leave(&self, socket: &str) -> io::Result<()> {
+        match connect(&self.dir, socket) {
             Err(error) if is_absent(&error) => Ok(()),
             connection => order::say(connection?, &Order::Leave),
         }

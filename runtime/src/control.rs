@@ -86,6 +86,9 @@ impl Runtime {
         let prepared = blocking(move || prepare(config)).await;
         let Prepared { caller, tasks, tasks_path, host, lock, standings, loans } =
             prepared.map_err(|source| OpenError::Directory { path, source })??;
+        if let Err(error) = caller.dismiss_older() {
+            debug!(%error, "the keeper of an older program cannot be told to leave");
+        }
         let (events, receiver) = mpsc::channel(EVENTS);
         let busy = Mutex::default();
         let launches = Launches::default();

@@ -5,7 +5,7 @@
 //!                keeper ──forks a few that wait──▶ supervisor ──clone──▶ task
 //!              (one, small,                        ▲ (one per task)        │
 //!               no threads)                        │   ◀── pipes, exit ────┘
-//! agent ──launch, over keeper-2.sock───────────────┘
+//! agent ──launch, over keeper-3.sock───────────────┘
 //!   ▲ ◀──started, ended───────────────────────────┘│
 //!   └── when it was away: files of the task directory
 //! ```
@@ -84,7 +84,7 @@ pub use launch::{
     Start, StartFault, Streams, TaskId, User,
 };
 pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
-pub use order::Recipient;
+pub use order::{LOCK as KEEPER_LOCK, Recipient};
 pub use plan::{
     Cover, ExactStep, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw,
     Problem, Source, Special, Step, Tree, plan, vet,

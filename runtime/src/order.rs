@@ -2,7 +2,7 @@
 //! sockets that carry them.
 //!
 //! ```text
-//! keeper-2.sock            agent ──Order──▶ a waiting supervisor ──Report──▶ agent
+//! keeper-3.sock            agent ──Order──▶ a waiting supervisor ──Report──▶ agent
 //!                                  Reply ─▶                       … until the end
 //! tasks/ID/control.sock    agent ──Command──▶ the task's supervisor ──Done──▶ agent
 //!                                  Typed ───▶
@@ -31,8 +31,13 @@ use crate::launch::{End, Launch, StartFault, TaskId};
 /// Longest reason in a report or a record.
 pub(crate) const REASON_BYTES: usize = 1 << 10;
 
-pub(crate) const SOCKET: &str = "keeper-2.sock";
-pub(crate) const LOCK: &str = "keeper-2.lock";
+/// A new number goes with every order that an older supervisor would refuse, and an order
+/// has all of a launch in it.
+pub(crate) const SOCKET: &str = "keeper-3.sock";
+/// In a runtime's directory: locked as long as a keeper takes orders there.
+pub const LOCK: &str = "keeper-3.lock";
+/// Where keepers of older programs take theirs. Of these the agent asks one thing only.
+pub(crate) const OLDER: [&str; 1] = ["keeper-2.sock"];
 pub(crate) const KEEPER_LOG: &str = "keeper.log";
 pub(crate) const TASKS: &str = "tasks";
 /// In a task's directory.

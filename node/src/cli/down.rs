@@ -95,7 +95,7 @@ pub(crate) async fn run(
 /// Whether a keeper of this data directory holds its lock; it outlives the agent with the tasks.
 fn keeper_lives(data: &Path) -> bool {
     use rustix::fs::{FlockOperation, flock};
-    std::fs::File::open(data.join("run/keeper-2.lock"))
+    std::fs::File::open(data.join("run").join(runtime::KEEPER_LOCK))
         .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
 }
 

@@ -4,7 +4,7 @@
 //! ```text
 //! before                                     behind the veil
 //! ~/.local/share/starling/node.key           ~/.local/share/starling   empty, read-only
-//! ~/.local/share/starling/run/keeper-2.sock    └ run/tasks/ID/scratch  its own
+//! ~/.local/share/starling/run/keeper-3.sock    └ run/tasks/ID/scratch  its own
 //! ~/notes, /tmp, /usr …                      as ever
 //! ```
 //!

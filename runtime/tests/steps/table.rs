@@ -24,7 +24,7 @@ const SAMPLE: u64 = 2;
 const SCRIPT: &str = "trap '' TERM; echo hi; setsid sleep 60 & sleep 60 & wait; sleep 60";
 
 /// In the root of the data directory for as long as it is there.
-const KEPT: [&str; 5] = ["agent.lock", "groups.json", "keeper-2.lock", "keeper.log", "tasks"];
+const KEPT: [&str; 5] = ["agent.lock", "groups.json", runtime::KEEPER_LOCK, "keeper.log", "tasks"];
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {

@@ -185,3 +185,20 @@ async fn a_deep_directory_does_not_matter() {
     }
     runtime.stop_keeper();
 }
+
+/// An agent never gives an older program's supervisors orders that they may not understand.
+#[tokio::test]
+async fn the_keeper_of_an_older_program_is_asked_to_leave_and_not_to_launch() {
+    let dir = Stage::set().await.close();
+    let older = std::os::unix::net::UnixListener::bind(dir.path().join("keeper-2.sock"));
+    let older = older.expect("a socket");
+    let (mut stage, _) = Stage::reopen(dir).await;
+    let mut said = Vec::new();
+    let (mut asked, _) = older.accept().expect("somebody");
+    std::io::Read::read_to_end(&mut asked, &mut said).expect("read");
+    assert!(said.ends_with(br#""leave""#), "{}", String::from_utf8_lossy(&said));
+    stage.start("a", "exit 3").await;
+    assert_eq!(stage.end("a").await, End::Exited { code: 3 });
+    older.set_nonblocking(true).expect("set");
+    assert!(older.accept().is_err(), "it was given the order");
+}
