@@ -214,14 +214,18 @@ impl Bridge {
     /// port is taken is not asked.
     pub fn explain(&self, task: &str, publish: &[Publish]) -> Result<Vec<String>, BridgeError> {
         let (_, address) = self.vacant(&self.state())?;
-        let steps = plan::attach(
-            &self.names,
-            (self.subnet, self.prefix, self.mtu),
-            task,
-            address,
-            publish,
-        )?;
+        let steps = self.steps(task, address, publish)?;
         Ok(steps.iter().map(Step::to_string).collect())
+    }
+
+    fn steps(
+        &self,
+        task: &str,
+        address: Ipv4Addr,
+        publish: &[Publish],
+    ) -> Result<Vec<Step>, BridgeError> {
+        let base = (self.subnet, self.prefix, self.mtu);
+        Ok(plan::attach(&self.names, base, task, address, publish)?)
     }
 
     /// Puts a task's network namespace on the bridge as eth0 and opens its ports, which
@@ -248,13 +252,7 @@ impl Bridge {
         }
         publish.iter().try_for_each(check)?;
         let (number, address) = self.vacant(&state)?;
-        let steps = plan::attach(
-            &self.names,
-            (self.subnet, self.prefix, self.mtu),
-            task,
-            address,
-            publish,
-        )?;
+        let steps = self.steps(task, address, publish)?;
         let spoken = publish.iter().map(|one| one.protocol).collect();
         for step in &steps {
             if let Err(error) = state.hands.perform(step, Some(netns)) {
