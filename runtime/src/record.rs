@@ -23,7 +23,7 @@
 //! task starts, so that a full disk takes no end.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -358,12 +358,15 @@ pub(crate) fn read_launch(dir: BorrowedFd<'_>) -> Result<Launch, RecordError> {
 
 /// Whether the task has ended, or its directory is being removed.
 pub(crate) fn is_over(dir: BorrowedFd<'_>) -> bool {
-    let Ok(mut file) = open(dir) else { return true };
-    let mut last = || -> io::Result<bool> {
-        let length = file.seek(SeekFrom::End(0))?;
-        file.seek(SeekFrom::Start(length.saturating_sub(RESERVED)))?;
-        let mut text = Vec::new();
-        Read::by_ref(&mut file).take(RESERVED).read_to_end(&mut text)?;
+    let Ok(file) = open(dir) else { return true };
+    let last = || -> io::Result<bool> {
+        let mut text = [0; RESERVED as usize];
+        let mut length = file.read_at(&mut text, 0)?;
+        if length == text.len() {
+            let from = file.metadata()?.len().saturating_sub(RESERVED);
+            length = file.read_at(&mut text, from)?;
+        }
+        let text = text.get(..length).unwrap_or_default();
         let mut lines = text.split_inclusive(|byte| *byte == b'\n').rev();
         Ok(lines.any(|line| line.starts_with(END_LINE) && line.ends_with(b"\n")))
     };

@@ -23,7 +23,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags, flock};
+use rustix::fs::{AtFlags, Dir, FlockOperation, IFlags, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -56,6 +56,19 @@ pub(crate) fn hold(tasks: &OwnedFd, id: &TaskId) -> io::Result<OwnedFd> {
     let named = rustix::fs::statat(tasks, id.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
     let is_its = rustix::fs::fstat(&dir)?.st_ino == named.st_ino;
     if is_its { Ok(dir) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// Has each directory of a task put in a part of the disk of its own, where the file system
+/// has such parts. Ext4 without a journal looks at every inode that was lately freed in the
+/// part where it makes one, and each overlay makes and frees half a dozen: with all tasks in
+/// one part that was an eighth of the machine at 500 containers a second.
+pub(crate) fn spread(tasks: &OwnedFd) {
+    // Other file systems refuse it, and lose nothing.
+    if let Ok(flags) = rustix::fs::ioctl_getflags(tasks)
+        && !flags.contains(IFlags::TOPDIR)
+    {
+        let _ = rustix::fs::ioctl_setflags(tasks, flags | IFlags::TOPDIR);
+    }
 }
 
 /// Makes the directory `dir`, called `old` below `tasks`, a spare one. False if it must be

@@ -220,12 +220,14 @@ pub(crate) async fn launch(
             // An asker that went away learns it from the events.
             let _ = asker.send(Ok(pid));
             shared.tell(Event::Started { id: id.clone(), pid }).await;
-            let end = match watched {
-                Watched::Line(line) => hear_end(&shared, &id, line).await,
-                Watched::Process(supervisor) => end_after(&shared, &id, supervisor).await,
-                Watched::Ended(end) => end,
+            let (end, line) = match watched {
+                Watched::Line(line) => (hear_end(&shared, &id, line).await, None),
+                Watched::Process(supervisor) => (end_after(&shared, &id, supervisor).await, None),
+                Watched::Ended(end, line) => (end, Some(line)),
             };
             shared.tell_end(id, end).await;
+            // Closing takes a while, and whoever waits for the end need not wait for that.
+            drop(line);
         }
         Err(error) => {
             shared.take_back(&id).await;
@@ -242,8 +244,8 @@ pub(crate) async fn launch(
 enum Watched {
     Line(Line),
     Process(OwnedFd),
-    /// It has ended already.
-    Ended(End),
+    /// It has ended already, as was told over this.
+    Ended(End, Line),
 }
 
 type Begun = (u32, Watched);
@@ -313,7 +315,9 @@ async fn answer(
         };
         match heard {
             Ok(Some(Report::Started { pid })) => return Some(Ok((pid, Watched::Line(line)))),
-            Ok(Some(Report::Ran { pid, end })) => return Some(Ok((pid, Watched::Ended(end)))),
+            Ok(Some(Report::Ran { pid, end })) => {
+                return Some(Ok((pid, Watched::Ended(end, line))));
+            }
             Ok(Some(Report::NotStarted { fault, reason })) => {
                 return Some(Err(LaunchError::NotStarted { fault, reason }));
             }

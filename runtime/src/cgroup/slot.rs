@@ -86,6 +86,11 @@ impl<'a> Joining<'a> {
 }
 
 impl Joining<'_> {
+    /// What [`join_rest`](Self::join_rest) writes to.
+    pub(crate) fn rest(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.legacy.iter().flatten().copied()
+    }
+
     /// Joins all hierarchies but v2, by the process that calls: after a `clone3` into
     /// v2. Only write(2): safe between fork and exec.
     pub fn join_rest(&self) -> Result<(), Errno> {

@@ -67,7 +67,7 @@ impl Usage {
 /// Files that stay open between tasks.
 #[derive(Debug, Default)]
 pub(super) struct Gauges {
-    /// The highest memory, once it was reset: v2 resets it for one open file.
+    /// The highest memory, once it was reset: v2 resets it for one open file alone.
     peak: Option<OwnedFd>,
     /// What counts kills for want of memory; looked at after every task.
     kills: OnceLock<OwnedFd>,
@@ -91,9 +91,10 @@ impl Slot {
     /// it is best done after the last task's end is told.
     pub fn renew(&mut self) {
         let reset = self.reset_peak();
-        self.baseline = self.total();
-        if reset {
-            self.baseline.memory_peak = None;
+        // What there is now of memory and processes says nothing of what comes.
+        self.baseline = self.counted();
+        if !reset {
+            self.baseline.memory_peak = self.peak();
         }
     }
 
@@ -109,20 +110,24 @@ impl Slot {
     }
 
     fn reset_peak(&mut self) -> bool {
-        match self.joined(Controller::Memory) {
-            Some((Version::V1, group)) => group.try_write("memory.max_usage_in_bytes", "0").is_ok(),
-            Some((Version::V2, group)) => {
-                if self.gauges.peak.is_none() {
-                    self.gauges.peak = group.open_file("memory.peak", OFlags::RDWR).ok();
-                }
-                let Some(fd) = &self.gauges.peak else { return false };
-                let done = retry_on_intr(|| write(fd, b"reset")).is_ok();
-                if !done {
-                    self.gauges.peak = None;
-                }
-                done
-            }
-            None => true,
+        let Some((version, group)) = self.joined(Controller::Memory) else { return true };
+        if self.gauges.peak.is_none() {
+            self.gauges.peak = group.open_file(peak_file(version), OFlags::RDWR).ok();
+        }
+        let Some(fd) = &self.gauges.peak else { return false };
+        let word: &[u8] = if version == Version::V1 { b"0" } else { b"reset" };
+        let done = retry_on_intr(|| write(fd, word)).is_ok();
+        if !done {
+            self.gauges.peak = None;
+        }
+        done
+    }
+
+    fn peak(&self) -> Option<u64> {
+        let (version, group) = self.joined(Controller::Memory)?;
+        match &self.gauges.peak {
+            Some(fd) => read_small(fd.as_fd(), |text| text.trim_ascii().parse().ok()),
+            None => group.number(peak_file(version)),
         }
     }
 
@@ -140,23 +145,20 @@ impl Slot {
     }
 
     fn total(&self) -> Usage {
+        let memory = self.joined(Controller::Memory).and_then(|(version, group)| {
+            group.number(match version {
+                Version::V1 => "memory.usage_in_bytes",
+                Version::V2 => "memory.current",
+            })
+        });
+        let pids = self.joined(Controller::Pids).and_then(|(_, g)| g.number("pids.current"));
+        Usage { memory_bytes: memory, memory_peak: self.peak(), pids, ..self.counted() }
+    }
+
+    /// What only ever grows.
+    fn counted(&self) -> Usage {
         let mut usage = Usage { oom_kills: self.oom_kills_total(), ..Usage::default() };
         self.total_cpu(&mut usage);
-        match self.joined(Controller::Memory) {
-            Some((Version::V1, group)) => {
-                usage.memory_bytes = group.number("memory.usage_in_bytes");
-                usage.memory_peak = group.number("memory.max_usage_in_bytes");
-            }
-            Some((Version::V2, group)) => {
-                usage.memory_bytes = group.number("memory.current");
-                usage.memory_peak = match &self.gauges.peak {
-                    Some(fd) => read_small(fd.as_fd(), |text| text.trim_ascii().parse().ok()),
-                    None => group.number("memory.peak"),
-                };
-            }
-            None => {}
-        }
-        usage.pids = self.joined(Controller::Pids).and_then(|(_, g)| g.number("pids.current"));
         if let Some((version, group)) = self.joined(Controller::Io) {
             let (read, write) = transferred(version, group);
             (usage.read_bytes, usage.write_bytes) = (read, write);
@@ -186,6 +188,13 @@ impl Slot {
         {
             usage.cpu_ns = group.number("cpuacct.usage");
         }
+    }
+}
+
+fn peak_file(version: Version) -> &'static str {
+    match version {
+        Version::V1 => "memory.max_usage_in_bytes",
+        Version::V2 => "memory.peak",
     }
 }
 

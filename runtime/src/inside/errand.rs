@@ -117,7 +117,8 @@ impl Site<'_> {
             volumes: None,
             join: Some(Joining::by_hand(&self.groups)),
             network_of: None,
-            ends,
+            ends: &ends,
+            standby: None,
         };
         let spawned = match &launch.place {
             Place::Container(_) => sandbox::enter(self.task.as_fd(), order),

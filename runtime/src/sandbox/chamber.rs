@@ -293,7 +293,7 @@ impl<'a> Chamber<'a> {
         match &self.terminal {
             Some(terminal) => terminal.become_streams()?,
             None => {
-                let ends = &self.order.ends;
+                let ends = self.order.ends;
                 rustix::stdio::dup2_stdin(&ends.stdin)?;
                 rustix::stdio::dup2_stdout(&ends.stdout)?;
                 rustix::stdio::dup2_stderr(&ends.stderr)?;

@@ -46,7 +46,7 @@ pub(crate) fn enter(resident: BorrowedFd<'_>, order: Order<'_>) -> Result<Spawne
         process = report::receive(&socket).ok().and_then(|later| later.process);
     }
     match (outcome, process) {
-        (Outcome::Runs, Some(pid)) => Ok(Spawned { pid, terminal, mounts: None, held: None }),
+        (Outcome::Runs, Some(pid)) => Ok(Spawned { terminal, ..Spawned::of(pid) }),
         (Outcome::Held, process) => {
             process.into_iter().for_each(end);
             Err(system(&"nobody lets a further program go on"))

@@ -31,6 +31,7 @@ mod report;
 pub(crate) mod rlimit;
 mod root;
 mod special;
+mod standby;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ pub(crate) use entry::enter;
 pub(crate) use held::Held;
 pub(crate) use outside::{CHANGES, forget_changes, make_changes, map_by_helpers, unmake_changes};
 pub(crate) use special::sealed_null;
+pub(crate) use standby::Standby;
 pub(crate) use work::{Host, work_inside, work_outside};
 
 use rustix::io::Errno;
@@ -52,7 +54,8 @@ use rustix::process::{Pid, Signal};
 use crate::cgroup::Joining;
 use crate::launch::{Launch, Place, StartFault};
 pub(crate) use crate::plan::Facts;
-use crate::plan::{self, PlanFlaw};
+use crate::plan::{self, Namespaces, PlanFlaw};
+use crate::proc::ProcessMark;
 use crate::sys::clone::Birth;
 
 /// What a supervisor ignores and its task must not: a log that hits a file size limit,
@@ -82,7 +85,9 @@ pub(crate) struct Order<'a> {
     pub(crate) join: Option<Joining<'a>>,
     /// The network namespace of the other task, for [`Network::Of`](crate::Network::Of).
     pub(crate) network_of: Option<BorrowedFd<'a>>,
-    pub(crate) ends: Ends,
+    pub(crate) ends: &'a Ends,
+    /// The process it is to be, if there is one already.
+    pub(crate) standby: Option<Standby>,
 }
 
 impl Order<'_> {
@@ -105,6 +110,10 @@ impl Order<'_> {
 #[derive(Debug)]
 pub(crate) struct Spawned {
     pub(crate) pid: Pid,
+    /// Its mark, if it is older than the call.
+    pub(crate) mark: Option<ProcessMark>,
+    /// What another like it can be born in ahead.
+    pub(crate) ahead: Option<Namespaces>,
     /// The supervisor's end of its terminal, if it has one.
     pub(crate) terminal: Option<OwnedFd>,
     /// A container's mount namespace. While somebody holds it, the end of the last
@@ -113,6 +122,12 @@ pub(crate) struct Spawned {
     pub(crate) mounts: Option<OwnedFd>,
     /// By which it is let go, if it waits before its program.
     pub(crate) held: Option<Held>,
+}
+
+impl Spawned {
+    fn of(pid: Pid) -> Self {
+        Self { pid, mark: None, ahead: None, terminal: None, mounts: None, held: None }
+    }
 }
 
 /// Why no program runs. Nothing of it is left.

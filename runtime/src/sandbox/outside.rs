@@ -20,11 +20,12 @@ use super::held::Held;
 use super::place::is_procfs;
 use super::program::Program;
 use super::report::{self, Failure, Heard, Outcome};
+use super::standby::{self, Born};
 use super::{Connect, NotStarted, Order, Spawned, rlimit};
 use crate::container::Access;
 use crate::exact::Depth;
 use crate::launch::User;
-use crate::plan::{ExactStep, IdMap, MapWriter, Owners, Plan, Source, Step, Tree};
+use crate::plan::{ExactStep, IdMap, MapWriter, Namespaces, Owners, Plan, Source, Step, Tree};
 use crate::sys::clone;
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
@@ -57,14 +58,12 @@ struct Child<'a> {
 
 pub(super) fn spawn(
     plan: &Plan,
-    order: Order<'_>,
+    mut order: Order<'_>,
     connect: Connect<'_>,
 ) -> Result<Spawned, NotStarted> {
+    let standby = order.standby.take();
     let system = |what: &str, error: Errno| NotStarted::system(what, error);
     let failed = |at: usize, failure: Failure| report::in_words(plan, at, &failure);
-    let (socket, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|error| system("cannot make a socket", error))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty())
         .map_err(|error| system("cannot open /proc", error))?;
@@ -83,25 +82,15 @@ pub(super) fn spawn(
             None => return Err(NotStarted::system("cannot start", "the plan makes no process")),
         }
     };
-    let forked = clone::fork_into(namespaces.bits(), order.birthplace());
-    let (side, birth) = match forked {
-        Ok(forked) => forked,
-        Err(error) => {
-            let _ = outside.go_home();
-            return Err(failed(at, error.into()));
-        }
-    };
-    let pid = match side {
-        Fork::Parent(pid) => pid,
-        // It stays in the namespaces that it was born in.
-        Fork::Child => {
-            drop(socket);
-            let Outside { trees, .. } = outside;
-            Chamber::new(plan, &order, trees, theirs, birth).live()
+    let commissioned = standby.and_then(|it| it.commission(plan, &order, &outside.trees));
+    let (pid, socket, mark) = match commissioned {
+        Some(Born { pid, socket, mark }) => (pid, socket, Some(mark)),
+        None => {
+            let (pid, socket) = outside.clone_into(namespaces).map_err(|f| failed(at, f))?;
+            (pid, socket, None)
         }
     };
     let left = outside.go_home();
-    drop(theirs);
     let mut child = Child { pid, socket: &socket, users: None, mounts: None };
     let mut done = left.map_err(|failure| (at, failure));
     for (at, step) in steps.take_while(|(_, step)| step.is_supervisors()) {
@@ -110,14 +99,15 @@ pub(super) fn spawn(
         });
     }
     let Child { mounts, .. } = child;
+    let ahead = standby::ahead(plan, order.facts);
     let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
     match outcome {
         Ok(Heard { outcome: Outcome::Runs, terminal, .. }) => {
-            Ok(Spawned { pid, terminal, mounts, held: None })
+            Ok(Spawned { pid, mark, ahead, terminal, mounts, held: None })
         }
         Ok(Heard { outcome: Outcome::Held, terminal, .. }) => {
             let held = Some(Held { socket, plan: plan.clone() });
-            Ok(Spawned { pid, terminal, mounts, held })
+            Ok(Spawned { pid, mark, ahead, terminal, mounts, held })
         }
         Ok(Heard { outcome: Outcome::Failed(at, failure), .. }) => {
             end(pid);
@@ -143,6 +133,31 @@ pub(super) fn end(pid: Pid) {
 }
 
 impl Outside<'_> {
+    /// Makes the container's process; returns it and what it is talked to by.
+    fn clone_into(&mut self, namespaces: Namespaces) -> Result<(Pid, OwnedFd), Failure> {
+        let kind = SocketType::SEQPACKET;
+        let made = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+        let forked = made.map_err(Failure::at("a socket")).and_then(|pair| {
+            Ok((pair, clone::fork_into(namespaces.bits(), self.order.birthplace())?))
+        });
+        let ((socket, theirs), (side, birth)) = match forked {
+            Ok(forked) => forked,
+            Err(failure) => {
+                let _ = self.go_home();
+                return Err(failure);
+            }
+        };
+        match side {
+            Fork::Parent(pid) => Ok((pid, socket)),
+            // It stays in the namespaces that it was born in.
+            Fork::Child => {
+                drop(socket);
+                let trees = std::mem::take(&mut self.trees);
+                Chamber::new(self.plan, self.order, trees, theirs, birth).live()
+            }
+        }
+    }
+
     fn before(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
             Step::Open(tree) => {
@@ -455,12 +470,23 @@ pub(crate) fn forget_changes(dir: BorrowedFd<'_>) -> std::io::Result<bool> {
 
 /// Makes `root/` the task's that begins.
 fn prepare_changes(dir: BorrowedFd<'_>, owner: User) -> Result<(), Failure> {
-    let root = make_changes(dir)?;
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-    for (name, _) in PARTS {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(&root, name, Some(uid), Some(gid), flags)?;
-    }
+    let give = |root: &OwnedFd| {
+        PARTS.iter().try_for_each(|(name, _)| {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::chownat(root, *name, Some(uid), Some(gid), flags)
+        })
+    };
+    // Most often it was made ahead.
+    let made = below(dir, CHANGES, OFlags::RDONLY | OFlags::DIRECTORY);
+    let root = match made.and_then(|root| give(&root).map(|()| root)) {
+        Err(Errno::NOENT) => {
+            let root = make_changes(dir)?;
+            give(&root)?;
+            root
+        }
+        root => root?,
+    };
     // A volatile mount leaves its mark, and the next one would refuse it.
     if rustix::fs::unlinkat(&root, "work/work/incompat/volatile/dirty", AtFlags::empty()).is_ok() {
         let _ = rustix::fs::unlinkat(&root, "work/work/incompat/volatile", AtFlags::REMOVEDIR);

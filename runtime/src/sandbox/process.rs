@@ -69,7 +69,7 @@ pub(super) fn spawn(plan: &Plan, order: Order<'_>) -> Result<Spawned, NotStarted
     };
     let pid = spawned.map_err(|error| failed(0, error.into()))?;
     match failure {
-        None => Ok(Spawned { pid, terminal: None, mounts: None, held: None }),
+        None => Ok(Spawned::of(pid)),
         Some((at, error)) => {
             let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
             Err(failed(at, error.into()))

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{WaitOptions, waitpid};
@@ -45,6 +46,8 @@ fn executable(path: &Path, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("executable");
 }
 
+static ENDS: LazyLock<Ends> = LazyLock::new(ends);
+
 fn ends() -> Ends {
     let null =
         || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").expect("null"));
@@ -73,12 +76,14 @@ fn order<'a>(launch: &'a Launch, facts: &'a Facts, dir: &'a File) -> Order<'a> {
         volumes: None,
         join: None,
         network_of: None,
-        ends: ends(),
+        ends: &ENDS,
+        standby: None,
     }
 }
 
 /// Runs this in a process with one thread, as supervisors are.
 fn alone(body: impl FnOnce()) {
+    LazyLock::force(&ENDS);
     match sys::fork().expect("fork") {
         Fork::Child => {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
@@ -268,9 +273,9 @@ fn a_further_program_has_what_the_first_has_and_not_more() {
         let mut further = launch.clone();
         further.argv = ["/bin/sh", "-c", status].map(str::to_owned).to_vec();
         further.directory = Some("/usr".into());
-        let ends = || Ends { stdout: writer.try_clone().expect("copied"), ..ends() };
+        let ends = Ends { stdout: writer.try_clone().expect("copied"), ..ends() };
         let entered =
-            enter(resident.as_fd(), Order { ends: ends(), ..order(&further, &facts, &handle) })
+            enter(resident.as_fd(), Order { ends: &ends, ..order(&further, &facts, &handle) })
                 .unwrap_or_else(|error| panic!("{error:?}"));
         let (_, ended) =
             waitpid(Some(entered.pid), WaitOptions::empty()).expect("wait").expect("it");

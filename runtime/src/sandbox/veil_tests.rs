@@ -120,8 +120,19 @@ fn run(facts: &Facts, launch: &Launch, dir: &Path) -> Result<(i32, String), Stri
     let dir = File::open(dir).expect("the task's");
     let ends = Ends { stdin: null().into(), stdout: writer, stderr: OwnedFd::from(null()) };
     let (volumes, join, network_of) = (None, None, None);
-    let order = Order { launch, facts, dir: dir.as_fd(), volumes, join, network_of, ends };
+    let order = Order {
+        launch,
+        facts,
+        dir: dir.as_fd(),
+        volumes,
+        join,
+        network_of,
+        ends: &ends,
+        standby: None,
+    };
     let spawned = spawn(order, &mut |_| Ok(())).map_err(|refused| refused.reason)?;
+    // The task's alone from here on, so that its output has an end.
+    drop(ends);
     let mut said = String::new();
     std::io::Read::read_to_string(&mut File::from(reader), &mut said).expect("read");
     let (_, status) = waitpid(Some(spawned.pid), WaitOptions::empty()).expect("wait").expect("it");

@@ -57,8 +57,9 @@ use crate::cgroup::Tree;
 use crate::frame::{self, Inbox};
 use crate::launch::StartFault;
 use crate::order::{self, Order, Report};
+use crate::plan::Namespaces;
 use crate::proc::ProcessMark;
-use crate::sandbox::{self, Facts};
+use crate::sandbox::{self, Facts, Standby};
 use crate::sys::{self, Seat, Seats};
 use group::Group;
 use prepared::Prepared;
@@ -121,6 +122,9 @@ struct Supervisor {
     made: u64,
     /// The last task was a container, so the next may be one.
     expects_container: bool,
+    /// What its process was born in, if the next one can be born ahead.
+    expects: Option<Namespaces>,
+    standby: Option<Standby>,
     inbox: Inbox,
     /// Takes no further order.
     leaves: bool,
@@ -165,6 +169,8 @@ impl Supervisor {
             prepared: None,
             made: 0,
             expects_container: false,
+            expects: None,
+            standby: None,
             inbox: Inbox::default(),
             leaves: false,
             is_bad: false,
@@ -180,6 +186,7 @@ impl Supervisor {
             }
         }
         self.rise();
+        self.standby = None;
         if let Some(prepared) = self.prepared.take() {
             prepared.remove(&self.post.tasks);
         }
@@ -220,6 +227,7 @@ impl Supervisor {
             // The order will meet it again, and can be told.
             complain!("starling supervisor: cannot prepare: {error}");
         }
+        self.stand_by();
         let connection = loop {
             let listener = self.post.listener.as_ref()?;
             match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
@@ -257,6 +265,20 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Makes the process of the next container, if the next task may be one.
+    fn stand_by(&mut self) {
+        if self.standby.as_ref().is_some_and(Standby::is_fresh) {
+            return;
+        }
+        self.standby = None;
+        let (Some(namespaces), join) = (self.expects, self.group.join()) else { return };
+        let group = join.and_then(|join| join.into);
+        // One that must join by hand what others are born in waits long for that.
+        if join.is_none() || group.is_some() {
+            self.standby = Standby::make(namespaces, group, &self.post.facts);
+        }
+    }
+
     fn obey(&mut self, connection: OwnedFd) {
         self.inbox.clear();
         match self.order(&connection) {
@@ -268,6 +290,7 @@ impl Supervisor {
             Ok(Some((Order::Enter(errand), _))) => {
                 // What it held for that is not for the next.
                 self.leaves = true;
+                self.standby = None;
                 self.enter(&connection, *errand);
             }
             Ok(Some((Order::Leave, _))) => {

@@ -22,13 +22,13 @@ use super::texts;
 use crate::cgroup::{Limits, Measure};
 use crate::container::{Changes, Mount, Network, Publish};
 use crate::frame;
-use crate::launch::{End, Launch, Place, StartFault, TaskId};
+use crate::launch::{End, Launch, Place, StartFault, Streams, TaskId};
 use crate::log::LogWriter;
 use crate::net::Ports;
 use crate::order::{self, Reply, Report};
 use crate::proc::ProcessMark;
 use crate::record::{Claim, StateFile};
-use crate::sandbox::{self, Held, NotStarted};
+use crate::sandbox::{self, Held, NotStarted, Spawned};
 use crate::volume;
 
 /// How long an agent may take to make a network.
@@ -39,6 +39,9 @@ struct Begun {
     task: Pid,
     mark: std::io::Result<ProcessMark>,
     ours: Ours,
+    /// The pipes it writes to, held so that nobody is woken when it closes them: that is
+    /// shortly before its end, which is told by a signal.
+    writers: Option<[OwnedFd; 2]>,
     /// The task's directory, for its log.
     log: OwnedFd,
     /// A container's mounts, which go when the end is told: that takes a while.
@@ -85,10 +88,11 @@ impl Supervisor {
             self.begin(agent, &prepared, &launch)
         };
         let Prepared { dir, mut state, .. } = prepared;
-        let mut mounts = None;
+        // What takes time to be closed, and nobody wants.
+        let mut rest = None;
         let (end, report) = match begun {
             Ok(mut begun) => {
-                mounts = begun.mounts.take();
+                rest = Some((begun.mounts.take(), begun.writers.take()));
                 self.run(agent, &dir, &mut state, launch, begun)
             }
             Err(NotStarted { fault, reason }) => {
@@ -105,7 +109,7 @@ impl Supervisor {
         // An agent that is gone finds the end on record. Its successor watches this
         // process, as a signal said or will: so it must not stay.
         self.leaves |= order::say(agent, &report).is_err();
-        drop(mounts);
+        drop(rest);
         self.signals.take();
         self.leaves |= self.signals.adopted || self.signals.orphaned;
     }
@@ -183,6 +187,7 @@ impl Supervisor {
         let facts = self.post.facts.clone();
         let mut volumes = None;
         self.expects_container = false;
+        self.expects = None;
         if let Place::Container(container) = &launch.place {
             self.expects_container = container.changes == Changes::Disk;
             texts::make(prepared.dir.as_fd(), &self.post.tasks, &launch.id, container)
@@ -196,6 +201,8 @@ impl Supervisor {
         }
         nodes::restrict(&mut self.group, launch)
             .map_err(|reason| NotStarted::system("cannot limit its devices", reason))?;
+        let standby = self.standby.take();
+        let standby = standby.filter(|_| matches!(launch.place, Place::Container(_)));
         let shared = neighbour::network(&self.post.tasks, &self.post.boot, launch)
             .map_err(|reason| NotStarted::system("cannot share a network", reason))?;
         let group = std::mem::take(&mut self.group);
@@ -206,7 +213,8 @@ impl Supervisor {
             volumes: volumes.as_ref().map(AsFd::as_fd),
             join: group.join(),
             network_of: shared.as_ref().map(AsFd::as_fd),
-            ends,
+            ends: &ends,
+            standby,
         };
         // Taken after the clone: no process of the container has them open.
         let mut ports = Ports::default();
@@ -214,19 +222,27 @@ impl Supervisor {
             ports = Ports::hold(published(launch)).map_err(|error| order::chain(&error))?;
             self.network(agent, &launch.id, namespace)
         };
-        let (mut terminal, mut mounts, mut held) = (None, None, None);
-        let spawned = ProcessMark::of_new(|| {
-            let spawned = sandbox::spawn(sandbox_order, &mut network)?;
-            (terminal, mounts, held) = (spawned.terminal, spawned.mounts, spawned.held);
-            Ok::<_, NotStarted>(spawned.pid)
+        let mut spawned = None;
+        let made = ProcessMark::of_new(|| {
+            let made = sandbox::spawn(sandbox_order, &mut network)?;
+            Ok::<_, NotStarted>(spawned.insert(made).pid)
         });
         self.group = group;
-        let (task, mark) = spawned?;
+        let (task, mark) = made?;
+        let Some(Spawned { mark: known, ahead, terminal, mounts, held, .. }) = spawned else {
+            return Err(NotStarted::system("cannot start", "no process was made"));
+        };
+        let mark = known.map_or(mark, Ok);
+        self.expects = ahead;
         let ours = match terminal {
             Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
             None => ours,
         };
-        Ok(Begun { task, mark, ours, log, mounts, ports, held })
+        let writers = match launch.streams {
+            Streams::Logged | Streams::Input => Some([ends.stdout, ends.stderr]),
+            Streams::Terminal { .. } | Streams::Of { .. } => None,
+        };
+        Ok(Begun { task, mark, ours, writers, log, mounts, ports, held })
     }
 
     fn run(

@@ -4,6 +4,8 @@
 //! A kernel without `clone3` (or a filter that hides it) answers ENOSYS, and the
 //! caller falls back to [`super::fork`] and joins groups by hand.
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use std::cell::Cell;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -122,13 +124,17 @@ pub(crate) fn spawn_sharing<F: FnMut() -> i32>(
         let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(libc::EXIT_FAILURE);
         super::exit_now(status)
     }
-    let mut stack = Stack::new()?;
     let sharing = (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
     let mut args = CloneArgs::new(sharing | u64::from(namespaces), cgroup);
-    args.stack = stack.base() as u64;
+    // Taken out, so that a child that clones another does not get its own.
+    let stack = match STACK.take() {
+        Some(stack) => stack,
+        None => Stack::new()?,
+    };
+    args.stack = stack.0 as u64;
     args.stack_size = STACK_BYTES as u64;
     let code = clone_and_call(&mut args, begin::<F> as *const (), (&raw mut child).cast());
-    drop(stack);
+    STACK.set(Some(stack));
     if code < 0 {
         let number = i32::try_from(-code).unwrap_or(libc::EIO);
         return Err(io::Error::from_raw_os_error(number));
@@ -198,9 +204,21 @@ fn clone_and_call(args: &mut CloneArgs, begin: *const (), of: *mut ()) -> i64 {
     code
 }
 
-/// Memory for a child's stack, returned to the kernel as soon as the child has exec'd.
+/// Memory for a child's stack.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 struct Stack(*mut libc::c_void);
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+thread_local! {
+    /// The last child's, which is done with it: the next one needs no new memory.
+    static STACK: Cell<Option<Stack>> = const { Cell::new(None) };
+}
+
+/// Returns to the kernel what is kept for the next child of [`spawn_sharing`].
+pub(crate) fn give_stack_back() {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    STACK.set(None);
+}
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl Stack {
@@ -210,10 +228,6 @@ impl Stack {
         // SAFETY: a new anonymous mapping touches no memory that exists.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), STACK_BYTES, rights, flags, -1, 0) };
         if base == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(base)) }
-    }
-
-    fn base(&mut self) -> *mut libc::c_void {
-        self.0
     }
 }
 

@@ -63,8 +63,9 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Gives the kernel back what the allocator keeps of memory that was freed.
+/// Gives the kernel back what is kept of memory that nobody uses now.
 pub(crate) fn give_memory_back() {
+    clone::give_stack_back();
     #[cfg(target_env = "gnu")]
     // SAFETY: takes a number; what is in use is not touched.
     unsafe {

@@ -80,6 +80,7 @@ async fn speed_of_one() {
             started.push(before.elapsed());
             stage.end(&name).await;
             ended.push(before.elapsed());
+            stage.runtime.remove(&id(&name)).await.expect("removed");
         }
         let ended = median(ended);
         println!(

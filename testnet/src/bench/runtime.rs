@@ -35,8 +35,9 @@ const OURS_EACH: u32 = 30;
 const OURS_AT_ONCE: u32 = 160;
 const AT_ONCE: u32 = 8;
 
-/// Runs that only warm up caches, and the keeper.
-const WARM_UP: u32 = 3;
+/// Runs before the samples of a round, of every contestant: they warm up what the others'
+/// runs had thrown out of the caches, and outlast what those left to be torn down.
+const WARM_UP: u32 = 8;
 
 /// How long an idle runtime is watched.
 const IDLE: Duration = Duration::from_secs(5);
@@ -148,9 +149,7 @@ fn peers_round(samples: &mut Samples, spawner: &mut Spawner) -> io::Result<()> {
         if !peer.is_installed() {
             continue;
         }
-        if !samples.each_ms.contains_key(&peer) {
-            spawner.run(peer, WARM_UP, 1)?;
-        }
+        spawner.run(peer, WARM_UP, 1)?;
         let each = spawner.run(peer, one_by_one, 1)?.each_ns;
         samples.each_ms.entry(peer).or_default().push(milliseconds(&each));
         if at_once > 0 {
@@ -166,9 +165,7 @@ async fn ours_round(samples: &mut Samples, ours: &mut Ours) -> io::Result<()> {
         if kind == Kind::Container && samples.broken.is_some() {
             continue;
         }
-        if !samples.ours_each_ms.contains_key(name)
-            && let Err(error) = ours.each(kind, WARM_UP).await
-        {
+        if let Err(error) = ours.each(kind, WARM_UP).await {
             if kind == Kind::Process {
                 return Err(error);
             }
