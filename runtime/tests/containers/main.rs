@@ -8,6 +8,7 @@ mod hosts;
 #[allow(dead_code, reason = "shared with the tests of plain tasks")]
 mod stage;
 
+mod ahead;
 mod devices;
 mod escapes;
 mod exact;

@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use tokio::runtime::{Builder, Runtime as Tokio};
 
 use crate::census::{self, Census};
 use crate::hosts;
-use crate::image::Image;
-use crate::stage::{Stage, script, until};
+use crate::image::{Image, root_user};
+use crate::stage::{Stage, id, script, until};
 use crate::tracer::{Murder, ROLES, Role, Seen, follow};
 
 /// Steps of each role and kind of task that `cargo test` tries.
@@ -31,6 +31,8 @@ enum Kind {
     Process,
     /// With everything that leaves something on its host.
     Container,
+    /// After others, so that its process was made before its order.
+    Ahead,
 }
 
 /// Where one kind of task is launched again and again.
@@ -44,13 +46,14 @@ struct Ground {
 impl Ground {
     async fn new(kind: Kind) -> Self {
         let home = Stage::set().await;
-        let image = matches!(kind, Kind::Container).then(|| Image::of(&home));
+        let image = (!matches!(kind, Kind::Process)).then(|| Image::of(&home));
         Self { kind, home, image }
     }
 
     fn launch(&self, mark: &Path) -> Launch {
         let mut launch = match &self.image {
             None => script("t", SCRIPT),
+            Some(image) if matches!(self.kind, Kind::Ahead) => image.script("t", SCRIPT, |_| {}),
             Some(image) => image.script("t", SCRIPT, |container| {
                 let port =
                     Publish { host_ip: None, host_port: 8080, port: 80, protocol: Protocol::Tcp };
@@ -68,6 +71,14 @@ impl Ground {
         launch
     }
 
+    /// What is launched before it.
+    fn first(&self, mark: &Path) -> Option<Launch> {
+        let mut first = self.launch(mark);
+        first.id = id("first");
+        first.argv = ["/bin/true".to_owned()].into();
+        matches!(self.kind, Kind::Ahead).then_some(first)
+    }
+
     fn has_network(&self) -> bool {
         matches!(self.kind, Kind::Container)
     }
@@ -83,15 +94,15 @@ fn on_ground(kind: Kind, test: impl FnOnce(&Tokio, &Ground) + Send) {
         tokio.block_on(async { drop(ground) });
     };
     match kind {
-        Kind::Process => body(),
+        Kind::Process | Kind::Ahead => body(),
         Kind::Container => hosts::on_a_host(body),
     }
 }
 
 /// An agent in a process of its own.
-fn agent(dir: &Path, launch: &Path) -> Child {
+fn agent(dir: &Path, launches: &[PathBuf]) -> Child {
     let mut agent = Command::new(env!("CARGO_BIN_EXE_keeper-for-tests"));
-    agent.arg("agent").arg(dir).arg(launch);
+    agent.arg("agent").arg(dir).args(launches);
     agent.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     agent.spawn().expect("an agent")
 }
@@ -100,11 +111,16 @@ fn agent(dir: &Path, launch: &Path) -> Child {
 async fn one(ground: &Ground, murder: Option<Murder>) -> Seen {
     let dir = tempfile::Builder::new().prefix("starling-steps-").tempdir().expect("a directory");
     let path = dir.path().canonicalize().expect("a path");
-    let launch = ground.home.path().join("launch.json");
-    let text = serde_json::to_vec(&ground.launch(&path)).expect("written");
-    std::fs::write(&launch, text).expect("written");
+    let launches = [Some(ground.launch(&path)), ground.first(&path)].into_iter().flatten();
+    let written = launches.enumerate().map(|(at, launch)| {
+        let file = ground.home.path().join(format!("launch-{at}.json"));
+        let text = serde_json::to_vec(&launch).expect("text");
+        std::fs::write(&file, text).expect("written");
+        file
+    });
+    let launches: Vec<_> = written.collect();
     let before = Census::of(&path, ground.has_network());
-    let mut agent = agent(&path, &launch);
+    let mut agent = agent(&path, &launches);
     let (pid, mut stdin) = (i32::try_from(agent.id()).expect("a pid"), agent.stdin.take());
     let seen = std::thread::scope(|scope| {
         let go = || stdin.take().expect("a pipe").write_all(b"g").expect("told");
@@ -227,6 +243,19 @@ fn a_murder_at_some_steps_of_a_process_leaves_nothing() {
 #[test]
 fn a_murder_at_some_steps_of_a_container_leaves_nothing() {
     on_ground(Kind::Container, |tokio, ground| walk(tokio, ground, Some((seed(), SAMPLE))));
+}
+
+#[test]
+fn a_murder_at_some_steps_of_a_container_made_ahead_leaves_nothing() {
+    if root_user() {
+        on_ground(Kind::Ahead, |tokio, ground| walk(tokio, ground, Some((seed(), SAMPLE))));
+    }
+}
+
+#[test]
+#[ignore = "every step takes an hour"]
+fn a_murder_at_every_step_of_a_container_made_ahead_leaves_nothing() {
+    on_ground(Kind::Ahead, |tokio, ground| walk(tokio, ground, sample()));
 }
 
 #[test]
