@@ -6,9 +6,10 @@
 //! ```
 //!
 //! It runs in a supervisor, which has one thread and must stay small. A container is
-//! cloned with its own memory and reports through a socket that its exec closes. A
-//! plain process runs on its supervisor's memory until its exec, which is twice as
-//! fast, so what it needs is made before.
+//! cloned with its own memory, ahead of its order where that can be foreseen (`standby`),
+//! and reports through a socket that its exec closes. A plain process runs on its
+//! supervisor's memory until its exec, which is twice as fast, so what it needs is made
+//! before.
 //!
 //! Nothing is looked up by path on behalf of a container but its sources on the host,
 //! once, by the supervisor; all else goes through handles that cannot be left

@@ -161,7 +161,7 @@ fn tell(socket: &OwnedFd, order: &Order<'_>, trees: &[Option<OwnedFd>]) -> Resul
     handles.extend(trees.iter().flatten().map(AsFd::as_fd));
     let trees = trees.iter().map(Option::is_some).collect();
     let text = serde_json::to_vec(&Commission { launch: order.launch, groups, trees });
-    let text = text.map_err(|_| Errno::INVAL)?;
+    let text = text.map_err(|_unsayable| Errno::INVAL)?;
     if text.len() > COMMISSION_BYTES || handles.len() > HANDLES_MAX {
         return Err(Errno::TOOBIG);
     }

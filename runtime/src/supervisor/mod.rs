@@ -7,6 +7,9 @@
 //!    └──── told ◀─ end on record ◀─ drain ◀─ kill the rest ◀─ main process ends
 //! ```
 //!
+//! To prepare is to make what any task needs: its directory, its control groups and, where
+//! the last one was a container, the process of the next.
+//!
 //! A fork of the keeper, without exec: it costs a few pages. Every orphan of the
 //! task comes to it, so what the task leaves behind is its children, in whatever
 //! session they hide. It has one thread and no runtime.
