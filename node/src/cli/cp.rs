@@ -111,12 +111,25 @@ fn cannot(what: impl Into<String>, why: impl ToString) -> Failed {
     Complaint::new("copy", what).because(why).into()
 }
 
-/// What the task's side says when it cannot copy.
-fn not_there(said: &str) -> Failed {
-    Complaint::new("copy", "the task's side could not copy")
-        .because(said)
-        .hint("paths begin at a container's root, and at the scratch directory of a process")
-        .into()
+/// What the task's side says when it cannot copy, or not all.
+fn refused(exit: i32, said: &str) -> Failed {
+    if exit == runtime::COPIED_IN_PART {
+        return in_part(said);
+    }
+    let complaint = Complaint::new("copy", "the task's side could not copy").because(said);
+    let lacks_path = said.ends_with(&plain(&io::Error::from(rustix::io::Errno::NOENT)));
+    if lacks_path { complaint.hint(PATHS).into() } else { complaint.into() }
+}
+
+const PATHS: &str = "paths begin at a container's root, and at the scratch directory of a process";
+
+fn in_part(said: impl ToString) -> Failed {
+    Complaint::new("copied_in_part", "not all of it was copied").because(said).into()
+}
+
+/// Without the number that the standard library adds.
+fn plain(error: &io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// A task's side of a source or destination.
@@ -155,7 +168,7 @@ async fn hear(
             Some(Frame::Stdout(bytes)) => take(bytes)?,
             Some(Frame::Stderr(bytes)) => said += &String::from_utf8_lossy(&bytes),
             Some(Frame::Exit(0)) => return Ok(note(said)),
-            Some(Frame::Exit(_)) => return Err(not_there(&said)),
+            Some(Frame::Exit(exit)) => return Err(refused(exit, &said)),
             Some(Frame::Failed(complaint)) => return Err((*complaint).into()),
             Some(_) => {}
             None => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
@@ -300,7 +313,7 @@ async fn feed(
             }
             Some(Frame::Stderr(bytes)) => said += &String::from_utf8_lossy(&bytes),
             Some(Frame::Exit(0)) => return Ok(note(said)),
-            Some(Frame::Exit(_)) => return Err(not_there(&said)),
+            Some(Frame::Exit(exit)) => return Err(refused(exit, &said)),
             Some(Frame::Failed(complaint)) => return Err((*complaint).into()),
             Some(_) => {}
             None => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
@@ -372,7 +385,11 @@ async fn to_task(
     let sent = fill(client, task, directory, queue, progress).await;
     match packing.await.map_err(|error| cannot("it was not read", error))? {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(cannot("it cannot be read here", error))
+            // The archive is sound, so what became of it comes first.
+            if error.kind() == io::ErrorKind::Other {
+                return sent.and(Err(in_part(error)));
+            }
+            Err(cannot("it cannot be read here", plain(&error)))
         }
         Ok(note) => sent.map(|_| note),
         Err(_) => sent,
