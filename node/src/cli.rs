@@ -145,8 +145,9 @@ enum Command {
     Cp(cp::CpArgs),
     /// Type into a task that was started with -i, and see what it writes
     #[command(
-        after_help = "Ctrl-P Ctrl-Q leaves it running.\n\nExamples:\n  starling attach shell\n  \
-        starling attach --no-stdin web.1"
+        after_help = "Ctrl-P Ctrl-Q leaves it running. Ctrl-C is passed on and may end it, unless \
+        --sig-proxy=false.\n\nExamples:\n  starling attach shell\n  \
+        starling attach --no-stdin --sig-proxy=false web.1"
     )]
     Attach(exec::AttachArgs),
     /// Send tasks a signal

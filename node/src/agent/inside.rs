@@ -28,7 +28,7 @@ const OPEN_FOR: Duration = Duration::from_secs(10);
 
 /// What is said to whoever attaches to a task that reads nothing.
 const NO_INPUT: &str = "note: its standard input is not open, so only what it writes is shown; \
-                        `run -i` keeps it open\r\n";
+                        `run -i` keeps it open\n";
 
 /// Serves one session to its end.
 pub(crate) async fn serve(
@@ -197,6 +197,9 @@ async fn attach(
     if let (Some(input), Some(Size { rows, columns })) = (&mut input, terminal) {
         // A task without a terminal has no size.
         let _ = input.resize(rows, columns).await;
+    }
+    if input.is_none() && send(to, Frame::Unread).await.is_err() {
+        return Ok(());
     }
     if send(to, Frame::Opened).await.is_err() {
         return Ok(());
