@@ -7,6 +7,7 @@
 //!
 //! Must never: decide anything that the agent decides. It asks and shows.
 
+mod advice;
 pub(crate) mod client;
 mod container;
 mod cp;

@@ -133,7 +133,8 @@ fn what_leads_to_the_node_itself_takes_trust_however_it_is_written() {
     };
     // By its words every node declines it; behind a link the node that runs it refuses.
     let told = volume("/etc");
-    assert!(told.code == 75 && told.err.contains("--trust-jobs"), "{told:?}");
+    assert!(told.code == 75 && told.err.contains("starling up --trust-jobs"), "{told:?}");
+    assert!(!told.err.contains("ask for less"), "that does not help: {told:?}");
     let told = volume(text(&link));
     assert!(told.code == 125 && told.err.contains("--trust-jobs"), "{told:?}");
     let told = volume(text(&hosts[0].data()));
