@@ -94,7 +94,8 @@ async fn open(runtime: &Runtime, task: &TaskId, opening: Opening) -> Result<Sess
 /// What keeps a program from running, for who asked: the code tells their command's
 /// exit code.
 fn not_started(fault: StartFault, reason: String) -> Complaint {
-    let complaint = |code, what| Complaint::new(code, what).because(words::without_step(&reason));
+    let reason = words::without_step(&reason);
+    let complaint = |code, what| Complaint::new(code, what).because(reason);
     match fault {
         StartFault::NotFound => {
             complaint("no_such_program", "there is no such program in the task")
