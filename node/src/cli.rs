@@ -45,6 +45,7 @@ mod times;
 mod token;
 mod typing;
 mod up;
+mod usage;
 mod version;
 mod wait;
 mod why;
@@ -272,13 +273,14 @@ pub(crate) fn main() -> ExitCode {
             let _closed = write!(std::io::stderr(), "{}", command().render_help());
             return ExitCode::from(errors::USAGE);
         }
-        Err(usage) => {
+        Err(help) if is_help(help.kind()) => {
             // Nobody is left to be told that the stream is closed.
-            let _closed = usage.print();
-            if let Some(hint) = docker::hint(&usage) {
-                let _closed = writeln!(std::io::stderr(), "\n hint: {hint}");
-            }
-            return ExitCode::from(if usage.use_stderr() { errors::USAGE } else { 0 });
+            let _closed = help.print();
+            return ExitCode::from(if help.use_stderr() { errors::USAGE } else { 0 });
+        }
+        Err(usage) => {
+            let words: Vec<_> = std::env::args_os().skip(1).collect();
+            return ExitCode::from(usage::told(&command(), &usage, &words));
         }
     };
     let out = Output { format: format_of(&cli.global) };
@@ -287,6 +289,16 @@ pub(crate) fn main() -> ExitCode {
         Err(failed) => failed.report(out.format.failures()),
     };
     ExitCode::from(exit)
+}
+
+/// Whether somebody asked for help, or said nothing at all.
+fn is_help(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
 }
 
 fn format_of(global: &Global) -> Format {

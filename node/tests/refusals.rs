@@ -47,6 +47,9 @@ fn flags_that_make_no_sense_are_usage_errors() {
         assert_eq!(told.code, 2, "{words:?}: {told:?}");
         assert!(told.err.starts_with("error: "), "{words:?}: {told:?}");
     }
+    let told = host.run(&["--json", "exec"]);
+    let failure: serde_json::Value = serde_json::from_str(&told.err).expect("JSON");
+    assert!(told.code == 2 && failure["error"]["code"] == "usage", "{told:?}");
     let image = host.run(&["run", "nginx"]);
     assert_ne!(image.code, 0, "{image:?}");
     assert!(image.err.contains("--exec"), "{image:?}");

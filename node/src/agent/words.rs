@@ -180,6 +180,11 @@ pub(crate) fn word(inner: &str) -> &'static Word {
     found.unwrap_or(&WORDS[WORDS.len() - 1])
 }
 
+/// The word that is written with a flag of `run`.
+pub(crate) fn of_flag(flag: &str) -> Option<&'static Word> {
+    WORDS.iter().find(|word| word.flag == flag)
+}
+
 /// Who reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
