@@ -32,6 +32,7 @@ mod node;
 mod output;
 mod paths;
 mod plan;
+mod progress;
 mod ps;
 mod resources;
 mod run;

@@ -12,36 +12,28 @@
 //! writes nothing outside of the directory it is given, whatever the task says.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
-use gossip_core::resources::show_bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use runtime::unpack::{self, Bounds, Digest, Form, Options, Owners, UnpackError};
 use tokio::io::{AsyncReadExt as _, ReadHalf};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::agent::chain;
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
 use crate::cli::errors::Failed;
 use crate::cli::inside::{Session, broken};
-use crate::cli::output::{Format, Output};
+use crate::cli::output::Output;
+use crate::cli::progress::Progress;
 use crate::session::{Frame, Opening, PIECE_BYTES, receive, send};
 
 /// Pieces that wait between the network and the disk.
 const PIECES: usize = 16;
-
-/// Copies that are over before are not told of while they go on.
-const TOLD_AFTER: Duration = Duration::from_secs(1);
-
-/// Between two words on how far it is.
-const TOLD_EVERY: Duration = Duration::from_millis(200);
 
 /// The flags of `cp`.
 #[derive(Args, Clone, Debug)]
@@ -436,38 +428,6 @@ async fn fill(
     tokio::select! {
         heard = hear(&mut from, |_| Ok(())) => heard,
         () = sending => Ok(None),
-    }
-}
-
-/// How far a long copy is, on a terminal.
-#[derive(Debug, Default)]
-struct Progress {
-    next: Option<Instant>,
-    bytes: u64,
-    shown: bool,
-}
-
-impl Progress {
-    fn new(out: Output) -> Self {
-        let is_wanted = out.format == Format::Human && io::stderr().is_terminal();
-        let next = is_wanted.then(|| Instant::now() + TOLD_AFTER);
-        Self { next, ..Self::default() }
-    }
-
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-        if self.next.is_some_and(|at| at <= Instant::now()) {
-            self.next = Some(Instant::now() + TOLD_EVERY);
-            self.shown = true;
-            // Nobody is left to be told that stderr is closed.
-            let _ = write!(io::stderr(), "\r\u{1b}[K{} copied", show_bytes(self.bytes));
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\u{1b}[K");
-        }
     }
 }
 
