@@ -7,6 +7,7 @@
 //!
 //! Must never: decide anything that the agent decides. It asks and shows.
 
+mod advice;
 pub(crate) mod client;
 mod container;
 mod cp;
@@ -31,6 +32,7 @@ mod node;
 mod output;
 mod paths;
 mod plan;
+mod progress;
 mod ps;
 mod resources;
 mod run;
@@ -44,6 +46,7 @@ mod times;
 mod token;
 mod typing;
 mod up;
+mod usage;
 mod version;
 mod wait;
 mod why;
@@ -145,8 +148,9 @@ enum Command {
     Cp(cp::CpArgs),
     /// Type into a task that was started with -i, and see what it writes
     #[command(
-        after_help = "Ctrl-P Ctrl-Q leaves it running.\n\nExamples:\n  starling attach shell\n  \
-        starling attach --no-stdin web.1"
+        after_help = "Ctrl-P Ctrl-Q leaves it running. Ctrl-C is passed on and may end it, unless \
+        --sig-proxy=false.\n\nExamples:\n  starling attach shell\n  \
+        starling attach --no-stdin --sig-proxy=false web.1"
     )]
     Attach(exec::AttachArgs),
     /// Send tasks a signal
@@ -270,13 +274,14 @@ pub(crate) fn main() -> ExitCode {
             let _closed = write!(std::io::stderr(), "{}", command().render_help());
             return ExitCode::from(errors::USAGE);
         }
-        Err(usage) => {
+        Err(help) if is_help(help.kind()) => {
             // Nobody is left to be told that the stream is closed.
-            let _closed = usage.print();
-            if let Some(hint) = docker::hint(&usage) {
-                let _closed = writeln!(std::io::stderr(), "\n hint: {hint}");
-            }
-            return ExitCode::from(if usage.use_stderr() { errors::USAGE } else { 0 });
+            let _closed = help.print();
+            return ExitCode::from(if help.use_stderr() { errors::USAGE } else { 0 });
+        }
+        Err(usage) => {
+            let words: Vec<_> = std::env::args_os().skip(1).collect();
+            return ExitCode::from(usage::told(&command(), &usage, &words));
         }
     };
     let out = Output { format: format_of(&cli.global) };
@@ -285,6 +290,16 @@ pub(crate) fn main() -> ExitCode {
         Err(failed) => failed.report(out.format.failures()),
     };
     ExitCode::from(exit)
+}
+
+/// Whether somebody asked for help, or said nothing at all.
+fn is_help(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
 }
 
 fn format_of(global: &Global) -> Format {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! user  ──Open, Input…, InputEnd, Resize, Signal──▶  the task's node
-//!       ◀──Opened, Output…, Exit | Failed──────────
+//!       ◀──[Unread] Opened, Output…, Exit | Failed──
 //!
 //! frame   u8 kind │ u32 length, big endian │ bytes
 //! ```
@@ -38,6 +38,7 @@ const STDOUT: u8 = 65;
 const STDERR: u8 = 66;
 const EXIT: u8 = 67;
 const FAILED: u8 = 68;
+const UNREAD: u8 = 69;
 
 /// What is wanted inside the task: always the first frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +108,8 @@ pub(crate) enum Frame {
     Resize(Size),
     /// Send this signal.
     Signal(i32),
+    /// Before [`Opened`](Self::Opened): nothing reads what is typed, and so it has no terminal.
+    Unread,
     /// It runs.
     Opened,
     /// Bytes of standard output.
@@ -128,6 +131,7 @@ impl Frame {
             Self::InputEnd => Ok((INPUT_END, Vec::new())),
             Self::Resize(size) => json(RESIZE, serde_json::to_vec(&size)),
             Self::Signal(number) => json(SIGNAL, serde_json::to_vec(&number)),
+            Self::Unread => Ok((UNREAD, Vec::new())),
             Self::Opened => Ok((OPENED, Vec::new())),
             Self::Stdout(bytes) => Ok((STDOUT, bytes)),
             Self::Stderr(bytes) => Ok((STDERR, bytes)),
@@ -144,6 +148,7 @@ impl Frame {
             INPUT_END => Self::InputEnd,
             RESIZE => Self::Resize(serde_json::from_slice(&bytes)?),
             SIGNAL => Self::Signal(serde_json::from_slice(&bytes)?),
+            UNREAD => Self::Unread,
             OPENED => Self::Opened,
             STDOUT => Self::Stdout(bytes),
             STDERR => Self::Stderr(bytes),
@@ -210,6 +215,7 @@ mod tests {
             Frame::InputEnd,
             Frame::Resize(Size { rows: 1, columns: 2 }),
             Frame::Signal(15),
+            Frame::Unread,
             Frame::Opened,
             Frame::Stdout(vec![1; PIECE_BYTES]),
             Frame::Stderr(Vec::new()),

@@ -133,7 +133,8 @@ fn what_leads_to_the_node_itself_takes_trust_however_it_is_written() {
     };
     // By its words every node declines it; behind a link the node that runs it refuses.
     let told = volume("/etc");
-    assert!(told.code == 75 && told.err.contains("--trust-jobs"), "{told:?}");
+    assert!(told.code == 75 && told.err.contains("starling up --trust-jobs"), "{told:?}");
+    assert!(!told.err.contains("ask for less"), "that does not help: {told:?}");
     let told = volume(text(&link));
     assert!(told.code == 125 && told.err.contains("--trust-jobs"), "{told:?}");
     let told = volume(text(&hosts[0].data()));
@@ -179,4 +180,29 @@ fn a_container_outlives_its_agent() {
     let told = hosts[0].run(&["wait", "job"]);
     assert_eq!(told.code, 5, "{told:?}");
     assert!(hosts[0].run(&["logs", "job"]).ok().contains("gone on"));
+}
+
+#[test]
+fn what_is_no_file_is_left_out_of_a_copy_which_fails_then() {
+    if !image::possible() {
+        return;
+    }
+    let (hosts, root) = host_with_image();
+    let words = ["run", "-d", "--name", "t", "--network", "none", "--rootfs", text(&root)];
+    hosts[0].run(&[&words[..], &["--", "sleep", "1000"]].concat()).ok();
+    until("it runs", || hosts[0].running("t") == 1);
+    let into = beside(&hosts[0], "into");
+    fs::create_dir(&into).expect("a directory");
+    let left_out = |words: &[&str]| {
+        let told = hosts[0].run(words);
+        assert!(told.code == 1 && told.err.contains("devices and sockets"), "{told:?}");
+        assert!(told.err.contains("not all of it was copied"), "{told:?}");
+    };
+    left_out(&["cp", "t:/dev/null", text(&into)]);
+    assert!(!into.join("null").exists());
+    left_out(&["cp", "t:/dev", text(&into)]);
+    assert!(into.join("dev/shm").is_dir(), "the rest is there");
+    left_out(&["cp", "/dev/null", "t:/"]);
+    let told = hosts[0].run(&["cp", text(&root.join("etc/passwd")), "t:/proc/x"]);
+    assert!(told.code == 1 && told.err.contains("the kernel makes up"), "{told:?}");
 }

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 
-use support::{Host, Told, cluster};
+use support::{Host, Told, cluster, until};
 
 fn refused(told: &Told, code: i32, words: &[&str]) {
     assert_eq!(told.code, code, "{told:?}");
@@ -47,6 +47,9 @@ fn flags_that_make_no_sense_are_usage_errors() {
         assert_eq!(told.code, 2, "{words:?}: {told:?}");
         assert!(told.err.starts_with("error: "), "{words:?}: {told:?}");
     }
+    let told = host.run(&["--json", "exec"]);
+    let failure: serde_json::Value = serde_json::from_str(&told.err).expect("JSON");
+    assert!(told.code == 2 && failure["error"]["code"] == "usage", "{told:?}");
     let image = host.run(&["run", "nginx"]);
     assert_ne!(image.code, 0, "{image:?}");
     assert!(image.err.contains("--exec"), "{image:?}");
@@ -64,7 +67,7 @@ fn tokens_that_do_not_hold_are_refused_with_the_reason() {
     refused(&stranger.run(&["join", &token]), 1, &["used up"]);
     let short = hosts[0].run(&["-q", "invite", "--ttl", "1s"]).ok();
     let issued = std::time::Instant::now();
-    support::until("its second is over", || issued.elapsed().as_millis() > 1100);
+    until("its second is over", || issued.elapsed().as_millis() > 1100);
     refused(&stranger.run(&["join", short.trim()]), 1, &["expired"]);
     let other = Host::new("other");
     other.up();
@@ -130,4 +133,24 @@ fn starting_twice_is_no_error_and_starts_nothing() {
     let pid = hosts[0].agent();
     hosts[0].up();
     assert_eq!(hosts[0].agent(), pid);
+}
+
+#[test]
+fn a_service_that_ends_at_once_is_told_of_with_the_reason() {
+    let hosts = cluster(1);
+    let failing = ["run", "-d", "--name", "t", "--replicas", "1", "--exec", "--"];
+    hosts[0].run(&[&failing[..], &["sh", "-c", "exit 3"]].concat()).ok();
+    // Between two starts it is shown as running for a moment.
+    until("it is started again", || {
+        let listed = hosts[0].json(&["ps", "t"]);
+        let task = &listed["items"][0];
+        task["restarts"].as_u64() > Some(1)
+            && task["state"] == "restarting"
+            && task["exit_code"] == 3
+    });
+    until("people see it", || {
+        let told = hosts[0].run(&["ps", "t"]);
+        told.err.contains("exited with 3") && told.out.contains("restarting")
+    });
+    until("its job counts it", || hosts[0].run(&["jobs"]).ok().contains("0/1 (1 restarting)"));
 }

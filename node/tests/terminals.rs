@@ -109,3 +109,18 @@ fn who_attaches_to_a_task_that_reads_nothing_sees_what_it_writes() {
     let out = told.wait_with_output().expect("ended");
     assert_eq!((out.status.code(), out.stdout.as_slice()), (Some(0), &b"went\n"[..]));
 }
+
+#[test]
+fn ctrl_c_reaches_a_task_that_reads_nothing_unless_its_signals_are_kept_back() {
+    let hosts = cluster(1);
+    run(&hosts, &["--exec", "--", "sh", "-c", "trap 'exit 5' INT; while :; do sleep 0.1; done"]);
+    let attach = |words: &[&str]| {
+        let mut terminal = Terminal::of(&hosts[0].command(&[words, &["t"]].concat()), 24, 80);
+        terminal.shows("run -i");
+        terminal.types(&[3]);
+        terminal.ends()
+    };
+    assert_eq!(attach(&["attach", "--sig-proxy=false"]), 130);
+    assert_eq!(hosts[0].running("t"), 1, "it goes on");
+    assert_eq!(attach(&["attach"]), 5);
+}

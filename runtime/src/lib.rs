@@ -77,7 +77,7 @@ pub use exact::{
     Depth, Exact, FirstHold, Mounted, NamespaceKind, Node, NodeKind, PlainMount, PlainUser, Powers,
     Privileges, Propagation, Share,
 };
-pub use inside::{ExecError, pack};
+pub use inside::{COPIED_IN_PART, ExecError, pack};
 pub use keeper::keeper_main;
 pub use launch::{
     BadTaskId, End, Event, Found, FoundState, Hold, Launch, LaunchFlaw, Place, Process, Rlimit,

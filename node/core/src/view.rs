@@ -3,7 +3,7 @@
 //! These types are the API's answers word for word, so the CLI reads what the
 //! agent wrote. A view never guesses: what was not heard is said to be so.
 
-use gossip_core::fact::{ClaimState, TaskEnd};
+use gossip_core::fact::{Claim, ClaimState, TaskEnd};
 use gossip_core::id::{JobId, NodeId};
 use gossip_core::market::Decline;
 use gossip_core::moment::{Moment, WallTime};
@@ -60,6 +60,9 @@ pub struct JobView {
     /// How many of those are held still.
     #[serde(default)]
     pub paused: u32,
+    /// How many ended, and wait to be started again.
+    #[serde(default)]
+    pub restarting: u32,
     /// How many of a batch ended well.
     pub succeeded: u32,
     /// How many of a batch ended badly.
@@ -120,7 +123,7 @@ pub struct TaskView {
     pub state: String,
     /// In a sentence, where a word is not enough.
     pub detail: String,
-    /// Of an ended task.
+    /// Of an ended task; of one that is started again, how it ended last.
     pub exit_code: Option<i32>,
     /// Since when, by its node's clock.
     pub since: WallTime,
@@ -249,6 +252,7 @@ impl Core {
             wanted: 0,
             running: 0,
             paused: 0,
+            restarting: 0,
             succeeded: 0,
             failed: 0,
             submitted: intent.submitted,
@@ -278,11 +282,14 @@ impl Core {
                 }
                 continue;
             }
-            let mut running = self.state().claims(&slot).filter(|(node, claim)| {
-                claim.generation == generation
-                    && claim.state == ClaimState::Running
-                    && !self.is_lost(node)
-            });
+            let mine = |(node, claim): &(&NodeId, &Claim)| {
+                claim.generation == generation && !self.is_lost(node)
+            };
+            let waits = |claim: &Claim| matches!(claim.state, ClaimState::Waiting { .. });
+            let mut claims = self.state().claims(&slot).filter(mine);
+            view.restarting += u32::from(claims.any(|(_, claim)| waits(claim)));
+            let claims = self.state().claims(&slot).filter(mine);
+            let mut running = claims.filter(|(_, claim)| claim.state == ClaimState::Running);
             let first = running.next();
             view.running += u32::from(first.is_some());
             // Of two copies one that goes on is enough.
@@ -340,13 +347,7 @@ impl Core {
         views
     }
 
-    fn claim_view(
-        &self,
-        spec: &JobSpec,
-        slot: &SlotId,
-        node: NodeId,
-        claim: &gossip_core::fact::Claim,
-    ) -> TaskView {
+    fn claim_view(&self, spec: &JobSpec, slot: &SlotId, node: NodeId, claim: &Claim) -> TaskView {
         let mut view = self.blank_view(spec, slot);
         view.node = Some(node);
         view.node_name = self.node_name(&node);
@@ -358,7 +359,10 @@ impl Core {
             ClaimState::Starting => ("starting", String::new()),
             ClaimState::Running if claim.paused => ("paused", String::new()),
             ClaimState::Running => ("running", String::new()),
-            ClaimState::Waiting { last } => ("restarting", last.to_string()),
+            ClaimState::Waiting { last } => {
+                view.exit_code = Some(last.exit_code());
+                ("restarting", last.to_string())
+            }
             ClaimState::Stopping => ("stopping", String::new()),
         };
         view.state = state.to_owned();

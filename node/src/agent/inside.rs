@@ -28,7 +28,7 @@ const OPEN_FOR: Duration = Duration::from_secs(10);
 
 /// What is said to whoever attaches to a task that reads nothing.
 const NO_INPUT: &str = "note: its standard input is not open, so only what it writes is shown; \
-                        `run -i` keeps it open\r\n";
+                        `run -i` keeps it open\n";
 
 /// Serves one session to its end.
 pub(crate) async fn serve(
@@ -94,7 +94,8 @@ async fn open(runtime: &Runtime, task: &TaskId, opening: Opening) -> Result<Sess
 /// What keeps a program from running, for who asked: the code tells their command's
 /// exit code.
 fn not_started(fault: StartFault, reason: String) -> Complaint {
-    let complaint = |code, what| Complaint::new(code, what).because(words::without_step(&reason));
+    let reason = words::without_step(&reason);
+    let complaint = |code, what| Complaint::new(code, what).because(reason);
     match fault {
         StartFault::NotFound => {
             complaint("no_such_program", "there is no such program in the task")
@@ -197,6 +198,9 @@ async fn attach(
     if let (Some(input), Some(Size { rows, columns })) = (&mut input, terminal) {
         // A task without a terminal has no size.
         let _ = input.resize(rows, columns).await;
+    }
+    if input.is_none() && send(to, Frame::Unread).await.is_err() {
+        return Ok(());
     }
     if send(to, Frame::Opened).await.is_err() {
         return Ok(());

@@ -105,13 +105,13 @@ pub(super) fn task_end(end: &End) -> TaskEnd {
         End::Expired => TaskEnd::Expired,
         // The agent or the machine died, which is not the task's doing: it may run again.
         End::NotStarted { fault: StartFault::Interrupted, reason } => {
-            TaskEnd::Lost { reason: short(reason) }
+            TaskEnd::Lost { reason: short(words::without_step(reason)) }
         }
         End::NotStarted { fault, reason } => {
             let reason = short(&words::in_words(*fault, reason));
             TaskEnd::NotStarted { code: end.exit_code(), reason }
         }
-        End::Lost { reason } => TaskEnd::Lost { reason: short(reason) },
+        End::Lost { reason } => TaskEnd::Lost { reason: short(words::without_step(reason)) },
     }
 }
 

@@ -8,7 +8,11 @@
 //! One table, for whatever is refused before anything runs and for whatever keeps a task
 //! from starting. A user never reads a word that they cannot write.
 
+use std::cmp::Ordering;
+
 use gossip_core::fact::TaskEnd;
+use gossip_core::resources::show_bytes;
+use runtime::cgroup::LimitFlaw;
 use runtime::{ControlError, ExecError, Launch, Mount, Place, PlanFlaw, Problem, StartFault};
 
 use super::naming;
@@ -42,6 +46,12 @@ const MOUNTS: &str = "write it like /srv/data:/data, or data:/data for a volume;
 const BPS: &str = "write a whole disk of the node and bytes a second, like /dev/sda:10m";
 const IOPS: &str = "write a whole disk of the node and a number a second, like /dev/sda:500";
 const TRUST: &str = "nodes started with --trust-jobs grant it";
+const PUBLISH: Word = w(
+    "container.network.publish",
+    "ports",
+    "--publish",
+    "write it like 8080:80, 127.0.0.1:8080:80/udp or 80",
+);
 
 /// Longer names before those that they begin with.
 static WORDS: [Word; 40] = [
@@ -68,12 +78,7 @@ static WORDS: [Word; 40] = [
     w("container.ids", "trust", "--trust host-ids", TRUST),
     w(TMPFS, "mounts", "--tmpfs", "write it like /tmp:size=64m,mode=1777; at least 4k"),
     w("container.mounts", "mounts", "--volume", MOUNTS),
-    w(
-        "container.network.publish",
-        "ports",
-        "--publish",
-        "write it like 8080:80, 127.0.0.1:8080:80/udp or 80",
-    ),
+    PUBLISH,
     w(
         "container.network",
         "network",
@@ -109,7 +114,7 @@ static WORDS: [Word; 40] = [
         "limits.cpuset_cpus",
         "cpuset-cpus",
         "--cpuset-cpus",
-        "write processors of the node, like 0-2,4: starling exec TASK -- nproc   counts them",
+        "write processors of the node that runs it, like 0-1 or 0,2",
     ),
     w(
         "limits.io_weight",
@@ -130,7 +135,12 @@ static WORDS: [Word; 40] = [
     ),
     w("limits.memory_max", "memory-bytes", "--memory", "write it like 64m; at least 512k"),
     w("limits.memory_high", "memory-bytes", "--memory", "write it like 64m; at least 512k"),
-    w("limits.pids_max", "pids", "--pids-limit", "write 1 to 4194304; 2048 is usual"),
+    w(
+        "limits.pids_max",
+        "pids",
+        "--pids-limit",
+        "write 1 to 4194304, or -1 or 0 for any number; 2048 is usual",
+    ),
     w(
         "limits.swap",
         "swap-bytes",
@@ -170,6 +180,11 @@ pub(crate) fn word(inner: &str) -> &'static Word {
     found.unwrap_or(&WORDS[WORDS.len() - 1])
 }
 
+/// The word that is written with a flag of `run`.
+pub(crate) fn of_flag(flag: &str) -> Option<&'static Word> {
+    WORDS.iter().find(|word| word.flag == flag)
+}
+
 /// Who reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
@@ -177,6 +192,19 @@ pub(crate) enum Reader {
     Flags,
     /// A program that wrote JSON.
     Fields,
+}
+
+/// Flags that take an amount of bytes.
+const BYTES: [&str; 5] =
+    ["--memory", "--memory-reservation", "--memory-swap", "--shm-size", "--tmpfs"];
+
+/// What a limit was given, as people write it.
+fn given(limit: &LimitFlaw) -> String {
+    let flag = word(&format!("limits.{}", limit.field)).flag;
+    match limit.given.parse() {
+        Ok(bytes) if BYTES.contains(&flag) => show_bytes(bytes),
+        _ => limit.given.clone(),
+    }
 }
 
 /// What is wrong with a job, wherever it would run.
@@ -200,7 +228,13 @@ impl Fault {
         let in_mounts = flaw.field.starts_with("container.mounts[");
         let inner = if in_mounts && launch.is_some_and(is_tmpfs) { TMPFS } else { &flaw.field };
         let what = match &flaw.problem {
-            Problem::Limit(limit) => format!("{} cannot be; {}", limit.given, limit.wanted),
+            Problem::Limit(limit) => format!("{} cannot be; {}", given(limit), limit.wanted),
+            Problem::Range { value, least, most } if flaw.field.ends_with("bytes") => {
+                match value.cmp(least) {
+                    Ordering::Less => format!("{} is too little", show_bytes(*value)),
+                    _ => format!("{} is more than {}", show_bytes(*value), show_bytes(*most)),
+                }
+            }
             other => other.to_string(),
         };
         Self { word: word(inner), what }
@@ -255,20 +289,29 @@ const NO_DIRECTORY: &str = "--workdir is a directory of whichever node runs it; 
 /// A reason of the runtime's why a program did not start, with its fields in the user's
 /// words and what helps.
 pub(crate) fn in_words(fault: StartFault, reason: &str) -> String {
+    let reason = without_step(reason);
     let hint = match fault {
         StartFault::NotFound => NOT_FOUND,
         StartFault::NotExecutable => NOT_EXECUTABLE,
         StartFault::Directory => NO_DIRECTORY,
         StartFault::User => word("container.user").hint,
         _ => {
+            if let Some((what, hint)) = reason.split_once(TAKEN) {
+                let port = what.rsplit(": ").next().unwrap_or(what);
+                return format!("{}: {port} is already in use{HINT}{hint}", PUBLISH.flag);
+            }
             let Some(word) = named(reason) else { return reason.to_owned() };
             return format!("{}: {}{HINT}{}", word.flag, tail(reason), word.hint);
         }
     };
-    format!("{}{HINT}{hint}", without_step(reason))
+    format!("{reason}{HINT}{hint}")
 }
 
-/// A reason without the number of the step that failed, where that says nothing more.
+/// Between a port that is taken and what helps.
+const TAKEN: &str = " is already in use; ";
+
+/// A reason without the number of the step that failed: `starling runtime plan` counts
+/// them, and users do not.
 pub(crate) fn without_step(reason: &str) -> &str {
     reason.rsplit_once(" (step ").map_or(reason, |(reason, _)| reason)
 }
@@ -331,6 +374,17 @@ mod tests {
         let weight = told("cannot limit the task: io_weight is asked for; nothing for it");
         assert!(weight.starts_with("--blkio-weight: cannot limit the task"), "{weight}");
         assert_eq!(told("mount overlay at /: no space left"), "mount overlay at /: no space left");
+        assert_eq!(
+            told("cannot mount overlay at /: no space left (step 7)"),
+            "cannot mount overlay at /: no space left"
+        );
+        let taken = told(
+            "cannot connect its network: port 80/tcp of this host is already in use; publish \
+             another one (step 13)",
+        );
+        let port =
+            "--publish: port 80/tcp of this host is already in use; hint: publish another one";
+        assert_eq!(taken, port);
         assert!(in_words(StartFault::NotFound, "execute x: no such file").contains("PATH"));
     }
 }

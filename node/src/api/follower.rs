@@ -22,6 +22,7 @@ use super::relay::{self, Passed};
 use super::types::LogItem;
 use super::{jobs, spot, starts};
 use crate::agent::Doors;
+use crate::agent::words::HINT;
 
 /// How many running tasks of other members one follower reads at once.
 const FOLLOWED_MAX: usize = 48;
@@ -77,6 +78,8 @@ pub(super) struct Follower {
     readers: JoinSet<Reading>,
     progress: BTreeMap<Place, Progress>,
     told: BTreeSet<Place>,
+    /// How many restarts were told of.
+    restarts: BTreeMap<Place, u32>,
     followed: Arc<Semaphore>,
     fetched: Arc<Semaphore>,
     told_full: bool,
@@ -94,6 +97,7 @@ impl Follower {
             readers: JoinSet::new(),
             progress: BTreeMap::new(),
             told: BTreeSet::new(),
+            restarts: BTreeMap::new(),
             followed: Arc::new(Semaphore::new(FOLLOWED_MAX)),
             fetched: Arc::new(Semaphore::new(FETCHED_MAX)),
             told_full: false,
@@ -151,6 +155,7 @@ impl Follower {
                 self.take(reading, &tasks).await?;
             }
             self.read_new(&tasks).await?;
+            self.tell_restarts(&tasks).await?;
             self.tell_ends(&tasks).await?;
             if let Some(done) = self.is_done(&tasks).await {
                 let tell = self.wish == Wish::Everything;
@@ -253,6 +258,21 @@ impl Follower {
 
     fn is_read(&self, place: &Place) -> bool {
         matches!(self.progress.get(place), Some(Progress::Over))
+    }
+
+    /// A task that is started again and again without a word would look like one that runs.
+    async fn tell_restarts(&mut self, tasks: &[TaskView]) -> Result<(), Left> {
+        for task in tasks.iter().filter(|task| task.state == "restarting") {
+            let Some(place) = place(task) else { continue };
+            let before = self.restarts.insert(place, task.restarts).unwrap_or(0);
+            if before < task.restarts {
+                let what = task.detail.split(HINT).next().unwrap_or_default();
+                let (name, node, times) = (&task.task, &task.node_name, task.restarts);
+                let message = format!("{name} on {node}: {what}; it is started again ({times})");
+                self.lines.item(&LogItem::Notice { message }).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn tell_ends(&mut self, tasks: &[TaskView]) -> Result<(), Left> {

@@ -12,6 +12,8 @@ use gossip_core::container::{
 };
 use gossip_core::resources::parse_bytes;
 
+use crate::api::types::Complaint;
+
 /// What a container is made of.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ContainerArgs {
@@ -55,7 +57,7 @@ pub(crate) struct ContainerArgs {
     init: bool,
     /// Size of its /dev/shm, like 256m [default: 64m]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes,
-        help_heading = "Container")]
+        allow_hyphen_values = true, help_heading = "Container")]
     shm_size: Option<u64>,
     /// What only nodes with --trust-jobs grant
     #[arg(long, value_enum, help_heading = "Container")]
@@ -88,6 +90,22 @@ impl ContainerArgs {
     /// Whether anything is said that only a container has, and no container.
     pub(crate) fn lacks_rootfs(&self) -> bool {
         self.rootfs.is_none() && *self != Self::default()
+    }
+
+    /// Refuses ports beside a network through which none is led: Docker lets them go with a
+    /// warning, and somebody waits at a port that is not there.
+    pub(crate) fn check_ports(&self) -> Result<(), Complaint> {
+        let why = match self.network {
+            Some(NetworkWord::Host) if !self.publish.is_empty() => {
+                "--publish: with --network host its ports are the node's already"
+            }
+            Some(NetworkWord::None) if !self.publish.is_empty() => {
+                "--publish: with --network none nothing leads there"
+            }
+            _ => return Ok(()),
+        };
+        let refused = Complaint::new("bad_spec", "this cannot be a job").because(why);
+        Err(refused.hint("leave out -p, or --network: bridge is usual, and leads ports"))
     }
 
     /// The container that runs this; `None` if the words are of a plain process.
@@ -128,11 +146,20 @@ impl ContainerArgs {
     }
 }
 
+/// A path of the node.
 fn absolute(text: &str) -> Result<String, String> {
     if text.starts_with('/') {
         return Ok(text.to_owned());
     }
-    Err("it must be absolute, like /srv/root: it is a path of whichever node".to_owned())
+    Err(format!("{text:?} must begin with /: it is a path of whichever node runs it"))
+}
+
+/// A path of the container.
+fn target(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} must begin with /: it is a path in the container"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -147,7 +174,7 @@ fn volume(text: &str) -> Result<MountSpec, String> {
     let mut parts = text.split(':');
     let (source, target) = match (parts.next(), parts.next()) {
         (Some(source), Some(target)) if !source.is_empty() => {
-            (source.to_owned(), absolute(target)?)
+            (source.to_owned(), self::target(target)?)
         }
         _ => return Err("write it like /srv/data:/data, or data:/data for a volume".to_owned()),
     };
@@ -166,7 +193,7 @@ fn volume(text: &str) -> Result<MountSpec, String> {
 }
 
 fn tmpfs(text: &str) -> Result<MountSpec, String> {
-    let (target, options) = text.split_once(':').unwrap_or((text, ""));
+    let (at, options) = text.split_once(':').unwrap_or((text, ""));
     let (mut bytes, mut mode) = (None, None);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
@@ -180,13 +207,13 @@ fn tmpfs(text: &str) -> Result<MountSpec, String> {
             _ => return Err(format!("{option:?} is not known; write size=64m or mode=1777")),
         }
     }
-    Ok(MountSpec::Tmpfs { target: absolute(target)?, bytes, mode })
+    Ok(MountSpec::Tmpfs { target: target(at)?, bytes, mode })
 }
 
 fn device(text: &str) -> Result<DeviceSpec, String> {
     let mut parts = text.split(':');
     let source = absolute(parts.next().unwrap_or_default())?;
-    let target = parts.next().map(absolute).transpose()?;
+    let target = parts.next().map(target).transpose()?;
     let read_only = match (parts.next(), parts.next()) {
         (None | Some("rw" | "rwm"), None) => false,
         (Some("r"), None) => true,

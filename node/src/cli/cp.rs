@@ -12,36 +12,28 @@
 //! writes nothing outside of the directory it is given, whatever the task says.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
-use gossip_core::resources::show_bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use runtime::unpack::{self, Bounds, Digest, Form, Options, Owners, UnpackError};
 use tokio::io::{AsyncReadExt as _, ReadHalf};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::agent::chain;
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
 use crate::cli::errors::Failed;
 use crate::cli::inside::{Session, broken};
-use crate::cli::output::{Format, Output};
+use crate::cli::output::Output;
+use crate::cli::progress::Progress;
 use crate::session::{Frame, Opening, PIECE_BYTES, receive, send};
 
 /// Pieces that wait between the network and the disk.
 const PIECES: usize = 16;
-
-/// Copies that are over before are not told of while they go on.
-const TOLD_AFTER: Duration = Duration::from_secs(1);
-
-/// Between two words on how far it is.
-const TOLD_EVERY: Duration = Duration::from_millis(200);
 
 /// The flags of `cp`.
 #[derive(Args, Clone, Debug)]
@@ -111,12 +103,25 @@ fn cannot(what: impl Into<String>, why: impl ToString) -> Failed {
     Complaint::new("copy", what).because(why).into()
 }
 
-/// What the task's side says when it cannot copy.
-fn not_there(said: &str) -> Failed {
-    Complaint::new("copy", "the task's side could not copy")
-        .because(said)
-        .hint("paths begin at a container's root, and at the scratch directory of a process")
-        .into()
+/// What the task's side says when it cannot copy, or not all.
+fn refused(exit: i32, said: &str) -> Failed {
+    if exit == runtime::COPIED_IN_PART {
+        return in_part(said);
+    }
+    let complaint = Complaint::new("copy", "the task's side could not copy").because(said);
+    let lacks_path = said.ends_with(&plain(&io::Error::from(rustix::io::Errno::NOENT)));
+    if lacks_path { complaint.hint(PATHS).into() } else { complaint.into() }
+}
+
+const PATHS: &str = "paths begin at a container's root, and at the scratch directory of a process";
+
+fn in_part(said: impl ToString) -> Failed {
+    Complaint::new("copied_in_part", "not all of it was copied").because(said).into()
+}
+
+/// Without the number that the standard library adds.
+fn plain(error: &io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// A task's side of a source or destination.
@@ -155,7 +160,7 @@ async fn hear(
             Some(Frame::Stdout(bytes)) => take(bytes)?,
             Some(Frame::Stderr(bytes)) => said += &String::from_utf8_lossy(&bytes),
             Some(Frame::Exit(0)) => return Ok(note(said)),
-            Some(Frame::Exit(_)) => return Err(not_there(&said)),
+            Some(Frame::Exit(exit)) => return Err(refused(exit, &said)),
             Some(Frame::Failed(complaint)) => return Err((*complaint).into()),
             Some(_) => {}
             None => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
@@ -300,7 +305,7 @@ async fn feed(
             }
             Some(Frame::Stderr(bytes)) => said += &String::from_utf8_lossy(&bytes),
             Some(Frame::Exit(0)) => return Ok(note(said)),
-            Some(Frame::Exit(_)) => return Err(not_there(&said)),
+            Some(Frame::Exit(exit)) => return Err(refused(exit, &said)),
             Some(Frame::Failed(complaint)) => return Err((*complaint).into()),
             Some(_) => {}
             None => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
@@ -372,7 +377,11 @@ async fn to_task(
     let sent = fill(client, task, directory, queue, progress).await;
     match packing.await.map_err(|error| cannot("it was not read", error))? {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(cannot("it cannot be read here", error))
+            // The archive is sound, so what became of it comes first.
+            if error.kind() == io::ErrorKind::Other {
+                return sent.and(Err(in_part(error)));
+            }
+            Err(cannot("it cannot be read here", plain(&error)))
         }
         Ok(note) => sent.map(|_| note),
         Err(_) => sent,
@@ -419,38 +428,6 @@ async fn fill(
     tokio::select! {
         heard = hear(&mut from, |_| Ok(())) => heard,
         () = sending => Ok(None),
-    }
-}
-
-/// How far a long copy is, on a terminal.
-#[derive(Debug, Default)]
-struct Progress {
-    next: Option<Instant>,
-    bytes: u64,
-    shown: bool,
-}
-
-impl Progress {
-    fn new(out: Output) -> Self {
-        let is_wanted = out.format == Format::Human && io::stderr().is_terminal();
-        let next = is_wanted.then(|| Instant::now() + TOLD_AFTER);
-        Self { next, ..Self::default() }
-    }
-
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-        if self.next.is_some_and(|at| at <= Instant::now()) {
-            self.next = Some(Instant::now() + TOLD_EVERY);
-            self.shown = true;
-            // Nobody is left to be told that stderr is closed.
-            let _ = write!(io::stderr(), "\r\u{1b}[K{} copied", show_bytes(self.bytes));
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown {
-            let _ = write!(io::stderr(), "\r\u{1b}[K");
-        }
     }
 }
 

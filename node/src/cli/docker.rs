@@ -45,8 +45,12 @@ const COMMANDS: [(&str, &str); 13] = [
     ("compose", "one starling run for each service"),
 ];
 
-/// What to type instead, for an error about a word that is not known.
-pub(super) fn hint(error: &clap::Error) -> Option<&'static str> {
+/// Flags of other commands as well.
+const EVERYWHERE: [&str; 2] = ["--rm", "--no-trunc"];
+
+/// What to type instead, for an error about a word that is not known; `runs` if it was
+/// typed behind `run`.
+pub(super) fn hint(error: &clap::Error, runs: bool) -> Option<String> {
     let (kind, known): (_, &[_]) = match error.kind() {
         ErrorKind::UnknownArgument => (ContextKind::InvalidArg, &FLAGS),
         ErrorKind::InvalidSubcommand => (ContextKind::InvalidSubcommand, &COMMANDS),
@@ -54,7 +58,9 @@ pub(super) fn hint(error: &clap::Error) -> Option<&'static str> {
     };
     let Some(ContextValue::String(word)) = error.get(kind) else { return None };
     let word = word.split('=').next().unwrap_or_default();
-    known.iter().find(|(of_docker, _)| *of_docker == word).map(|(_, hint)| *hint)
+    let (_, hint) = known.iter().find(|(of_docker, _)| *of_docker == word)?;
+    let of_run = kind == ContextKind::InvalidArg && !runs && !EVERYWHERE.contains(&word);
+    Some(if of_run { format!("in starling run: {hint}") } else { (*hint).to_owned() })
 }
 
 #[cfg(test)]
@@ -74,10 +80,10 @@ mod tests {
         {
             let error = refused(words);
             assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{words}");
-            assert!(hint(&error).is_some(), "{words}: {error}");
+            assert!(hint(&error, true).is_some(), "{words}: {error}");
         }
         let error = refused("exec --detach t sh");
-        assert_eq!((error.kind(), hint(&error)), (ErrorKind::UnknownArgument, None));
+        assert_eq!((error.kind(), hint(&error, false)), (ErrorKind::UnknownArgument, None));
         for fine in [
             "run --exec -- -weird",
             "run --exec sh -c x --rm",
@@ -93,9 +99,11 @@ mod tests {
 
     #[test]
     fn commands_of_docker_lead_to_ours() {
-        assert!(hint(&refused("pull alpine")).is_some_and(|hint| hint.contains("--rootfs")));
-        assert!(hint(&refused("inspect web")).is_some_and(|hint| hint.contains("starling ps")));
-        assert_eq!(hint(&refused("frobnicate")), None);
+        assert!(hint(&refused("pull alpine"), false).is_some_and(|hint| hint.contains("--rootfs")));
+        assert!(
+            hint(&refused("inspect web"), false).is_some_and(|hint| hint.contains("starling ps"))
+        );
+        assert_eq!(hint(&refused("frobnicate"), false), None);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `exec` and `attach`: a program beside a task's own, and the task's own.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
 use crate::cli::errors::Failed;
-use crate::cli::inside::{self, Ended, Keys, Session};
+use crate::cli::inside::{self, Ended, Keys, Session, Signals};
+use crate::cli::interrupt::or_interrupt;
 use crate::cli::job::{variable, variables};
 use crate::cli::terminal::{self, Raw};
 use crate::session::{Opening, Size};
@@ -49,6 +50,11 @@ pub(crate) struct AttachArgs {
     /// Only show what it writes
     #[arg(long)]
     no_stdin: bool,
+    /// Pass signals on, so that Ctrl-C ends it; with =false Ctrl-C ends only this command
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true)]
+    sig_proxy: bool,
     /// A task as JOB.INDEX, or a job that has one
     task: String,
 }
@@ -72,7 +78,8 @@ pub(crate) async fn exec(args: ExecArgs, client: &mut Client) -> Result<u8, Fail
     };
     let session = Session::open(client, &args.task, opening).await.map_err(told_apart)?;
     let keys = if args.interactive { Keys::Sent } else { Keys::Closed };
-    connect(session, keys, args.tty && args.interactive).await.map_err(told_apart)
+    let raw = args.tty && args.interactive;
+    connect(session, keys, raw, Signals::Passed).await.map_err(told_apart)
 }
 
 /// As a shell says it, so that a script can tell whose failure it was: 127 for a program
@@ -90,12 +97,18 @@ pub(crate) async fn attach(args: AttachArgs, client: &mut Client) -> Result<u8, 
     let opening = Opening::Attach { terminal: terminal::size(), output: true };
     let session = Session::open(client, &args.task, opening).await?;
     let keys = if args.no_stdin { Keys::Closed } else { Keys::Left };
-    connect(session, keys, !args.no_stdin).await
+    // Where nothing reads, Ctrl-C is a signal and no key.
+    let raw = !args.no_stdin && session.is_read;
+    if args.sig_proxy {
+        return connect(session, keys, raw, Signals::Passed).await;
+    }
+    // Its end restores the terminal, too.
+    or_interrupt(connect(session, keys, raw, Signals::Kept)).await
 }
 
-async fn connect(session: Session, keys: Keys, raw: bool) -> Result<u8, Failed> {
+async fn connect(session: Session, keys: Keys, raw: bool, signals: Signals) -> Result<u8, Failed> {
     let taken = if raw { Raw::take() } else { None };
-    let ended = session.connect(keys).await;
+    let ended = session.connect(keys, signals).await;
     drop(taken);
     Ok(match ended? {
         Ended::Exit(code) => inside::exit(code),

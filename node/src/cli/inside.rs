@@ -39,6 +39,15 @@ pub(crate) enum Keys {
     Left,
 }
 
+/// Whose this command's signals are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signals {
+    /// The other end's.
+    Passed,
+    /// This command's own.
+    Kept,
+}
+
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -52,6 +61,8 @@ pub(crate) enum Ended {
 pub(crate) struct Session {
     from: ReadHalf<TokioIo<Upgraded>>,
     to: WriteHalf<TokioIo<Upgraded>>,
+    /// Whether the other end reads what is typed.
+    pub(crate) is_read: bool,
 }
 
 impl Session {
@@ -63,9 +74,14 @@ impl Session {
     ) -> Result<Self, Failed> {
         let stream = client.upgrade(&format!("/v1/tasks/{}/session", segment(task))).await?;
         let (from, to) = tokio::io::split(TokioIo::new(stream));
-        let mut session = Self { from, to };
+        let mut session = Self { from, to, is_read: true };
         send(&mut session.to, Frame::Open(opening)).await.map_err(broken)?;
-        match receive(&mut session.from).await.map_err(broken)? {
+        let mut word = receive(&mut session.from).await.map_err(broken)?;
+        if word == Some(Frame::Unread) {
+            session.is_read = false;
+            word = receive(&mut session.from).await.map_err(broken)?;
+        }
+        match word {
             Some(Frame::Opened) => Ok(session),
             Some(Frame::Failed(complaint)) => Err((*complaint).into()),
             _ => Err(broken(io::Error::other("it did not say that it is ready"))),
@@ -73,14 +89,14 @@ impl Session {
     }
 
     /// Connects it with this command's streams until it ends.
-    pub(crate) async fn connect(self, keys: Keys) -> Result<Ended, Failed> {
+    pub(crate) async fn connect(self, keys: Keys, signals: Signals) -> Result<Ended, Failed> {
         let (frames, queue) = mpsc::channel(FRAMES_WAITING);
         let sending = tokio::spawn(write(self.to, queue));
         let typing = match keys {
             Keys::Closed => None,
             keys => Some(tokio::spawn(type_in(frames.clone(), keys))),
         };
-        let watching = tokio::spawn(watch(frames));
+        let watching = tokio::spawn(watch(frames, signals));
         let mut from = self.from;
         let ended = tokio::select! {
             ended = show(&mut from) => ended,
@@ -163,25 +179,28 @@ fn leaving(bytes: &mut Vec<u8>, held: &mut bool) -> bool {
     false
 }
 
-/// Passes signals and the terminal's size on.
-async fn watch(frames: mpsc::Sender<Frame>) {
-    let caught = |kind| signal(kind).ok();
-    let mut size = caught(SignalKind::window_change());
+/// Passes the terminal's size on, and signals if they are the other end's. They are caught
+/// from the call on, before the future is polled.
+fn watch(frames: mpsc::Sender<Frame>, signals: Signals) -> impl Future<Output = ()> {
+    let mut size = signal(SignalKind::window_change()).ok();
+    let caught = |kind| signal(kind).ok().filter(|_| signals == Signals::Passed);
     let mut interrupt = caught(SignalKind::interrupt());
     let mut terminate = caught(SignalKind::terminate());
     let mut quit = caught(SignalKind::quit());
-    loop {
-        let frame = tokio::select! {
-            () = next(&mut size) => match terminal::size() {
-                Some(size) => Frame::Resize(size),
-                None => continue,
-            },
-            () = next(&mut interrupt) => Frame::Signal(SignalKind::interrupt().as_raw_value()),
-            () = next(&mut terminate) => Frame::Signal(SignalKind::terminate().as_raw_value()),
-            () = next(&mut quit) => Frame::Signal(SignalKind::quit().as_raw_value()),
-        };
-        if frames.send(frame).await.is_err() {
-            return;
+    async move {
+        loop {
+            let frame = tokio::select! {
+                () = next(&mut size) => match terminal::size() {
+                    Some(size) => Frame::Resize(size),
+                    None => continue,
+                },
+                () = next(&mut interrupt) => Frame::Signal(SignalKind::interrupt().as_raw_value()),
+                () = next(&mut terminate) => Frame::Signal(SignalKind::terminate().as_raw_value()),
+                () = next(&mut quit) => Frame::Signal(SignalKind::quit().as_raw_value()),
+            };
+            if frames.send(frame).await.is_err() {
+                return;
+            }
         }
     }
 }

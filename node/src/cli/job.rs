@@ -24,7 +24,7 @@ pub(crate) struct JobArgs {
     /// What to call the job; a name is made up from the command if not said
     #[arg(long, value_parser = job_name)]
     name: Option<String>,
-    /// Run a plain process of the host (images come in a later version)
+    /// Run a plain process of whichever node, in no container
     #[arg(long, conflicts_with = "rootfs")]
     exec: bool,
     /// Keep this many copies running: a service
@@ -104,6 +104,7 @@ impl JobArgs {
         if !self.exec && self.container.rootfs.is_none() {
             return Err(no_images(&self.command));
         }
+        self.container.check_ports()?;
         let name = self.name.unwrap_or_else(|| name_for(&self.command, made_up));
         let (kind, count) = match (self.replicas, self.array) {
             (Some(replicas), _) => (JobKind::Service, replicas),
@@ -312,6 +313,16 @@ mod tests {
         ];
         for (words, code) in cases {
             assert_eq!(read(words).expect_err(words).code, code, "{words}");
+        }
+    }
+
+    #[test]
+    fn ports_without_a_bridge_are_refused_in_plain_words() {
+        for network in ["host", "none"] {
+            let words = format!("--rootfs /r --network {network} -p 80 x");
+            let told = read(&words).expect_err("refused");
+            assert!(told.why.concat().contains(&format!("--network {network}")), "{told:?}");
+            assert!(told.hint.is_some_and(|hint| hint.contains("leave out -p")));
         }
     }
 

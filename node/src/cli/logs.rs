@@ -17,15 +17,32 @@ pub(crate) struct LogsArgs {
     /// Go on with what is written from now on
     #[arg(short, long)]
     follow: bool,
-    /// Only the last N lines of each task
-    #[arg(short = 'n', long, value_name = "N")]
-    tail: Option<u64>,
+    /// Only the last N lines of each task, or all
+    #[arg(short = 'n', long, value_name = "N", value_parser = tail, allow_hyphen_values = true)]
+    tail: Option<Tail>,
     /// Show each line's time, by the clock of the node where it ran
     #[arg(short, long)]
     timestamps: bool,
     /// A job, or one of its tasks
     #[arg(value_name = "JOB[.INDEX]")]
     task: String,
+}
+
+/// How much of what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tail {
+    All,
+    Lines(u64),
+}
+
+fn tail(text: &str) -> Result<Tail, String> {
+    match text {
+        "all" => Ok(Tail::All),
+        _ => text
+            .parse()
+            .map(Tail::Lines)
+            .map_err(|_no_number| "write how many lines of the end, like 20, or all".to_owned()),
+    }
 }
 
 /// `starling logs`.
@@ -59,9 +76,12 @@ async fn show(args: LogsArgs, client: &mut Client, out: Output) -> Result<u8, Fa
     Ok(0)
 }
 
-fn query(path: &str, follow: bool, tail: Option<u64>) -> String {
+fn query(path: &str, follow: bool, tail: Option<Tail>) -> String {
     let follow = follow.then(|| "follow=true".to_owned());
-    let tail = tail.map(|lines| format!("tail={lines}"));
+    let tail = match tail {
+        Some(Tail::Lines(lines)) => Some(format!("tail={lines}")),
+        Some(Tail::All) | None => None,
+    };
     let wishes: Vec<String> = [follow, tail].into_iter().flatten().collect();
     if wishes.is_empty() {
         format!("{path}/logs")
@@ -75,8 +95,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_tail_is_a_number_of_lines_or_all() {
+        assert_eq!((tail("7"), tail("all")), (Ok(Tail::Lines(7)), Ok(Tail::All)));
+        for bad in ["x", "-1", "", "1.5"] {
+            assert!(tail(bad).is_err_and(|why| why.contains("like 20")), "{bad}");
+        }
+    }
+
+    #[test]
     fn wishes_are_asked_for_and_nothing_else() {
         assert_eq!(query("/j", false, None), "/j/logs");
-        assert_eq!(query("/j", true, Some(0)), "/j/logs?follow=true&tail=0");
+        assert_eq!(query("/j", false, Some(Tail::All)), "/j/logs");
+        assert_eq!(query("/j", true, Some(Tail::Lines(0))), "/j/logs?follow=true&tail=0");
     }
 }

@@ -4,11 +4,15 @@ use clap::Args;
 use gossip_core::spec::JobKind;
 use starling_core::view::{JobView, Listing, TaskView};
 
+use crate::agent::words::HINT;
 use crate::cli::client::{Client, segment};
 use crate::cli::errors::Failed;
-use crate::cli::output::Output;
+use crate::cli::output::{Format, Output};
 use crate::cli::table::Table;
 use crate::cli::times::age;
+
+/// Of how many tasks it is said why they end.
+const NOTES_MAX: usize = 5;
 
 /// The flags of `ps`.
 #[derive(Args, Clone, Debug)]
@@ -44,7 +48,21 @@ pub(crate) async fn ps(args: PsArgs, client: &mut Client, out: Output) -> Result
     };
     let answer = client.get(&path).await?;
     out.listing(&answer, |task: &TaskView| task.task.clone(), tasks)?;
+    if out.format == Format::Human {
+        restarts(&answer.parse()?).iter().for_each(|note| out.note(note));
+    }
     Ok(0)
+}
+
+/// Says of tasks that end again and again why, since no column has room for that.
+fn restarts(list: &Listing<TaskView>) -> Vec<String> {
+    let ended = list.items.iter().filter(|task| task.state == "restarting" && task.restarts > 1);
+    let told = |task: &TaskView| {
+        let (name, job, times) = (&task.task, &task.job_name, task.restarts);
+        let what = task.detail.split(HINT).next().unwrap_or_default();
+        format!("{name} ended {times} times, last: {what}; starling logs {job}, starling why {job}")
+    };
+    ended.take(NOTES_MAX).map(told).collect()
 }
 
 /// `starling jobs`.
@@ -92,7 +110,13 @@ fn jobs_table(list: &Listing<JobView>) -> Table {
 }
 
 fn running_word(job: &JobView, batch: bool) -> String {
-    let held = if job.paused > 0 { format!(" ({} paused)", job.paused) } else { String::new() };
+    let odd = [(job.paused, "paused"), (job.restarting, "restarting")];
+    let odd: Vec<_> = odd
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let held = if odd.is_empty() { String::new() } else { format!(" ({})", odd.join(", ")) };
     if batch {
         format!("{}{held}", job.running)
     } else {
@@ -137,6 +161,23 @@ mod tests {
     }
 
     #[test]
+    fn a_task_that_ends_again_and_again_is_told_of_with_the_reason() {
+        let job = "07".repeat(16);
+        let list = list(json!({
+            "task": "web.1", "job": job, "job_name": "web",
+            "slot": {"job": job, "group": "main", "index": 1},
+            "command": "x", "node": null, "node_name": "h1", "state": "restarting",
+            "detail": "could not be started: no x; hint: PATH", "exit_code": 127, "since": 5000,
+            "restarts": 12, "epoch": 0, "tender": 0, "ended": false,
+        }));
+        let text = tasks(&list).print(None);
+        assert!(text.ends_with("web.1  h1    restarting  60s  127   12        x\n"), "{text}");
+        let told = "web.1 ended 12 times, last: could not be started: no x; starling logs web, \
+                    starling why web";
+        assert_eq!(restarts(&list), [told]);
+    }
+
+    #[test]
     fn services_count_copies_and_batches_count_ends() {
         let job = |kind: &str| {
             json!({
@@ -154,5 +195,9 @@ mod tests {
         let batch = ["j", "070707070707", "batch", "running", "2", "1/3", "0", "60s", "-"];
         assert_eq!(row("service"), service);
         assert_eq!(row("batch"), batch);
+        let mut failing = job("service");
+        failing["restarting"] = 1.into();
+        let text = jobs_table(&list(failing)).print(None);
+        assert!(text.contains("2/3 (1 restarting)"), "{text}");
     }
 }

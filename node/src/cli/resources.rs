@@ -17,27 +17,27 @@ const PIDS_ANY: u32 = 1 << 22;
 #[command(next_help_heading = "Resources")]
 pub(crate) struct ResourceArgs {
     /// Cores each gets and is held to, like 2, 0.5 or 500m
-    #[arg(long, value_name = "CORES", value_parser = parse_cpu)]
+    #[arg(long, value_name = "CORES", value_parser = parse_cpu, allow_hyphen_values = true)]
     cpus: Option<u64>,
     /// Memory each gets and is held to, like 512m or 1GiB
-    #[arg(short, long, value_parser = parse_bytes)]
+    #[arg(short, long, value_parser = parse_bytes, allow_hyphen_values = true)]
     memory: Option<u64>,
     /// Memory and swap each is held to together; -1 for any swap [default: --memory, no swap]
     #[arg(long, value_name = "MEMORY", value_parser = swap, allow_hyphen_values = true)]
     memory_swap: Option<Swap>,
     /// Memory that is taken from it last when the node runs short
-    #[arg(long, value_name = "MEMORY", value_parser = parse_bytes)]
+    #[arg(long, value_name = "MEMORY", value_parser = parse_bytes, allow_hyphen_values = true)]
     memory_reservation: Option<u64>,
     /// Cores to set aside for each without holding it to them [default: --cpus or 0.1]
-    #[arg(long, value_name = "CORES", value_parser = parse_cpu)]
+    #[arg(long, value_name = "CORES", value_parser = parse_cpu, allow_hyphen_values = true)]
     reserve_cpu: Option<u64>,
     /// Memory to set aside for each without holding it to that [default: --memory or 64MiB]
-    #[arg(long, value_name = "MEMORY", value_parser = parse_bytes)]
+    #[arg(long, value_name = "MEMORY", value_parser = parse_bytes, allow_hyphen_values = true)]
     reserve_memory: Option<u64>,
     /// Run on these processors of the node only, like 0-2,4
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<String>,
-    /// Processes and threads each may have; -1 for any number [default: 2048]
+    /// Processes and threads each may have; -1 or 0 for any number [default: 2048]
     #[arg(long, value_name = "N", value_parser = pids, allow_hyphen_values = true)]
     pids_limit: Option<u32>,
     /// Its share of contended disks, 10 to 1000 [default: 100]
@@ -154,7 +154,7 @@ fn pids(text: &str) -> Result<u32, String> {
             .parse()
             .ok()
             .filter(|pids| *pids <= PIDS_ANY)
-            .ok_or_else(|| format!("write 1 to {PIDS_ANY}, or -1 for any number")),
+            .ok_or_else(|| format!("write 1 to {PIDS_ANY}, or -1 or 0 for any number")),
     }
 }
 
@@ -226,6 +226,7 @@ mod tests {
     fn numbers_are_within_dockers_ranges() {
         assert_eq!(read("--pids-limit -1").map(|limits| limits.pids), Ok(Some(PIDS_ANY)));
         assert_eq!(read("--blkio-weight 500").map(|limits| limits.io_weight), Ok(Some(500)));
+        assert_eq!(read("--pids-limit 0").map(|limits| limits.pids), Ok(Some(PIDS_ANY)));
         for bad in ["--blkio-weight 9", "--pids-limit -2", "--oom-score-adj 1001"] {
             assert!(read(bad).is_err(), "{bad}");
         }

@@ -17,6 +17,7 @@ use clap::Args;
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::types::{Accepted, Complaint, Durable, LogItem, Submission, Why};
+use crate::cli::advice;
 use crate::cli::client::{Answer, Client, Patience, parse, segment};
 use crate::cli::door::Door;
 use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, NOT_STARTED, READER_LEFT, STOPPED};
@@ -288,6 +289,7 @@ fn cut_short(name: &str) -> Complaint {
 async fn unplaced(client: &mut Client, path: &str, name: &str, limit: Duration) -> Complaint {
     let limit = times::show_duration(limit);
     let mut complaint = Complaint::new("unplaced", format!("no node took {name} within {limit}"));
+    let mut hints = Vec::new();
     // Without reasons it is still true that nobody took it.
     if let Ok(Ok(why)) =
         client.get(&format!("{path}/why")).await.map(|answer| answer.parse::<Why>())
@@ -298,8 +300,10 @@ async fn unplaced(client: &mut Client, path: &str, name: &str, limit: Duration) 
         for (node, reason) in &why.unknown {
             complaint = complaint.because(format!("{node}: {reason}"));
         }
+        hints = advice::of(&why);
     }
-    complaint.hint("ask for less, or starling run -d   to leave it waiting")
+    hints.push("starling run -d   leaves it waiting for a node");
+    complaint.hint(hints.join("\n"))
 }
 
 /// A job as users name it, as a path of the API.

@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::client::Client;
 use crate::cli::door::Door;
-use crate::cli::inside::{Keys, Session};
+use crate::cli::inside::{Keys, Session, Signals};
 use crate::cli::terminal::{self, Raw};
 use crate::session::Opening;
 
@@ -35,7 +35,7 @@ impl Typing {
                 let opening = Opening::Attach { terminal: terminal::size(), output: false };
                 if let Ok(session) = Session::open(&client, &task, opening).await {
                     // How the task ends is told by its job.
-                    let _ended = session.connect(Keys::Sent).await;
+                    let _ended = session.connect(Keys::Sent, Signals::Passed).await;
                     return;
                 }
                 tokio::time::sleep(AGAIN_AFTER).await;

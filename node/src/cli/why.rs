@@ -3,6 +3,7 @@
 use starling_core::view::JobState;
 
 use crate::api::types::Why;
+use crate::cli::advice;
 use crate::cli::client::Client;
 use crate::cli::errors::Failed;
 use crate::cli::output::{Format, Output};
@@ -28,6 +29,7 @@ pub(crate) async fn run(job: &str, client: &mut Client, out: Output) -> Result<u
         if !opinions.is_empty() {
             out.table(&opinions)?;
         }
+        advice::of(&why).iter().for_each(|hint| out.note(&format!(" hint: {hint}")));
     }
     Ok(0)
 }

@@ -5,8 +5,8 @@
 //! a large one that shrinks is filled up with zeros, so that the archive stays sound, and
 //! told of at the end. Files that the kernel makes up and does not let be read are left out
 //! of a directory, and told of as well.
-//! Links are written as links, never followed. Sockets and devices are left out: they
-//! mean nothing elsewhere. A file with several names is written several times.
+//! Links are written as links, never followed. Sockets and devices are left out, since they
+//! mean nothing elsewhere, and told of at the end. A file with several names is written several times.
 //!
 //! Format: POSIX.1-2017, pax.
 
@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::content::{self, Content};
+use super::copy::plain;
 
 /// Deepest tree: as deep as one that is unpacked may be.
 const DEPTH: usize = 255;
@@ -43,6 +44,7 @@ pub(super) struct Writer<W> {
     piece: Vec<u8>,
     shrunk: Names,
     left_out: Names,
+    no_files: Names,
 }
 
 /// Some names, and how many there are in all.
@@ -69,8 +71,8 @@ impl Names {
 
 impl<W: Write> Writer<W> {
     pub(super) fn new(to: W) -> Self {
-        let (shrunk, left_out) = (Names::default(), Names::default());
-        Self { to, entries: 0, piece: vec![0; PIECE_BYTES], shrunk, left_out }
+        let (shrunk, left_out, no_files) = Default::default();
+        Self { to, entries: 0, piece: vec![0; PIECE_BYTES], shrunk, left_out, no_files }
     }
 
     /// Writes what a directory has at a name, with all below it, as this entry.
@@ -88,16 +90,19 @@ impl<W: Write> Writer<W> {
         Ok(self.all_of(open_directory(dir, OsStr::new("."))?, entry, 0)?)
     }
 
-    /// Ends the archive. What is not in it though it was there is told; a file that is in
-    /// it with zeros for a part of it is an error.
+    /// Ends the archive. What is not in it because it cannot be read is told; a file that is
+    /// in it with zeros for a part of it is an error, and so is what can be in none.
     pub(super) fn finish(mut self) -> io::Result<Option<String>> {
         self.to.write_all(&[0; 2 * BLOCK])?;
         self.to.flush()?;
         let shrunk = "shrank while being copied, and ends in zeros in the copy";
-        match self.shrunk.told(shrunk) {
-            Some(sentence) => Err(io::Error::other(sentence)),
-            None => Ok(self.left_out.told("left out, since they cannot be read")),
+        let no_files = "left out, since devices and sockets mean nothing elsewhere";
+        let lacks = [self.no_files.told(no_files), self.shrunk.told(shrunk)];
+        let lacks: Vec<String> = lacks.into_iter().flatten().collect();
+        if lacks.is_empty() {
+            return Ok(self.left_out.told("left out, since they cannot be read"));
         }
+        Err(io::Error::other(lacks.join("; ")))
     }
 
     fn below(
@@ -121,7 +126,10 @@ impl<W: Write> Writer<W> {
                 Ok(self.header(entry, &stat, b'2', 0, target.as_bytes())?)
             }
             FileType::Fifo => Ok(self.header(entry, &stat, b'6', 0, b"")?),
-            _ => Ok(()),
+            _ => {
+                self.no_files.add(entry);
+                Ok(())
+            }
         }
     }
 
@@ -275,7 +283,7 @@ impl From<Unwritten> for io::Error {
 fn of_source(entry: &Path, error: io::Error) -> Unwritten {
     Unwritten::Source(match Errno::from_io_error(&error) {
         Some(Errno::NOENT | Errno::SRCH) => error,
-        _ => io::Error::new(error.kind(), format!("{}: {error}", entry.display())),
+        _ => io::Error::new(error.kind(), format!("{}: {}", entry.display(), plain(&error))),
     })
 }
 
@@ -407,6 +415,24 @@ mod tests {
         assert_eq!(std::fs::read(into.path().join("version")).expect("read"), version);
         let devices = std::fs::read_to_string(into.path().join("net/dev")).expect("read");
         assert!(devices.contains("lo:"), "{devices}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_left_out_and_told_of() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("s")).expect("bound");
+        std::fs::write(dir.path().join("f"), "x").expect("written");
+        let mut text = Vec::new();
+        let mut writer = Writer::new(&mut text);
+        let handle = std::fs::File::open(dir.path()).expect("a handle");
+        writer.directory(handle.as_fd(), Path::new("d")).expect("written");
+        let dev = std::fs::File::open("/dev").expect("a handle");
+        writer.entry(dev.as_fd(), OsStr::new("null"), Path::new("null")).expect("passed over");
+        let told = writer.finish().expect_err("not all is there").to_string();
+        assert!(told.contains("devices and sockets") && told.contains(": d/s, null"), "{told}");
+        let into = tempfile::tempdir().expect("a directory");
+        unpack(&text, into.path());
+        assert_eq!(std::fs::read_to_string(into.path().join("d/f")).expect("read"), "x");
     }
 
     fn unpack(text: &[u8], into: &Path) {

@@ -5,7 +5,8 @@
 //! one handle, the container's root or a plain process's scratch directory, and never
 //! through the magic links of `/proc`.
 //!
-//! A failure is a sentence on standard error and exit code 1.
+//! A failure is a sentence on standard error and exit code 1, or [`COPIED_IN_PART`] if the
+//! archive is sound but lacks something.
 
 use std::fs::File;
 use std::io;
@@ -16,6 +17,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::archive::Writer;
+use super::content;
 use crate::unpack::{self, Bounds, Digest, Form, Options, Owners};
 
 /// A lookup that races with a rename is tried again this often.
@@ -24,6 +26,22 @@ const TRIES: usize = 64;
 /// Longest sentence told.
 const SENTENCE_BYTES: usize = 1 << 10;
 
+/// The exit code of a copy that is sound, and not all of what was asked for.
+pub const COPIED_IN_PART: i32 = 2;
+
+/// Why something is not copied, or not all of it.
+#[derive(Debug)]
+pub(super) struct Failed {
+    sentence: String,
+    exit: i32,
+}
+
+impl From<String> for Failed {
+    fn from(sentence: String) -> Self {
+        Self { sentence, exit: 1 }
+    }
+}
+
 /// A handle to what paths are followed below.
 pub(super) fn open_root(path: &Path) -> Result<OwnedFd, String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -31,19 +49,29 @@ pub(super) fn open_root(path: &Path) -> Result<OwnedFd, String> {
 }
 
 /// Tells what came of it; the exit code.
-pub(super) fn tell(done: Result<(), String>) -> i32 {
-    let Err(mut sentence) = done else { return 0 };
+pub(super) fn tell(done: Result<(), Failed>) -> i32 {
+    let Err(Failed { mut sentence, exit }) = done else { return 0 };
     let fits = (0..=SENTENCE_BYTES.min(sentence.len())).rev();
     sentence.truncate(fits.into_iter().find(|at| sentence.is_char_boundary(*at)).unwrap_or(0));
     // Nobody may be left to hear it.
     let _ = rustix::io::write(rustix::stdio::stderr(), sentence.as_bytes());
-    1
+    exit
 }
 
 fn said(path: &Path, what: &str, error: Errno) -> String {
-    let error = io::Error::from(error).to_string();
-    let error = error.split(" (os error").next().unwrap_or_default();
+    let error = match error {
+        Errno::LOOP => {
+            "a link there leads in circles, or is one of /proc that is no path".to_owned()
+        }
+        error => plain(&io::Error::from(error)),
+    };
     format!("{what} {}: {error}", path.display())
+}
+
+/// An error as people read it, without the number that the standard library adds.
+pub(super) fn plain(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -80,20 +108,30 @@ pub(super) fn look(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
 
 /// Writes an archive of what is at a path to standard output. Its first entry is named
 /// as is said, or as the path ends, or `.` where that is no name.
-pub(super) fn out(root: BorrowedFd<'_>, path: &Path, name: Option<&str>) -> Result<(), String> {
+pub(super) fn out(root: BorrowedFd<'_>, path: &Path, name: Option<&str>) -> Result<(), Failed> {
     let given = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let follow = if names_directory(given) { OFlags::empty() } else { OFlags::NOFOLLOW };
     let found = open(root, given, OFlags::PATH | follow);
     let found = found.map_err(|error| said(path, "cannot find", error))?;
     let failed = |error: io::Error| match Errno::from_io_error(&error) {
         Some(errno) => said(path, "cannot copy", errno),
-        None => format!("cannot copy {}: {error}", path.display()),
+        None => {
+            // The entry's own name says no more than the path does.
+            let text = error.to_string();
+            let own = name.or(path.file_name().and_then(|own| own.to_str())).unwrap_or_default();
+            let why = text.strip_prefix(&format!("{own}: ")).unwrap_or(&text);
+            format!("cannot copy {}: {why}", path.display())
+        }
+    };
+    let in_part = |error: io::Error| match Errno::from_io_error(&error) {
+        Some(_) => failed(error).into(),
+        None => Failed { sentence: error.to_string(), exit: COPIED_IN_PART },
     };
     // The standard stream is only ours, and unbuffered: pieces are large.
     let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3);
     let mut writer = Writer::new(File::from(stdout.map_err(|error| failed(error.into()))?));
     archive(root, found.as_fd(), given, name.map(Path::new), &mut writer).map_err(failed)?;
-    if let Some(note) = writer.finish().map_err(failed)? {
+    if let Some(note) = writer.finish().map_err(in_part)? {
         // Beside an exit code of zero it is no failure.
         let _unheard = rustix::io::write(rustix::stdio::stderr(), note.as_bytes());
     }
@@ -158,6 +196,10 @@ pub(super) fn into(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
     let given = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let dir = open(root, given, OFlags::RDONLY | OFlags::DIRECTORY);
     let dir = dir.map_err(|error| said(path, "cannot copy into", error))?;
+    if content::is_made_up(&dir) {
+        let why = "the kernel makes up what is there, and takes no files";
+        return Err(format!("cannot copy into {}: {why}", path.display()));
+    }
     let options = Options {
         bounds: Bounds::default(),
         form: Form::Rootfs,
@@ -170,10 +212,10 @@ pub(super) fn into(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
     match unpack::unpack(stdin, dir.as_fd(), &options) {
         Ok(_) => Ok(()),
         Err(error) => {
-            let mut text = format!("cannot copy into {}: {error}", path.display());
+            let mut text = format!("cannot copy into {}: {}", path.display(), plain(&error));
             let mut cause = std::error::Error::source(&error);
             while let Some(error) = cause {
-                text = format!("{text}: {error}");
+                text = format!("{text}: {}", plain(error));
                 cause = error.source();
             }
             Err(text)

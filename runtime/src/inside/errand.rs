@@ -65,8 +65,8 @@ pub(crate) fn begin(
         Deed::CopyOut { path, name } => {
             site.copy(Streams::Logged, &|root| copy::out(root, &path, name.as_deref()))?
         }
-        Deed::Look(path) => site.copy(Streams::Logged, &|root| copy::look(root, &path))?,
-        Deed::CopyIn(path) => site.copy(Streams::Input, &|root| copy::into(root, &path))?,
+        Deed::Look(path) => site.copy(Streams::Logged, &|root| Ok(copy::look(root, &path)?))?,
+        Deed::CopyIn(path) => site.copy(Streams::Input, &|root| Ok(copy::into(root, &path)?))?,
     };
     Ok(Began { pid, ours, task: site.task })
 }
@@ -165,7 +165,7 @@ impl Site<'_> {
     fn copy(
         &self,
         streams: Streams,
-        work: &dyn Fn(BorrowedFd<'_>) -> Result<(), String>,
+        work: &dyn Fn(BorrowedFd<'_>) -> Result<(), copy::Failed>,
     ) -> Result<(Pid, Ours), Word> {
         let failed = |error: Errno| refused("no streams", std::io::Error::from(error));
         let launch = Launch { streams, ..self.launch.clone() };
@@ -174,7 +174,7 @@ impl Site<'_> {
             Place::Container(_) => {
                 let work = || match copy::open_root(Path::new("/")) {
                     Ok(root) => copy::tell(work(root.as_fd())),
-                    Err(error) => copy::tell(Err(error)),
+                    Err(error) => copy::tell(Err(error.into())),
                 };
                 sandbox::work_inside(&self.groups, self.host(), ends, COPYING, work)
             }
@@ -187,7 +187,7 @@ impl Site<'_> {
     fn copy_of_process(
         &self,
         ends: Ends,
-        work: &dyn Fn(BorrowedFd<'_>) -> Result<(), String>,
+        work: &dyn Fn(BorrowedFd<'_>) -> Result<(), copy::Failed>,
     ) -> Result<Pid, NotStarted> {
         let scratch = order::open_below(&self.dir, SCRATCH);
         let scratch = scratch.map_err(|e| NotStarted::system("no scratch directory", e))?;

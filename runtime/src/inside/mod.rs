@@ -28,7 +28,7 @@ mod wire;
 
 pub use call::ExecError;
 pub(crate) use call::open;
-pub use copy::pack;
+pub use copy::{COPIED_IN_PART, pack};
 pub(crate) use errand::{Began, begin};
 pub(crate) use passage::Passage;
 pub(crate) use rows::{is_paused, processes};

@@ -7,9 +7,10 @@
 
 use std::ffi::{CStr, CString};
 use std::fmt::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MoveMountFlags, UnmountFlags, mount as mount_at, move_mount, unmount,
 };
@@ -55,9 +56,34 @@ pub(super) fn mount(
     let _ = write!(options, ",upperdir={above}/upper,workdir={above}/work");
     let options = CString::new(options).unwrap_or_default();
     let flags = MountFlags::NODEV | MountFlags::NOSUID;
-    mount_at(c"overlay", STACK, c"overlay", flags, &*options)?;
+    mount_at(c"overlay", STACK, c"overlay", flags, &*options)
+        .map_err(|error| refused(error, layers))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(STACK, flags, Mode::empty())?)
+}
+
+/// Why the kernel takes no overlay. To an ordinary user what is mounted below a layer is
+/// locked to it, and a layer must be without: `has_locked_children` of `fs/namespace.c`.
+fn refused(error: Errno, layers: &[Option<OwnedFd>]) -> Failure {
+    let is_mounted_on = |layer: &Option<OwnedFd>| layer.as_ref().is_some_and(has_mounts);
+    if error == Errno::INVAL && layers.iter().any(is_mounted_on) {
+        return Failure::because(
+            "other file systems are mounted below its directory, and an ordinary user's \
+             container takes none with it; use a directory without, or let root start the agent",
+        );
+    }
+    error.into()
+}
+
+/// Whether something is mounted on a mount. Formats: proc(5).
+fn has_mounts(tree: &OwnedFd) -> bool {
+    let about = format!("/proc/self/fdinfo/{}", tree.as_raw_fd());
+    let about = std::fs::read_to_string(about).unwrap_or_default();
+    let Some(id) = about.lines().find_map(|line| line.strip_prefix("mnt_id:")) else {
+        return false;
+    };
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1) == Some(id.trim()))
 }
 
 /// Puts a tree where a root is stacked; returns a handle to it.

@@ -209,9 +209,9 @@ async fn limits(limits: &mut cgroup::Limits, task: &TaskSpec) -> Result<(), Flaw
     let Some(list) = &limits.cpuset_cpus else { return Ok(()) };
     let has = host::processors();
     // Version 2 would take any list, and fall back to what there is.
-    if cgroup::processors(list).any(|cpu| !has.contains(&cpu)) {
+    if let Some(missing) = cgroup::processors(list).find(|cpu| !has.contains(cpu)) {
         let shown = host::show_processors();
-        let what = format!("{list} are not all there: this node has the processors {shown}");
+        let what = format!("this node has no processor {missing}; it has {shown}");
         return Err(Flaw::new("limits.cpuset_cpus", what));
     }
     Ok(())
