@@ -73,6 +73,9 @@ pub(super) struct Gauges {
     kills: OnceLock<OwnedFd>,
 }
 
+/// Which group of a slot has a controller.
+type Find = fn(&Slot, Controller) -> Option<(Version, &Group)>;
+
 impl Slot {
     /// What the present task has used.
     pub fn usage(&self) -> Usage {
@@ -83,7 +86,7 @@ impl Slot {
     /// where the kernel does not count them. One file is read. Where a group dies as one
     /// the kernel may count its first victim twice, so only "none" and "some" are exact.
     pub fn oom_kills(&self) -> Option<u64> {
-        let now = self.oom_kills_total()?;
+        let now = self.oom_kills_total(self.joined(Controller::Memory))?;
         Some(now.saturating_sub(self.baseline.oom_kills.unwrap_or(0)))
     }
 
@@ -91,17 +94,25 @@ impl Slot {
     /// it is best done after the last task's end is told.
     pub fn renew(&mut self) {
         let reset = self.reset_peak();
-        // What there is now of memory and processes says nothing of what comes.
-        self.baseline = self.counted();
+        // What there is now of memory and processes says nothing of what comes. Groups that
+        // the last task was not in may be the next one's.
+        self.baseline = self.counted(Self::of);
         if !reset {
-            self.baseline.memory_peak = self.peak();
+            self.baseline.memory_peak = self.of(Controller::Memory).and_then(|of| self.peak(of));
         }
     }
 
     /// What the counters stood at when the present task began, for whoever opens the
     /// slot by name.
     pub fn baseline(&self) -> Usage {
-        self.baseline
+        let mut baseline = self.baseline;
+        // What was reset for the file that is open here is as it was for everybody else.
+        if let (Some((Version::V2, group)), Some(_)) =
+            (self.of(Controller::Memory), &self.gauges.peak)
+        {
+            baseline.memory_peak = group.number(peak_file(Version::V2));
+        }
+        baseline
     }
 
     /// Counts from another's baseline.
@@ -110,7 +121,7 @@ impl Slot {
     }
 
     fn reset_peak(&mut self) -> bool {
-        let Some((version, group)) = self.joined(Controller::Memory) else { return true };
+        let Some((version, group)) = self.of(Controller::Memory) else { return true };
         if self.gauges.peak.is_none() {
             self.gauges.peak = group.open_file(peak_file(version), OFlags::RDWR).ok();
         }
@@ -123,16 +134,15 @@ impl Slot {
         done
     }
 
-    fn peak(&self) -> Option<u64> {
-        let (version, group) = self.joined(Controller::Memory)?;
+    fn peak(&self, (version, group): (Version, &Group)) -> Option<u64> {
         match &self.gauges.peak {
             Some(fd) => read_small(fd.as_fd(), |text| text.trim_ascii().parse().ok()),
             None => group.number(peak_file(version)),
         }
     }
 
-    fn oom_kills_total(&self) -> Option<u64> {
-        let (version, group) = self.joined(Controller::Memory)?;
+    fn oom_kills_total(&self, of: Option<(Version, &Group)>) -> Option<u64> {
+        let (version, group) = of?;
         let kills = &self.gauges.kills;
         if kills.get().is_none() {
             let file = match version {
@@ -145,28 +155,31 @@ impl Slot {
     }
 
     fn total(&self) -> Usage {
-        let memory = self.joined(Controller::Memory).and_then(|(version, group)| {
+        let memory = self.joined(Controller::Memory);
+        let memory_bytes = memory.and_then(|(version, group)| {
             group.number(match version {
                 Version::V1 => "memory.usage_in_bytes",
                 Version::V2 => "memory.current",
             })
         });
+        let memory_peak = memory.and_then(|of| self.peak(of));
         let pids = self.joined(Controller::Pids).and_then(|(_, g)| g.number("pids.current"));
-        Usage { memory_bytes: memory, memory_peak: self.peak(), pids, ..self.counted() }
+        Usage { memory_bytes, memory_peak, pids, ..self.counted(Self::joined) }
     }
 
-    /// What only ever grows.
-    fn counted(&self) -> Usage {
-        let mut usage = Usage { oom_kills: self.oom_kills_total(), ..Usage::default() };
-        self.total_cpu(&mut usage);
-        if let Some((version, group)) = self.joined(Controller::Io) {
+    /// What only ever grows, in the groups that `find` finds.
+    fn counted(&self, find: Find) -> Usage {
+        let oom_kills = self.oom_kills_total(find(self, Controller::Memory));
+        let mut usage = Usage { oom_kills, ..Usage::default() };
+        self.total_cpu(&mut usage, find);
+        if let Some((version, group)) = find(self, Controller::Io) {
             let (read, write) = transferred(version, group);
             (usage.read_bytes, usage.write_bytes) = (read, write);
         }
         usage
     }
 
-    fn total_cpu(&self, usage: &mut Usage) {
+    fn total_cpu(&self, usage: &mut Usage, find: Find) {
         let us_to_ns = |us: u64| us.saturating_mul(1000);
         if let Some(group) = self.unified() {
             group.small("cpu.stat", |text| {
@@ -176,14 +189,14 @@ impl Slot {
                 Some(())
             });
         }
-        if let Some((Version::V1, group)) = self.joined(Controller::Cpu) {
+        if let Some((Version::V1, group)) = find(self, Controller::Cpu) {
             group.small("cpu.stat", |text| {
                 usage.throttled_ns = entry(text, "throttled_time");
                 usage.throttled_periods = entry(text, "nr_throttled");
                 Some(())
             });
         }
-        if let Some((Version::V1, group)) = self.joined(Controller::Cpuacct)
+        if let Some((Version::V1, group)) = find(self, Controller::Cpuacct)
             && usage.cpu_ns.is_none()
         {
             usage.cpu_ns = group.number("cpuacct.usage");

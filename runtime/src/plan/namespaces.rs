@@ -27,6 +27,8 @@ impl Namespaces {
     pub const NONE: Self = Self(0);
     /// User ids.
     pub const USER: Self = Self(libc::CLONE_NEWUSER as u32);
+    /// Mounts.
+    pub const MOUNTS: Self = Self(libc::CLONE_NEWNS as u32);
     /// Network.
     pub const NET: Self = Self(libc::CLONE_NEWNET as u32);
     /// Control groups, as they are seen.
@@ -53,6 +55,12 @@ impl Namespaces {
             NamespaceKind::Cgroup => libc::CLONE_NEWCGROUP as u32,
             NamespaceKind::Time => CLONE_NEWTIME as u32,
         })
+    }
+
+    /// All of these that are not among those.
+    #[must_use]
+    pub const fn without(self, those: Self) -> Self {
+        Self(self.0 & !those.0)
     }
 
     /// Both together.

@@ -44,7 +44,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(crate) use entry::enter;
 pub(crate) use held::Held;
-pub(crate) use outside::{CHANGES, forget_changes, make_changes, map_by_helpers, unmake_changes};
+pub(crate) use outside::{
+    CHANGES, end, forget_changes, make_changes, map_by_helpers, unmake_changes,
+};
 pub(crate) use special::sealed_null;
 pub(crate) use standby::Standby;
 pub(crate) use work::{Host, work_inside, work_outside};

@@ -1,8 +1,8 @@
 //! The supervisor's part of starting a container: what needs the host's rights.
 //!
-//! Handles are made before the clone and inherited by it, so nothing has to be sent:
-//! showing a tree's owners through the new user namespace changes the mount that both
-//! sides hold.
+//! Handles are made before the clone and inherited by it, or sent to a process that was
+//! made before them: showing a tree's owners through the new user namespace changes the
+//! mount that both sides hold.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -127,7 +127,7 @@ pub(super) fn spawn(
 }
 
 /// Leaves nothing of a process that will not run its program.
-pub(super) fn end(pid: Pid) {
+pub(crate) fn end(pid: Pid) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
 }

@@ -16,6 +16,9 @@ use super::NotStarted;
 use crate::launch::StartFault;
 use crate::plan::{Plan, Step};
 
+/// No step of the plan's, where something failed before the first.
+pub(super) const NO_STEP: usize = u32::MAX as usize;
+
 /// Longest message: a step, an error and a sentence.
 const MESSAGE_BYTES: usize = 1024;
 
@@ -61,10 +64,6 @@ impl From<std::io::Error> for Failure {
 
 /// The failure of a plan's step, counted from 0, in words.
 pub(super) fn in_words(plan: &Plan, at: usize, failure: &Failure) -> NotStarted {
-    let number = at + 1;
-    let Some(step) = plan.steps().get(at) else {
-        return NotStarted::system(&format!("step {number} failed"), &failure.detail);
-    };
     let Failure { errno, detail } = failure;
     let error = std::io::Error::from_raw_os_error(*errno);
     // Without the "(os error 22)" that the standard library adds.
@@ -75,8 +74,13 @@ pub(super) fn in_words(plan: &Plan, at: usize, failure: &Failure) -> NotStarted 
         (_, "") => error.to_owned(),
         (_, detail) => format!("{detail}: {error}"),
     };
-    let fault = fault(step, *errno);
-    NotStarted { fault, reason: format!("cannot {step}: {because} (step {number})") }
+    match plan.steps().get(at) {
+        None => NotStarted::system("cannot begin", because),
+        Some(step) => {
+            let (fault, number) = (fault(step, *errno), at + 1);
+            NotStarted { fault, reason: format!("cannot {step}: {because} (step {number})") }
+        }
+    }
 }
 
 fn fault(step: &Step, errno: i32) -> StartFault {

@@ -3,36 +3,36 @@
 //!
 //! ```text
 //! supervisor  clone ─▶ waits ─▶ order ─▶ open trees ─▶ commission ─▶ map ids ─▶ go ─▶ …
-//! standby      └▶ loopback ─▶ waits ────────────────────┘└▶ join groups ─▶ session ─▶ …
+//! standby      └▶ loopback ─▶ waits ────────────────────┘└▶ own mounts ─▶ join groups ─▶ …
 //! ```
 //!
 //! New namespaces, that of the network above all, are the longest part of a start, and
 //! the same for nearly all containers. From its commission on the process is like any
-//! other; it does all steps of its plan.
+//! other; it does all steps of its plan. Its mounts it has from then on: a copy of the
+//! host's made earlier would be an old one, and keep the host's from being given back.
 //!
-//! It waits for [`LIFETIME`] at most: its mounts are a copy of the host's, which must
-//! not be kept from being unmounted, and nobody who launches nothing shall pay for it.
-//!
-//! Invariants: it serves one task, and none was before. It holds nothing open but its
-//! socket, and ends with its supervisor, whose end closes that.
+//! Invariants: it serves one task, and none was before. It is hidden from all that cannot
+//! look into its supervisor, holds nothing open but the keeper's streams and its socket,
+//! and ends with its supervisor, whose end closes that.
 
+use std::convert::Infallible;
+use std::ffi::CStr;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
 };
-use rustix::process::Pid;
-use rustix::thread::set_name;
+use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{UnshareFlags, set_name};
 use serde::{Deserialize, Serialize};
 
 use super::chamber::Chamber;
 use super::outside::end;
+use super::report::{self, Failure};
 use super::{Ends, Order};
 use crate::cgroup::Joining;
 use crate::launch::Launch;
@@ -41,12 +41,15 @@ use crate::proc::ProcessMark;
 use crate::sys::clone::{self, Birth};
 use crate::sys::{self, Fork};
 
-/// How long it waits for its commission.
-const LIFETIME: Duration = Duration::from_secs(10);
+/// How `ps` calls it; fifteen bytes are shown.
+const NAME: &CStr = c"starling-stands";
 
-/// How old one may be that is still commissioned: so much younger than the oldest that
-/// no process of a busy machine is that late between the look and the commission.
-const AGE_MAX: Duration = Duration::from_secs(5);
+/// How it is called from its commission to its program: as one that was not made ahead,
+/// which has its supervisor's name.
+const AT_WORK: &CStr = c"starling-superv";
+
+/// Bit of `CAP_SYS_PTRACE` of `linux/capability.h`: who has it sees what is hidden.
+const SYS_PTRACE: u64 = 1 << 19;
 
 /// Longest commission: nearly every launch, and few pages to receive it.
 const COMMISSION_BYTES: usize = 16 << 10;
@@ -77,11 +80,10 @@ struct Commissioned {
 #[derive(Debug)]
 pub(crate) struct Standby {
     pid: Pid,
-    /// Over which it is commissioned, until it is.
+    /// Over which it is commissioned, until it is or has died.
     socket: Option<OwnedFd>,
     mark: ProcessMark,
     namespaces: Namespaces,
-    made: Instant,
 }
 
 /// One that has become a container's process.
@@ -94,9 +96,9 @@ pub(super) struct Born {
 
 /// What a process for this plan can be made in ahead; none if it cannot.
 pub(super) fn ahead(plan: &Plan, facts: &Facts) -> Option<Namespaces> {
-    // An ordinary user's process opens trees anew among its mounts, which must be the host's
-    // of that moment.
-    if !facts.privileged() || !plan.steps().contains(&Step::Loopback) {
+    // It hides, and its supervisor must find its namespaces all the same.
+    let may_look = facts.privileged() && facts.capabilities & SYS_PTRACE != 0;
+    if !may_look || !plan.steps().contains(&Step::Loopback) {
         return None;
     }
     let before = plan
@@ -120,23 +122,33 @@ impl Standby {
         let kind = SocketType::SEQPACKET;
         let made = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
         let (socket, theirs) = made.ok()?;
-        let (side, birth) = clone::fork_into(namespaces.bits(), group).ok()?;
+        let ahead = namespaces.without(Namespaces::MOUNTS);
+        let (side, birth) = clone::fork_into(ahead.bits(), group).ok()?;
         let pid = match side {
             Fork::Parent(pid) => pid,
-            Fork::Child => wait(theirs, facts, birth),
+            Fork::Child => wait(theirs, namespaces, facts, birth),
         };
         let Ok(mark) = ProcessMark::of(pid) else {
             end(pid);
             return None;
         };
-        let made = Instant::now();
-        let standby = Self { pid, socket: Some(socket), mark, namespaces, made };
+        let standby = Self { pid, socket: Some(socket), mark, namespaces };
         (group.is_none() || birth == Birth::InGroup).then_some(standby)
     }
 
-    /// Whether it can still be used.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.made.elapsed() < AGE_MAX
+    /// What it was made in, and will be.
+    pub(crate) fn namespaces(&self) -> Namespaces {
+        self.namespaces
+    }
+
+    /// Whether it can still be used; somebody may have killed it.
+    pub(crate) fn lives(&mut self) -> bool {
+        let lives = matches!(waitpid(Some(self.pid), WaitOptions::NOHANG), Ok(None));
+        if !lives {
+            // The number may be another's by now.
+            self.socket = None;
+        }
+        lives
     }
 
     /// Makes it the process of a container; none if it is another's, and then it is gone.
@@ -146,7 +158,7 @@ impl Standby {
         order: &Order<'_>,
         trees: &[Option<OwnedFd>],
     ) -> Option<Born> {
-        let suits = ahead(plan, order.facts) == Some(self.namespaces) && self.is_fresh();
+        let suits = ahead(plan, order.facts) == Some(self.namespaces);
         let socket = self.socket.as_ref().filter(|_| suits)?;
         tell(socket, order, trees).ok()?;
         Some(Born { pid: self.pid, socket: self.socket.take()?, mark: self.mark })
@@ -181,21 +193,21 @@ impl Drop for Standby {
 }
 
 /// The standby itself, to its end or its container's.
-fn wait(socket: OwnedFd, facts: &Facts, birth: Birth) -> ! {
-    let _ = set_name(c"starling-stands");
-    if sys::close_all_but(&[socket.as_raw_fd()]).is_err() {
+fn wait(socket: OwnedFd, namespaces: Namespaces, facts: &Facts, birth: Birth) -> ! {
+    let _ = set_name(NAME);
+    // Root without a capability has them all in the namespaces here, and could come in.
+    if clone::hide_memory().is_err() || sys::close_all_but(&[socket.as_raw_fd()]).is_err() {
         sys::exit_now(127);
     }
     // If this fails, so will the step that does it, and tells why.
     let _ = crate::net::raise_loopback();
-    let Ok(patience) = Timespec::try_from(LIFETIME) else { sys::exit_now(127) };
-    let mut readable = [PollFd::new(&socket, PollFlags::IN)];
-    match poll(&mut readable, Some(&patience)) {
-        Ok(1..) => {}
-        _ => sys::exit_now(0),
-    }
     let Some((text, handles)) = receive(&socket) else { sys::exit_now(0) };
-    serve(socket, facts, birth, &text, handles)
+    let failure = match serve(&socket, namespaces, facts, birth, &text, handles) {
+        Err(failure) => failure,
+        Ok(never) => match never {},
+    };
+    report::send_failure(socket.as_fd(), report::NO_STEP, &failure);
+    sys::exit_now(127)
 }
 
 /// The commission; none if the supervisor is gone.
@@ -215,16 +227,30 @@ fn receive(socket: &OwnedFd) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
     (received > 0).then_some((text, handles))
 }
 
-fn serve(socket: OwnedFd, facts: &Facts, birth: Birth, text: &[u8], handles: Vec<OwnedFd>) -> ! {
-    let Ok(Commissioned { launch, groups, trees }) = serde_json::from_slice(text) else {
-        sys::exit_now(127)
-    };
+fn serve(
+    socket: &OwnedFd,
+    namespaces: Namespaces,
+    facts: &Facts,
+    birth: Birth,
+    text: &[u8],
+    handles: Vec<OwnedFd>,
+) -> Result<Infallible, Failure> {
+    // What it was sent as it waited was not meant for the container.
+    sys::forget_signals();
+    let _ = set_name(AT_WORK);
+    let garbled = || Failure::because("the process that stood by was told nonsense");
+    let told: Commissioned = serde_json::from_slice(text).map_err(|_nonsense| garbled())?;
+    let Commissioned { launch, groups, trees } = told;
+    if namespaces != namespaces.without(Namespaces::MOUNTS) {
+        clone::unshare(UnshareFlags::NEWNS)?;
+    }
     let mut handles = handles.into_iter();
-    let mut next = || handles.next().unwrap_or_else(|| sys::exit_now(127));
-    let (stdin, stdout, stderr, dir) = (next(), next(), next(), next());
+    let mut next = || handles.next().ok_or_else(garbled);
+    let (stdin, stdout, stderr, dir) = (next()?, next()?, next()?, next()?);
     let ends = Ends { stdin, stdout, stderr };
-    let groups: Vec<_> = (0..groups).map(|_| next()).collect();
-    let trees = trees.into_iter().map(|is_there| is_there.then(&mut next)).collect();
+    let groups: Vec<_> = (0..groups).map(|_| next()).collect::<Result<_, _>>()?;
+    let trees = trees.into_iter().map(|is_there| is_there.then(&mut next).transpose());
+    let trees = trees.collect::<Result<_, _>>()?;
     let order = Order {
         launch: &launch,
         facts,
@@ -235,8 +261,8 @@ fn serve(socket: OwnedFd, facts: &Facts, birth: Birth, text: &[u8], handles: Vec
         ends: &ends,
         standby: None,
     };
-    let Ok(plan) = plan::plan(&launch, facts, launch.id_base().unwrap_or(0)) else {
-        sys::exit_now(127)
-    };
+    let plan = plan::plan(&launch, facts, launch.id_base().unwrap_or(0));
+    let plan = plan.map_err(|flaw| Failure::because(flaw.to_string()))?;
+    let socket = rustix::io::fcntl_dupfd_cloexec(socket, 3)?;
     Chamber::new(&plan, &order, trees, socket, birth).live()
 }

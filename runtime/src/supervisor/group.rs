@@ -187,6 +187,11 @@ impl Group {
         }
     }
 
+    /// Has what was used until now counted for nobody, once the next task begins.
+    pub(super) fn count_anew(&mut self) {
+        self.is_stale = true;
+    }
+
     /// Lets the next task use these devices only, or all if none are named. After
     /// [`fit`](Self::fit).
     pub(super) fn devices(&mut self, rules: Option<&[DeviceRule]>) -> Result<(), CgroupError> {

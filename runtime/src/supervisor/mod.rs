@@ -15,7 +15,8 @@
 //! session they hide. It has one thread and no runtime.
 //!
 //! Waiting, it dies with its keeper; with an order it outlives everybody. All it
-//! keeps from one task to the next is itself: nothing of it comes from a task.
+//! keeps from one task to the next is itself, and which namespaces the last one had:
+//! nothing else of it comes from a task.
 //!
 //! Invariant: it is never done with a task while anything of it lives (but for a
 //! process the kernel cannot kill), and never before the end is on record. It
@@ -58,7 +59,7 @@ use rustix::thread::set_name;
 
 use crate::cgroup::Tree;
 use crate::frame::{self, Inbox};
-use crate::launch::StartFault;
+use crate::launch::{Launch, Place, StartFault};
 use crate::order::{self, Order, Report};
 use crate::plan::Namespaces;
 use crate::proc::ProcessMark;
@@ -270,7 +271,7 @@ impl Supervisor {
 
     /// Makes the process of the next container, if the next task may be one.
     fn stand_by(&mut self) {
-        if self.standby.as_ref().is_some_and(Standby::is_fresh) {
+        if self.standby.as_ref().map(Standby::namespaces) == self.expects {
             return;
         }
         self.standby = None;
@@ -279,6 +280,17 @@ impl Supervisor {
         // One that must join by hand what others are born in waits long for that.
         if join.is_none() || group.is_some() {
             self.standby = Standby::make(namespaces, group, &self.post.facts);
+        }
+    }
+
+    /// Sends it away if it is of no use to what is launched. What it took is not the task's.
+    fn stand_down(&mut self, launch: &Launch) {
+        let is_container = matches!(launch.place, Place::Container(_));
+        if let Some(standby) = &mut self.standby
+            && !(is_container && standby.lives())
+        {
+            self.standby = None;
+            self.group.count_anew();
         }
     }
 

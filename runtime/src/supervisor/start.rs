@@ -125,6 +125,7 @@ impl Supervisor {
             Unclaimed::Failed(NotStarted::system(what, error))
         };
         launch.check().map_err(|flaw| failed("the launch is flawed", &flaw))?;
+        self.stand_down(launch);
         // A process that nobody limits is not counted where that costs it time.
         let is_plain = launch.limits == Limits::default();
         let measure = match launch.place {
@@ -182,6 +183,7 @@ impl Supervisor {
         launch: &Launch,
     ) -> Result<Begun, NotStarted> {
         let failed = |error: Errno| NotStarted::system("cannot prepare the task", error);
+        let standby = self.standby.take();
         let (ends, ours) = streams::open(launch, &self.null).map_err(failed)?;
         let log = fcntl_dupfd_cloexec(&prepared.dir, 3).map_err(failed)?;
         let facts = self.post.facts.clone();
@@ -201,8 +203,6 @@ impl Supervisor {
         }
         nodes::restrict(&mut self.group, launch)
             .map_err(|reason| NotStarted::system("cannot limit its devices", reason))?;
-        let standby = self.standby.take();
-        let standby = standby.filter(|_| matches!(launch.place, Place::Container(_)));
         let shared = neighbour::network(&self.post.tasks, &self.post.boot, launch)
             .map_err(|reason| NotStarted::system("cannot share a network", reason))?;
         let group = std::mem::take(&mut self.group);
@@ -235,7 +235,10 @@ impl Supervisor {
         let mark = known.map_or(mark, Ok);
         self.expects = ahead;
         let ours = match terminal {
-            Some(terminal) => streams::of_terminal(terminal).map_err(failed)?,
+            Some(terminal) => streams::of_terminal(terminal).map_err(|error| {
+                sandbox::end(task);
+                failed(error)
+            })?,
             None => ours,
         };
         let writers = match launch.streams {

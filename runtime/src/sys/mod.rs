@@ -176,6 +176,24 @@ pub(crate) fn heed(signal: Signal) {
     dispose(signal.as_raw(), libc::SIG_DFL);
 }
 
+/// Forgets what this process was sent and has blocked.
+pub(crate) fn forget_signals() {
+    let mut pending = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: a set of zeros is an empty one, and the kernel fills it in.
+    let pending = unsafe {
+        libc::sigpending(pending.as_mut_ptr());
+        pending.assume_init()
+    };
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: reads the set that was filled in.
+        if unsafe { libc::sigismember(&raw const pending, signal) } == 1 {
+            // To ignore one takes it out of what is pending.
+            dispose(signal, libc::SIG_IGN);
+            dispose(signal, libc::SIG_DFL);
+        }
+    }
+}
+
 /// Ignores a signal.
 pub(crate) fn ignore(signal: Signal) {
     dispose(signal.as_raw(), libc::SIG_IGN);
