@@ -179,34 +179,23 @@ impl Stage {
 
     /// The keeper of this directory, if it lives.
     pub(crate) fn keeper(&self) -> Option<i32> {
-        self.helpers("starling-keeper").first().copied()
+        helpers(self.path(), "starling-keeper").first().copied()
     }
 
     /// The supervisors of this directory that have a task.
     pub(crate) fn supervisors(&self) -> Vec<i32> {
-        self.helpers("starling-superv")
+        helpers(self.path(), "starling-superv")
     }
 
     /// The supervisors of this directory that wait.
     pub(crate) fn waiting(&self) -> Vec<i32> {
-        self.helpers("starling-waits")
+        helpers(self.path(), "starling-waits")
     }
 
     /// The control groups of this directory's tasks, in whichever hierarchy.
     pub(crate) fn groups(&self) -> Vec<PathBuf> {
         let slots = trees(self.path()).into_iter().flat_map(|tree| fs::read_dir(tree).ok());
         slots.flatten().flatten().map(|slot| slot.path()).filter(|slot| slot.is_dir()).collect()
-    }
-
-    fn helpers(&self, name: &str) -> Vec<i32> {
-        let dir = self.path().canonicalize().expect("a path").display().to_string();
-        let entries = fs::read_dir("/proc").expect("/proc").flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let is = |pid: &i32| {
-            let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            read("comm").trim() == name && read("cmdline").split('\0').any(|word| word == dir)
-        };
-        pids.filter(is).collect()
     }
 }
 
@@ -227,6 +216,23 @@ impl Drop for Stage {
             }
         }
     }
+}
+
+/// The processes of that name which a runtime's directory has.
+pub(crate) fn helpers(dir: &Path, name: &str) -> Vec<i32> {
+    let dir = dir.canonicalize().expect("a path").display().to_string();
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is = |pid: &i32| {
+        let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        read("comm").trim() == name && read("cmdline").split('\0').any(|word| word == dir)
+    };
+    pids.filter(is).collect()
+}
+
+/// Has the next keeper of a directory look often whether it has an agent.
+pub(crate) fn look_often(dir: &Path) {
+    fs::write(dir.join("look-every-ms"), "20").expect("written");
 }
 
 /// A new directory. Its number names its groups, and comes round again: one whose last
