@@ -27,8 +27,9 @@ pub(crate) struct Stage {
     seen: VecDeque<Event>,
     /// Outlives the runtime.
     dir: Option<TempDir>,
-    /// The tasks started here, which a test that gives up leaves running.
-    started: Mutex<Vec<OwnedFd>>,
+    /// The tasks started here, which a test that gives up leaves running: the number and a
+    /// handle to whoever had it when we heard of it.
+    started: Mutex<Vec<(i32, OwnedFd)>>,
 }
 
 pub(crate) fn id(text: &str) -> TaskId {
@@ -88,8 +89,9 @@ impl Stage {
         let pid = launched.expect("a launch in time")?;
         let process = Pid::from_raw(pid.cast_signed()).expect("a pid");
         // One that has ended already needs no end.
-        if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
-            self.started.lock().expect("not poisoned").push(process);
+        if let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) {
+            let started = (process.as_raw_nonzero().get(), handle);
+            self.started.lock().expect("not poisoned").push(started);
         }
         Ok(pid)
     }
@@ -204,7 +206,8 @@ impl Drop for Stage {
         // Tasks outlive their agents, so a test must end its own, however it ends itself.
         // Those of an agent that died on purpose are its successor's.
         if self.dir.is_some() {
-            for process in self.started.get_mut().expect("not poisoned") {
+            let started = std::mem::take(self.started.get_mut().expect("not poisoned"));
+            for (_, process) in started.iter().filter(|(pid, _)| is_of(self.path(), *pid)) {
                 let _ = pidfd_send_signal(process, Signal::KILL);
             }
         }
@@ -216,6 +219,17 @@ impl Drop for Stage {
             }
         }
     }
+}
+
+/// Whether a process is a task of a runtime's directory, or left behind by one. A short task
+/// may be over when its test hears of it, and its number somebody else's on a busy machine.
+fn is_of(dir: &Path, pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
+    let Some(parent) = parent else { return false };
+    let dir = dir.canonicalize().expect("a path").display().to_string();
+    let words = fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap_or_default();
+    parent == "1" || words.split('\0').any(|word| word == dir)
 }
 
 /// The processes of that name which a runtime's directory has.
