@@ -30,7 +30,7 @@ use crate::launch::{Event, Found, FoundState, Hold, Launch, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
 use crate::mend::mend;
-use crate::order::{self, Command, LOCK, Recipient, TASKS};
+use crate::order::{self, AGENT_LOCK, Command, LOCK, Recipient, TASKS};
 use crate::record;
 use crate::refusal::{ControlError, LaunchError, RemoveError};
 use crate::removal;
@@ -388,7 +388,7 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     let failed = |source| OpenError::Directory { path: dir.to_owned(), source };
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(dir.join("agent.lock")).map_err(failed)?;
+    let file = options.open(dir.join(AGENT_LOCK)).map_err(failed)?;
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -11,8 +11,11 @@
 //! Orphans of a supervisor that died come to the keeper, which kills them: a
 //! supervisor that ends well leaves none.
 //!
+//! It leaves when it is told to and no task runs, or when it has neither a task nor an
+//! agent (see `alone`).
+//!
 //! Invariant: a keeper's death harms no task; it holds nothing that is not on
-//! disk. It waits for nobody.
+//! disk. It waits for nobody, but for what it kills while there is no agent.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -35,7 +38,8 @@ use rustix::process::{
 
 use rustix::thread::set_name;
 
-use crate::cgroup::Tree;
+use crate::adopt::Host;
+use crate::alone::{Alone, LOOK_EVERY};
 use crate::order::{self, LOCK, SOCKET, TASKS};
 use crate::sandbox::Facts;
 use crate::supervisor::{self, Post, TAKEN, WAITING, supervise};
@@ -69,14 +73,14 @@ struct Keeper {
     seats: Seats,
     /// Held until the door is closed; supervisors close it at once.
     lock: File,
-    boot: String,
+    host: Host,
     facts: Facts,
-    tree: Option<Tree>,
     /// Whether a supervisor's child can be born in a group of that.
     births: bool,
     supervisors: HashSet<Pid>,
     /// A supervisor died badly, so children that are none may come.
     orphans: bool,
+    alone: Alone,
     /// Nobody can come in any more.
     closed: bool,
 }
@@ -90,10 +94,16 @@ struct Keeper {
 /// Returns in the process that was called once the keeper, its child, takes
 /// orders, or when another keeper does; and in the keeper when it leaves.
 pub fn keeper_main(dir: &Path) -> ExitCode {
+    keeper_main_looking_every(dir, LOOK_EVERY)
+}
+
+/// The same, of a keeper that looks that often whether it has an agent: tests have less
+/// patience than a host.
+pub fn keeper_main_looking_every(dir: &Path, every: Duration) -> ExitCode {
     if let Some(done) = removal::serve(dir) {
         return done;
     }
-    match prepare(dir).and_then(|keeper| keeper.map_or(Ok(()), detach_and_serve)) {
+    match prepare(dir, every).and_then(|keeper| keeper.map_or(Ok(()), detach_and_serve)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain!("starling keeper: {error}");
@@ -102,7 +112,7 @@ pub fn keeper_main(dir: &Path) -> ExitCode {
     }
 }
 
-fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
+fn prepare(dir: &Path, every: Duration) -> io::Result<Option<Keeper>> {
     sys::close_all()?;
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("keeper_main was called in a process with threads"));
@@ -133,12 +143,12 @@ fn prepare(dir: &Path) -> io::Result<Option<Keeper>> {
         wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         seats: Seats::set_up()?,
         lock,
-        boot: proc::boot_id()?,
         facts: Facts::probe(),
         births: tree.as_ref().is_some_and(supervisor::try_birth),
-        tree,
+        host: Host { boot: proc::boot_id()?, tree },
         supervisors: HashSet::new(),
         orphans: false,
+        alone: Alone::new(every),
         closed: false,
     }))
 }
@@ -193,15 +203,16 @@ fn detach_and_serve(keeper: Keeper) -> io::Result<()> {
 impl Keeper {
     fn serve(mut self) {
         loop {
-            let mut retry = None;
+            let mut timeout = None;
             if !self.closed {
                 let done;
                 (self, done) = self.replenish();
-                retry = (!done).then(|| Timespec::try_from(FORK_RETRY).ok()).flatten();
+                let retry = if done { Duration::MAX } else { FORK_RETRY };
+                timeout = Timespec::try_from(retry.min(self.alone.wait())).ok();
             }
             let mut watched =
                 [PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
-            if poll(&mut watched, retry.as_ref()).is_err() {
+            if poll(&mut watched, timeout.as_ref()).is_err() {
                 continue;
             }
             // What it counts does not matter.
@@ -211,13 +222,15 @@ impl Keeper {
             if term || int {
                 return self.close();
             }
+            let Self { alone, dir, tasks, host, closed, .. } = &mut self;
+            let is_deserted = !*closed && alone.look(dir, tasks, host);
             // Every one that lives is seated, so none has a task.
             let is_idle = self.supervisors.len() == self.seats.taken();
-            if self.seats.is_leaving() && is_idle && !self.closed {
+            if (is_deserted || self.seats.is_leaving()) && is_idle && !self.closed {
                 self.close();
             }
             if self.closed && self.supervisors.is_empty() {
-                if let Some(tree) = &self.tree {
+                if let Some(tree) = &self.host.tree {
                     // Another keeper may have slots in it by now.
                     let _ = tree.remove_if_empty();
                 }
@@ -262,9 +275,8 @@ impl Keeper {
                     listener,
                     wake,
                     seats,
-                    boot,
+                    host: Host { boot, tree },
                     facts,
-                    tree,
                     births,
                     dir,
                     signals,
@@ -307,7 +319,7 @@ impl Keeper {
             for stray in strays {
                 let _ = kill_process(stray, Signal::KILL);
             }
-            if let Some(tree) = self.tree.as_ref().filter(|_| !self.orphans)
+            if let Some(tree) = self.host.tree.as_ref().filter(|_| !self.orphans)
                 && let Err(error) = supervisor::sweep_slots(tree)
             {
                 complain!("starling keeper: a control group stays: {error}");

@@ -26,6 +26,7 @@
 mod complaint;
 
 mod adopt;
+mod alone;
 mod attach;
 mod call;
 mod capability;
@@ -78,7 +79,7 @@ pub use exact::{
     Privileges, Propagation, Share,
 };
 pub use inside::{COPIED_IN_PART, ExecError, pack};
-pub use keeper::keeper_main;
+pub use keeper::{keeper_main, keeper_main_looking_every};
 pub use launch::{
     BadTaskId, End, Event, Found, FoundState, Hold, Launch, LaunchFlaw, Place, Process, Rlimit,
     Start, StartFault, Streams, TaskId, User,

@@ -36,6 +36,8 @@ pub(crate) const REASON_BYTES: usize = 1 << 10;
 pub(crate) const SOCKET: &str = "keeper-3.sock";
 /// In a runtime's directory: locked as long as a keeper takes orders there.
 pub const LOCK: &str = "keeper-3.lock";
+/// In the same place: locked as long as an agent has the directory.
+pub(crate) const AGENT_LOCK: &str = "agent.lock";
 /// Where keepers of older programs take theirs. Of these the agent asks one thing only.
 pub(crate) const OLDER: [&str; 1] = ["keeper-2.sock"];
 pub(crate) const KEEPER_LOG: &str = "keeper.log";

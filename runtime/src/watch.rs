@@ -44,7 +44,7 @@ const LAUNCH_PATIENCE: Duration = Duration::from_secs(30);
 /// takes milliseconds; what takes longer waits for a disk or a file system, and one that
 /// has not answered by now is as good as gone. Unpacking a root comes before, and has its
 /// own bounds.
-const SET_UP_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const SET_UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a launch has in any case, however soon its deadline is: far longer than a set-up
 /// takes on a slow machine. One that starts late is ended by its supervisor, as expired.

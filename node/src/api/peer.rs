@@ -1,8 +1,10 @@
 //! Asks another member over the cluster's own streams: HTTP, NAT or not.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gossip::OpenStreamError;
 use gossip_core::id::{JobId, NodeId};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
@@ -18,6 +20,14 @@ use crate::session::PROTOCOL;
 /// How long a member may take to begin its answer, once the stream to it is open.
 const ANSWER_FOR: Duration = Duration::from_secs(3);
 
+/// How often a stream is tried that the member does not take at once. A member that was just
+/// restarted is reached by a new connection, which ends the one to its earlier life together
+/// with what was being opened on that.
+const OPEN_TRIES: u32 = 4;
+
+/// Before the second try; it doubles.
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
+
 /// The largest answer that is read whole.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -25,7 +35,7 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
     #[error("cannot be reached from here: {0}")]
-    Stream(#[from] gossip::OpenStreamError),
+    Stream(#[from] OpenStreamError),
     #[error("broke off: {0}")]
     Http(#[from] hyper::Error),
     #[error("did not answer within {}s", ANSWER_FOR.as_secs())]
@@ -38,6 +48,29 @@ pub(super) enum PeerError {
     Unreadable,
 }
 
+/// Opens a stream, although it may be refused at first. Nothing was said on it yet, so nothing
+/// is said twice.
+async fn open<S, F>(mut attempt: impl FnMut() -> F) -> Result<S, OpenStreamError>
+where
+    F: Future<Output = Result<S, OpenStreamError>>,
+{
+    let mut pause = OPEN_PAUSE;
+    for _ in 1..OPEN_TRIES {
+        match attempt().await {
+            // One that was waited for in vain would be again.
+            Err(OpenStreamError::Refused { source, .. })
+                if source.kind() != ErrorKind::TimedOut =>
+            {
+                tracing::debug!(error = %source, "a member does not take a stream; once more");
+            }
+            opened => return opened,
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    attempt().await
+}
+
 /// Sends one request without a body over a stream of its own. The wait for a stream is no part
 /// of the member's time, for many may be wanted at once.
 async fn exchange(
@@ -45,7 +78,7 @@ async fn exchange(
     node: NodeId,
     request: request::Builder,
 ) -> Result<Response<Incoming>, PeerError> {
-    let stream = doors.gossip.open_stream(node).await?;
+    let stream = open(|| doors.gossip.open_stream(node)).await?;
     let request = request.header(header::HOST, "member").body(Empty::<Bytes>::new());
     let request = request.map_err(|_bad_path| PeerError::Unreadable)?;
     let asked = async {
@@ -110,4 +143,44 @@ pub(super) async fn ask(
 pub(super) async fn opinion(doors: &Doors, node: NodeId, job: JobId) -> Result<Opinion, PeerError> {
     let bytes = whole(get(doors, node, &format!("/v1/local/opinion/{job}")).await?).await?;
     serde_json::from_slice(&bytes).map_err(|_not_json| PeerError::Unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use gossip_core::sign::Key;
+
+    use super::*;
+
+    /// What comes of these attempts, and how many were made.
+    async fn tried(outcomes: &[Option<ErrorKind>]) -> (Result<(), OpenStreamError>, usize) {
+        let node = Key::from_seed([1; 32]).id();
+        let mut made = 0;
+        let opened = open(|| {
+            let outcome = outcomes.get(made).copied().flatten();
+            made += 1;
+            let refused = |kind: ErrorKind| OpenStreamError::Refused { node, source: kind.into() };
+            std::future::ready(outcome.map_or(Ok(()), |kind| match kind {
+                ErrorKind::NotConnected => Err(OpenStreamError::NotConnected(node)),
+                kind => Err(refused(kind)),
+            }))
+        });
+        (opened.await, made)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_as_it_opens_is_opened_again_but_not_for_ever() {
+        let broken = Some(ErrorKind::ConnectionReset);
+        let (opened, made) = tried(&[broken, broken, None]).await;
+        assert!(opened.is_ok() && made == 3, "{opened:?} after {made}");
+        let (opened, made) = tried(&[broken; 20]).await;
+        assert!(matches!(opened, Err(OpenStreamError::Refused { .. })) && made == 4, "{made}");
+    }
+
+    #[tokio::test]
+    async fn who_is_not_there_or_takes_too_long_is_asked_once() {
+        for kind in [ErrorKind::NotConnected, ErrorKind::TimedOut] {
+            let (opened, made) = tried(&[Some(kind); 2]).await;
+            assert!(opened.is_err() && made == 1, "{kind:?}: {made}");
+        }
+    }
 }

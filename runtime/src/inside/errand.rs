@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, pidfd_send_signal};
 
 use super::copy;
 use super::groups::Groups;
@@ -16,11 +16,12 @@ use crate::capability::{Capability, CapabilitySet};
 use crate::cgroup::Joining;
 use crate::launch::{End, Launch, Place, StartFault, Streams, TaskId};
 use crate::order;
-use crate::proc::ProcessMark;
+use crate::proc::{self, ProcessMark};
 use crate::record::{self, SCRATCH};
 use crate::sandbox::{self, Ends, Facts, Host, NotStarted};
 use crate::session::Exec;
 use crate::spare;
+use crate::supervisor::ADOPTION;
 use crate::supervisor::streams::{self, Ours};
 
 /// What an archive is read and written with: any file of the container, whoever owns
@@ -98,7 +99,24 @@ fn find<'a>(
         return Err(Word::Refused("it is paused; unpause it first".to_owned()));
     }
     let groups = groups.procs().map_err(|error| unjoined(error.into()))?;
+    announce(dir.as_fd(), &task)?;
     Ok(Site { dir, launch, task, mark, groups, facts, null })
+}
+
+/// Tells the task's supervisor that somebody comes into its groups. Who comes after the
+/// task's end finds them gone: they are no other task's.
+fn announce(dir: BorrowedFd<'_>, task: &OwnedFd) -> Result<(), Word> {
+    let unseen = |error| refused("its supervisor cannot be told", error);
+    let state = record::read(dir).map_err(|e| refused("its record cannot be read", e))?;
+    let supervisor = state.claim.supervisor.ok_or(Word::NotRunning)?;
+    let supervisor = supervisor.open().map_err(unseen)?.ok_or(Word::NotRunning)?;
+    let _ = pidfd_send_signal(&supervisor, ADOPTION);
+    // If it lives now, it was told before the end, and the groups found above are its own.
+    match proc::has_ended(task) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Word::NotRunning),
+        Err(error) => Err(unseen(error)),
+    }
 }
 
 impl Site<'_> {

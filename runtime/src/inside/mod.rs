@@ -11,8 +11,11 @@
 //! with nothing of the host's open in it. That one has the task's namespaces,
 //! groups, user, powers and filters, so it can do what the task can, and no more.
 //!
-//! Files: `wire` is what is said; `call` the agent's end; `errand` and `passage`
+//! Files: `wire` is what is said; `call` the agent's end; `errand`, `passage` and `rest`
 //! the supervisor's; `groups`, `copy` and `archive` the visitor's; `rows` only looks.
+//!
+//! A supervisor that is told of a visitor kills what is in its task's groups at the
+//! task's end, and leaves: no other task ever has groups that somebody may still enter.
 //!
 //! Invariant: the connection's end is the visitor's end, and the task's end too.
 
@@ -23,6 +26,7 @@ mod copy;
 mod errand;
 mod groups;
 mod passage;
+mod rest;
 mod rows;
 mod wire;
 
@@ -31,5 +35,6 @@ pub(crate) use call::open;
 pub use copy::{COPIED_IN_PART, pack};
 pub(crate) use errand::{Began, begin};
 pub(crate) use passage::Passage;
+pub(crate) use rest::kill;
 pub(crate) use rows::{is_paused, processes};
 pub(crate) use wire::{Deed, Errand};

@@ -2,9 +2,11 @@
 //! one piece at a time in either direction.
 //!
 //! Whoever does not read holds the other side up and nobody else. The connection's
-//! end hangs the process up; the task's end kills it.
+//! end hangs the process up; the task's end kills it, and whatever it made.
 //!
-//! Invariant: all output is passed on, in order, before the end is told.
+//! Invariant: all output is passed on, in order, before the end is told; but nothing that
+//! runs or is unreaped waits for somebody to read it. A container does not end before the
+//! last process in it is reaped.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +20,7 @@ use rustix::process::{
 };
 
 use super::errand::Began;
+use super::rest;
 use super::wire::{PIECE_BYTES, Word};
 use crate::frame::Inbox;
 use crate::launch::End;
@@ -46,8 +49,10 @@ pub(crate) struct Passage<'a> {
     piece: Vec<u8>,
     /// When the grace of a hang-up is over.
     kill_at: Option<Instant>,
-    /// The task has ended, and all of it was killed.
+    /// The task has ended, and all that is ours in it was killed.
     is_killed: bool,
+    /// How the process ended, once it is reaped: then its number is not its own.
+    end: Option<End>,
     /// How much more is read once the process is over.
     rest: usize,
 }
@@ -83,6 +88,7 @@ impl<'a> Passage<'a> {
             piece: vec![0; PIECE_BYTES],
             kill_at: None,
             is_killed: false,
+            end: None,
             rest: REST_BYTES,
         })
     }
@@ -90,46 +96,44 @@ impl<'a> Passage<'a> {
     /// Returns when the process has ended and all is told, or nobody is left to be told.
     /// `signalled` is called when there is something at `signals`; true hangs up.
     pub(crate) fn run(mut self, signals: BorrowedFd<'_>, mut signalled: impl FnMut() -> bool) {
-        let mut is_over = false;
         // What came with the order.
         self.hear_rest();
         loop {
-            let ready = self.wait(signals, is_over);
+            let ready = self.wait(signals);
             // All that was written before the end has been read.
-            if is_over && ready.is_empty() && self.waiting.is_empty() {
+            if self.end.is_some() && ready.is_empty() && self.waiting.is_empty() {
                 break;
             }
             for source in ready {
                 match source {
                     Source::Agent => self.serve_agent(),
                     Source::Left => self.hang_up(),
-                    Source::Output(at) => self.read(at, is_over),
+                    Source::Output(at) => self.read(at),
                     Source::Input => self.input.turn(),
-                    Source::Child => is_over = true,
+                    Source::Child => self.reap(),
                     Source::Task => {
                         self.is_killed = true;
-                        self.kill();
+                        self.kill_all();
                     }
                     Source::Signals if signalled() => self.hang_up(),
                     Source::Signals => {}
                 }
             }
             self.hear_rest();
-            if self.kill_at.is_some_and(|at| is_over || at <= Instant::now()) {
-                self.kill();
-                if is_over {
-                    break;
-                }
+            match self.kill_at {
+                Some(_) if self.end.is_some() => break,
+                Some(at) if at <= Instant::now() => self.kill(),
+                _ => {}
             }
         }
-        let status = rustix::io::retry_on_intr(|| waitpid(Some(self.pid), WaitOptions::empty()));
-        if self.kill_at.is_none() {
-            let end = status.ok().flatten().map_or_else(lost, |(_, status)| end(status));
+        self.kill_all();
+        if let Some(end) = self.end.take().filter(|_| self.kill_at.is_none()) {
             self.tell(&Word::Ended(end));
         }
     }
 
-    fn wait(&self, signals: BorrowedFd<'_>, is_over: bool) -> Vec<Source> {
+    fn wait(&self, signals: BorrowedFd<'_>) -> Vec<Source> {
+        let is_over = self.end.is_some();
         let (is, takes) = (PollFlags::IN, PollFlags::OUT);
         let mut watch = vec![(Source::Signals, signals, is)];
         if self.kill_at.is_none() {
@@ -146,7 +150,7 @@ impl<'a> Passage<'a> {
         if !is_over {
             watch.push((Source::Child, self.child.as_fd(), is));
         }
-        if !is_over && !self.is_killed {
+        if !self.is_killed {
             watch.push((Source::Task, self.task.as_fd(), is));
         }
         let polled = watch.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags));
@@ -198,12 +202,18 @@ impl<'a> Passage<'a> {
 
     fn signal(&self, number: i32) {
         if let Some(signal) = Signal::from_named_raw(number) {
+            self.signal_group(signal);
+        }
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        if self.end.is_none() {
             // It leads its group, and is not reaped: the number is its own.
             let _ = kill_process_group(self.pid, signal);
         }
     }
 
-    fn read(&mut self, at: usize, is_over: bool) {
+    fn read(&mut self, at: usize) {
         let Some((stream, fd)) = self.outputs.get(at) else { return };
         if !self.waiting.is_empty() {
             return;
@@ -215,7 +225,7 @@ impl<'a> Passage<'a> {
                 self.outputs.remove(at);
             }
             Ok(length) => {
-                if is_over {
+                if self.end.is_some() {
                     self.rest = self.rest.saturating_sub(length);
                 }
                 let bytes = self.piece.get(..length).unwrap_or_default().to_vec();
@@ -253,15 +263,35 @@ impl<'a> Passage<'a> {
             return;
         }
         self.kill_at = Some(Instant::now() + HANG_UP_GRACE);
-        let _ = kill_process_group(self.pid, Signal::HUP);
-        let _ = kill_process_group(self.pid, Signal::CONT);
+        self.signal_group(Signal::HUP);
+        self.signal_group(Signal::CONT);
         self.waiting.clear();
         self.outputs.clear();
         self.input = Input::default();
     }
 
-    fn kill(&mut self) {
-        let _ = kill_process_group(self.pid, Signal::KILL);
+    fn kill(&self) {
+        self.signal_group(Signal::KILL);
+    }
+
+    /// Takes the end of the process, which has come.
+    fn reap(&mut self) {
+        if self.end.is_some() {
+            return;
+        }
+        if self.kill_at.is_some() {
+            // Nobody is there for what it left in its group.
+            self.kill();
+        }
+        let status = rustix::io::retry_on_intr(|| waitpid(Some(self.pid), WaitOptions::empty()));
+        self.end = Some(status.ok().flatten().map_or_else(lost, |(_, status)| end(status)));
+    }
+
+    /// Ends the process and all that it left to us. Does not wait for who reads.
+    fn kill_all(&mut self) {
+        self.kill();
+        let killed = rest::kill(Some(self.pid));
+        self.end = self.end.take().or_else(|| killed.main.map(end));
     }
 
     /// Says the last word, for as long as somebody may hear it.

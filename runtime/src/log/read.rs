@@ -155,13 +155,14 @@ impl Cursor {
             if self.fill()? {
                 continue;
             }
-            // The writer begins a file when it is done with the last, so what this
-            // one still got must be read once the next is seen.
-            let following = self.open_file(self.number + 1)?;
+            // The writer begins a file when it is done with the last. So what this one
+            // still got is read once a later one was seen, and never before: the writer
+            // may do both between two looks.
+            let is_followed = self.is_followed()?;
             if self.fill()? {
                 continue;
             }
-            if following.is_none() && !self.was_overtaken()? {
+            if !is_followed {
                 return Ok(Step::AtEnd);
             }
             // Whole records only, unless the supervisor died within one.
@@ -244,8 +245,8 @@ impl Cursor {
         Ok(false)
     }
 
-    /// Whether the file after this one is gone already, but later ones are there.
-    fn was_overtaken(&self) -> Result<bool, LogError> {
+    /// Whether there is a later file than the one that is read.
+    fn is_followed(&self) -> Result<bool, LogError> {
         Ok(self.oldest(self.number + u64::from(self.file.is_some()))?.is_some())
     }
 

@@ -232,6 +232,35 @@ mod tests {
         assert!(sizes.iter().all(|size| *size <= limits.file_bytes), "{sizes:?}");
     }
 
+    /// The writer goes on in the next file at any moment of the reader's look.
+    #[test]
+    fn a_reader_beside_the_writer_loses_nothing_at_a_border() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let handle = File::open(dir.path()).expect("a handle");
+        let limits = LogLimits { file_bytes: *LogLimits::FILE_BYTES.start(), files: 1_000 };
+        let mut log = LogWriter::new(handle.into(), limits);
+        const RECORDS: u32 = 20_000;
+        let writer = std::thread::spawn(move || {
+            for number in 0..RECORDS {
+                let mut bytes = [0; 1_000];
+                bytes[..4].copy_from_slice(&number.to_le_bytes());
+                log.append(LogStream::Stdout, &bytes);
+                log.flush();
+            }
+        });
+        let handle = File::open(dir.path()).expect("a handle");
+        let mut cursor = Cursor::open(handle.into(), None).expect("opened");
+        let mut next = 0;
+        while next < RECORDS {
+            let Step::Record(record) = cursor.step().expect("read") else { continue };
+            let LogRecord::Output { bytes, .. } = record else { panic!("{record:?}") };
+            let number = bytes.first_chunk().map(|number| u32::from_le_bytes(*number));
+            assert_eq!(number, Some(next));
+            next += 1;
+        }
+        writer.join().expect("written");
+    }
+
     #[test]
     fn a_torn_end_and_a_zeroed_end_hide_nothing_before_them() {
         for tail in [&[7_u8; 5][..], &[0; 64], &[&[9; 16][..], &[1, 200, 0, 0, 0, b'x']].concat()] {

@@ -71,6 +71,9 @@ pub(super) fn in_words(plan: &Plan, at: usize, failure: &Failure) -> NotStarted 
     let error = error.split(" (os error").next().unwrap_or_default();
     let because = match (*errno, detail.as_str()) {
         (0, detail) => detail.to_owned(),
+        (libc::EACCES, "") if matches!(step, Step::Score(_) | Step::ScoreIt(_)) => {
+            format!("{error}: only root may lower it")
+        }
         (_, "") => error.to_owned(),
         (_, detail) => format!("{detail}: {error}"),
     };

@@ -1,22 +1,12 @@
 //! A supervisor on an errand inside another supervisor's task.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 use rustix::net::SendFlags;
-use rustix::process::{Signal, WaitOptions, kill_process, wait};
 
 use super::Supervisor;
 use crate::inside::{self, Errand, Passage};
-use crate::proc;
-
-/// How long what an errand left behind may take to die of SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl Supervisor {
     pub(super) fn enter(&mut self, agent: &OwnedFd, errand: Errand) {
@@ -38,7 +28,7 @@ impl Supervisor {
             complain!("starling supervisor: a session fails: {error}");
         }
         // Orphans of a plain process's session are nobody's; a container's stay its own.
-        self.is_bad |= !kill_rest();
+        self.is_bad |= !inside::kill(None).is_all;
     }
 
     fn pass(&mut self, agent: &OwnedFd, began: inside::Began) -> std::io::Result<()> {
@@ -55,22 +45,5 @@ impl Supervisor {
             stop
         });
         Ok(())
-    }
-}
-
-/// Kills what is left of an errand; false if something does not die.
-fn kill_rest() -> bool {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some(_)) | Err(Errno::INTR) => continue,
-            Ok(None) if Instant::now() > until => return false,
-            Ok(None) => {}
-            Err(_) => return true,
-        }
-        for child in proc::own_children().unwrap_or_default() {
-            let _ = kill_process(child, Signal::KILL);
-        }
-        std::thread::sleep(LOOK_AGAIN);
     }
 }

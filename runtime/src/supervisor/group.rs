@@ -24,6 +24,9 @@ const LAYOUT: &str = "groups.json";
 /// Longest layout read: a dozen paths.
 const LAYOUT_BYTES: u64 = 64 << 10;
 
+/// Attempts to remove a group that somebody else may still come into.
+const REMOVALS: usize = 3;
+
 /// What this machine offered when it was first looked at in this boot.
 #[derive(Debug, Serialize, Deserialize)]
 struct Seen {
@@ -229,13 +232,14 @@ impl Group {
         self.slot.as_ref().map(Slot::descriptors)
     }
 
-    /// Kills all that is in it. Failing that, the rest of the tree is killed one by one.
-    pub(super) fn kill(&self) {
-        if let Some(slot) = &self.slot
-            && let Err(error) = slot.kill()
-        {
+    /// Kills all that is in it; false if something may be left. Failing that, the rest of
+    /// the tree is killed one by one.
+    pub(super) fn kill(&self) -> bool {
+        let killed = self.slot.as_ref().map_or(Ok(true), Slot::kill);
+        killed.unwrap_or_else(|error| {
             complain!("starling supervisor: cannot kill a control group: {error}");
-        }
+            false
+        })
     }
 
     /// Stops all that is in it, or lets it go on.
@@ -257,12 +261,22 @@ impl Group {
         kills.is_some_and(|kills| kills > 0)
     }
 
-    /// Removes it, empty as it is.
-    pub(super) fn remove(&self) {
-        if let Some(slot) = &self.slot
-            && let Err(error) = slot.remove()
-        {
-            complain!("starling supervisor: a control group stays: {error}");
+    /// Removes it; false if it stays. Who entered the last task may have come into it
+    /// behind the end, and is killed.
+    pub(super) fn remove(&self) -> bool {
+        let Some(slot) = &self.slot else { return true };
+        for _ in 0..REMOVALS {
+            match slot.remove() {
+                Ok(true) => return true,
+                Ok(false) if self.kill() => {}
+                Ok(false) => break,
+                Err(error) => {
+                    complain!("starling supervisor: a control group stays: {error}");
+                    return false;
+                }
+            }
         }
+        complain!("starling supervisor: a control group stays: something lives in it");
+        false
     }
 }

@@ -1,5 +1,6 @@
 //! The processes of a task, as its supervisor finds them: all of them are its
-//! children, or children of those, for it takes every orphan of theirs.
+//! children, or children of those, for it takes every orphan of theirs. But for those that
+//! entered it: they are other supervisors', and found by the group.
 //!
 //! Unreaped children cannot change their number, so a plain kill of them is safe.
 
@@ -24,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// from a dying child does not.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Kills what is left. Returns when no child is left; false if some would not die.
+/// Kills what is left. Returns when nothing is left; false if something would not die.
 pub(super) fn kill_children(signals: &mut Signals, pump: &mut Pump, group: &Group) -> bool {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -37,7 +38,8 @@ pub(super) fn kill_children(signals: &mut Signals, pump: &mut Pump, group: &Grou
             }
         };
         if reaped {
-            return true;
+            // Few are entered, so only then is a look at the group worth its time.
+            return !signals.adopted || group.kill();
         }
         if Instant::now() > until {
             complain!("starling supervisor: some process does not die of SIGKILL");

@@ -194,7 +194,7 @@ impl Supervisor {
         if let Some(prepared) = self.prepared.take() {
             prepared.remove(&self.post.tasks);
         }
-        self.group.remove();
+        self.is_bad |= !self.group.remove();
         !self.is_bad
     }
 

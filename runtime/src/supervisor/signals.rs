@@ -13,8 +13,8 @@ pub(crate) const TAKEN: [Signal; 4] = [Signal::CHILD, Signal::TERM, Signal::INT,
 /// What a supervisor with a task gets when its keeper dies.
 pub(super) const KEEPER_DEATH: Signal = Signal::USR1;
 
-/// What an agent sends to a supervisor that it did not ask itself: see
-/// [`Signals::adopted`].
+/// What an agent sends to a supervisor that it did not ask itself, and another supervisor
+/// that lets somebody into its task: see [`Signals::adopted`].
 pub(crate) const ADOPTION: Signal = Signal::HUP;
 
 /// What an agent sends to a supervisor that shall listen at its task's `control.sock`:
@@ -27,8 +27,8 @@ const OWN: [Signal; 6] = [Signal::CHILD, Signal::TERM, Signal::INT, ADOPTION, KE
 #[derive(Debug)]
 pub(super) struct Signals {
     fd: OwnedFd,
-    /// An agent watches this process and not the connection, so it must leave after
-    /// its task and never be reused.
+    /// An agent watches this process and not the connection, or somebody else's child is in
+    /// its groups: it must leave after its task, and never be reused.
     pub(super) adopted: bool,
     /// The keeper is dead: nobody will wait for orders where this process took its own.
     pub(super) orphaned: bool,

@@ -23,9 +23,7 @@ const GRACE: Duration = Duration::from_millis(20);
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match (arguments.next(), arguments.next(), arguments.next(), arguments.next()) {
-        (Some(word), Some(dir), None, None) if word == "keeper" => {
-            runtime::keeper_main(Path::new(&dir))
-        }
+        (Some(word), Some(dir), None, None) if word == "keeper" => keeper(Path::new(&dir)),
         (Some(word), Some(dir), Some(launch), first) if word == "agent" => {
             let first = first.as_ref().map(Path::new);
             told(agent(Path::new(&dir), Path::new(&launch), first))
@@ -38,6 +36,15 @@ fn main() -> ExitCode {
             );
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A keeper; one that looks for its agent as often as a file in its directory says.
+fn keeper(dir: &Path) -> ExitCode {
+    let every = std::fs::read_to_string(dir.join("look-every-ms")).ok();
+    match every.and_then(|every| every.parse().ok()).map(Duration::from_millis) {
+        Some(every) => runtime::keeper_main_looking_every(dir, every),
+        None => runtime::keeper_main(dir),
     }
 }
 

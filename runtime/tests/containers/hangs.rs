@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::image::{Image, containers, told};
-use crate::stage::{PATIENCE, Stage, id, script, until};
+use crate::stage::{PATIENCE, Stage, helpers, id, look_often, script, until};
 
 /// A file system whose server is there and says nothing. In a directory of its own, which
 /// nobody walks through.
@@ -108,6 +108,49 @@ async fn a_set_up_that_hangs_is_ended_by_a_stop_and_by_its_deadline() {
             panic!("{found:?}");
         };
         assert!([stopped, over].contains(&reason.as_str()), "{reason}");
+    }
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_set_up_that_hangs_is_ended_although_its_agent_is_gone() {
+    if !containers() {
+        return;
+    }
+    let stage = Stage::set().await;
+    look_often(stage.path());
+    let image = Image::of(&stage);
+    let Some(silent) = Silent::new() else { return };
+    let below = silent.place.join("root");
+    let root = |container: &mut Container| container.root = Root::Directory(below);
+    let bind = |container: &mut Container| {
+        let (source, target, access) = (silent.place.clone(), "/mnt".into(), Access::Read);
+        container.mounts.push(Mount::Bind { source, target, access });
+    };
+    let mut launches = tokio::task::JoinSet::new();
+    for launch in [image.script("a", "true", root), image.script("b", "true", bind)] {
+        let runtime = stage.runtime.clone();
+        launches.spawn(async move { runtime.launch(launch).await });
+    }
+    let states = ["a", "b"].map(|name| stage.file(name, "state"));
+    until("somebody is at it", || states.iter().all(|state| state.exists())).await;
+    launches.shutdown().await;
+    let dir = stage.close();
+    let has_end = |state: &PathBuf| {
+        std::fs::read_to_string(state).is_ok_and(|text| text.contains("{\"end\""))
+    };
+    until("both are ended", || states.iter().all(has_end)).await;
+    let names = ["starling-superv", "starling-keeper"];
+    let is_gone = || names.iter().all(|name| helpers(dir.path(), name).is_empty());
+    until("nobody is left", is_gone).await;
+    let (_stage, found) = Stage::reopen(dir).await;
+    assert_eq!(found.len(), 2);
+    for found in found {
+        let FoundState::Ended(End::NotStarted { fault, reason }) = found.state else {
+            panic!("{found:?}");
+        };
+        assert_eq!(fault, StartFault::Interrupted);
+        assert_eq!(reason, "its set-up took longer than 60 s");
     }
     drop(silent);
 }

@@ -1,12 +1,13 @@
 //! Tasks that share one network: who comes in, who does not, and what stays when one of
 //! them ends.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use runtime::{Container, End, LaunchError, Network, Protocol, Publish};
+use runtime::{Container, End, Exec, Ids, LaunchError, Network, Piece, Protocol, Publish, Streams};
 
 use crate::hosts;
 use crate::image::{Image, refused, root_user, told};
@@ -60,6 +61,63 @@ async fn the_network_lives_until_the_last_of_its_tasks_ends() {
         fs::read_link(entry.path().join("ns/net")).is_ok_and(|link| link.to_str() == Some(&theirs))
     });
     assert!(!lives, "{theirs} is still somebody's");
+}
+
+/// Whose ids the two have decides whose network it is.
+#[tokio::test]
+async fn a_network_is_shared_whoever_of_the_two_has_the_hosts_ids() {
+    if !root_user() {
+        return;
+    }
+    let host = fs::read_link("/proc/self/ns/net").expect("a link").display().to_string();
+    for (first, second) in [(Ids::Host, Ids::Own), (Ids::Own, Ids::Host), (Ids::Host, Ids::Host)] {
+        let what = format!("{first:?} and {second:?}");
+        let mut stage = Stage::set().await;
+        let image = Image::of(&stage);
+        let where_ = "readlink /proc/self/ns/net";
+        let holder = image.script("holder", &format!("{where_}; talk listen 80"), |container| {
+            container.ids = first;
+        });
+        stage.launch(holder).await.expect("started");
+        let theirs = stage.says("holder", "ready").await;
+        let theirs = theirs.lines().next().expect("a line").to_owned();
+        assert_ne!(theirs, host, "{what}");
+        let text = format!("{where_}; talk connect 80; talk listen 81; sleep 60");
+        let member = image.script("member", &text, |container| {
+            container.ids = second;
+            container.network = Network::Of(id("holder"));
+        });
+        stage.launch(member).await.expect("started");
+        stage.says("holder", "heard hello").await;
+        assert_eq!(stage.end("holder").await, End::Exited { code: 0 }, "{what}");
+        // The first of them is gone, and its network goes on.
+        let said = stage.says("member", "ready").await;
+        assert_eq!(said.lines().next(), Some(theirs.as_str()), "{what}");
+        assert_eq!(entered(&stage, "member", where_).await, format!("{theirs}\n"), "{what}");
+        entered(&stage, "member", "talk connect 81").await;
+        stage.says("member", "heard hello").await;
+        stage.runtime.stop(&id("member"), Duration::ZERO).await.expect("ordered");
+        stage.end("member").await;
+    }
+}
+
+/// What a shell says that enters a task.
+async fn entered(stage: &Stage, task: &str, text: &str) -> String {
+    let argv = ["sh", "-c", text].map(str::to_owned).into();
+    let exec =
+        Exec { argv, env: BTreeMap::new(), directory: None, user: None, streams: Streams::Logged };
+    let mut session = stage.runtime.exec(&id(task), exec).await.expect("a session");
+    let mut said = String::new();
+    loop {
+        match session.output.next().await.expect("an end") {
+            Piece::Stdout(bytes) => said += &String::from_utf8_lossy(&bytes),
+            Piece::Stderr(bytes) => panic!("{}", String::from_utf8_lossy(&bytes)),
+            Piece::Ended(end) => {
+                assert_eq!(end, End::Exited { code: 0 }, "{said}");
+                return said;
+            }
+        }
+    }
 }
 
 #[tokio::test]

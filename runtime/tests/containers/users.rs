@@ -62,6 +62,27 @@ async fn an_ordinary_user_is_root_of_its_own_containers_and_nobody_else_outside(
 }
 
 #[tokio::test]
+async fn how_willingly_it_is_killed_for_memory_can_be_raised_by_anybody_and_lowered_by_root() {
+    if !containers() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    let score = |name, score| Launch {
+        oom_score_adj: Some(score),
+        ..image.script(name, "cat /proc/self/oom_score_adj", |_| {})
+    };
+    assert_eq!(told(&mut stage, score("raised", 777)).await, "777\n");
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let reason = refused(&mut stage, score("lowered", -1000)).await;
+    for part in ["OOM score adjustment to -1000", "only root"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+}
+
+#[tokio::test]
 async fn an_ordinary_user_hands_out_granted_ids_or_says_that_there_are_none() {
     if !ordinary_user() {
         return;

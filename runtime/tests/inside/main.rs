@@ -8,6 +8,7 @@ mod archives;
 #[path = "../containers/image.rs"]
 mod image;
 mod programs;
+mod remains;
 mod rights;
 mod site;
 #[allow(dead_code, reason = "shared with the tests of tasks, which use all of it")]

@@ -16,7 +16,7 @@ pub(crate) const TASK: &str = "task";
 pub(crate) const IDLE: &str = "echo up; exec sleep 1000";
 
 /// What scripts here call beside what an image has; it has their libraries.
-const MORE: [&str; 5] = ["mv", "chmod", "stty", "tty", "yes"];
+const MORE: [&str; 6] = ["mv", "chmod", "setsid", "stty", "tty", "yes"];
 
 pub(crate) struct Site {
     pub(crate) stage: Stage,

@@ -4,6 +4,7 @@
 //! root and as anybody. None sleeps to let something happen: they await events
 //! and output, or look for a condition until a deadline.
 
+mod alone;
 mod crashes;
 mod full;
 mod input;

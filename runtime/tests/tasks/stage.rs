@@ -27,8 +27,9 @@ pub(crate) struct Stage {
     seen: VecDeque<Event>,
     /// Outlives the runtime.
     dir: Option<TempDir>,
-    /// The tasks started here, which a test that gives up leaves running.
-    started: Mutex<Vec<OwnedFd>>,
+    /// The tasks started here, which a test that gives up leaves running: the number and a
+    /// handle to whoever had it when we heard of it.
+    started: Mutex<Vec<(i32, OwnedFd)>>,
 }
 
 pub(crate) fn id(text: &str) -> TaskId {
@@ -88,8 +89,9 @@ impl Stage {
         let pid = launched.expect("a launch in time")?;
         let process = Pid::from_raw(pid.cast_signed()).expect("a pid");
         // One that has ended already needs no end.
-        if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
-            self.started.lock().expect("not poisoned").push(process);
+        if let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) {
+            let started = (process.as_raw_nonzero().get(), handle);
+            self.started.lock().expect("not poisoned").push(started);
         }
         Ok(pid)
     }
@@ -179,34 +181,23 @@ impl Stage {
 
     /// The keeper of this directory, if it lives.
     pub(crate) fn keeper(&self) -> Option<i32> {
-        self.helpers("starling-keeper").first().copied()
+        helpers(self.path(), "starling-keeper").first().copied()
     }
 
     /// The supervisors of this directory that have a task.
     pub(crate) fn supervisors(&self) -> Vec<i32> {
-        self.helpers("starling-superv")
+        helpers(self.path(), "starling-superv")
     }
 
     /// The supervisors of this directory that wait.
     pub(crate) fn waiting(&self) -> Vec<i32> {
-        self.helpers("starling-waits")
+        helpers(self.path(), "starling-waits")
     }
 
     /// The control groups of this directory's tasks, in whichever hierarchy.
     pub(crate) fn groups(&self) -> Vec<PathBuf> {
         let slots = trees(self.path()).into_iter().flat_map(|tree| fs::read_dir(tree).ok());
         slots.flatten().flatten().map(|slot| slot.path()).filter(|slot| slot.is_dir()).collect()
-    }
-
-    fn helpers(&self, name: &str) -> Vec<i32> {
-        let dir = self.path().canonicalize().expect("a path").display().to_string();
-        let entries = fs::read_dir("/proc").expect("/proc").flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let is = |pid: &i32| {
-            let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            read("comm").trim() == name && read("cmdline").split('\0').any(|word| word == dir)
-        };
-        pids.filter(is).collect()
     }
 }
 
@@ -215,7 +206,8 @@ impl Drop for Stage {
         // Tasks outlive their agents, so a test must end its own, however it ends itself.
         // Those of an agent that died on purpose are its successor's.
         if self.dir.is_some() {
-            for process in self.started.get_mut().expect("not poisoned") {
+            let started = std::mem::take(self.started.get_mut().expect("not poisoned"));
+            for (_, process) in started.iter().filter(|(pid, _)| is_of(self.path(), *pid)) {
                 let _ = pidfd_send_signal(process, Signal::KILL);
             }
         }
@@ -227,6 +219,34 @@ impl Drop for Stage {
             }
         }
     }
+}
+
+/// Whether a process is a task of a runtime's directory, or left behind by one. A short task
+/// may be over when its test hears of it, and its number somebody else's on a busy machine.
+fn is_of(dir: &Path, pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
+    let Some(parent) = parent else { return false };
+    let dir = dir.canonicalize().expect("a path").display().to_string();
+    let words = fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap_or_default();
+    parent == "1" || words.split('\0').any(|word| word == dir)
+}
+
+/// The processes of that name which a runtime's directory has.
+pub(crate) fn helpers(dir: &Path, name: &str) -> Vec<i32> {
+    let dir = dir.canonicalize().expect("a path").display().to_string();
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is = |pid: &i32| {
+        let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        read("comm").trim() == name && read("cmdline").split('\0').any(|word| word == dir)
+    };
+    pids.filter(is).collect()
+}
+
+/// Has the next keeper of a directory look often whether it has an agent.
+pub(crate) fn look_often(dir: &Path) {
+    fs::write(dir.join("look-every-ms"), "20").expect("written");
 }
 
 /// A new directory. Its number names its groups, and comes round again: one whose last

@@ -114,6 +114,23 @@ async fn how_willingly_it_is_killed_for_memory_is_its_own_and_nobody_elses() {
 }
 
 #[tokio::test]
+async fn an_ordinary_user_cannot_make_a_task_less_likely_to_be_killed_and_is_told() {
+    if rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: root may");
+        return;
+    }
+    let stage = Stage::set().await;
+    let launch = Launch { oom_score_adj: Some(-1000), ..script("a", "true") };
+    let refused = stage.launch(launch).await.expect_err("refused");
+    let LaunchError::NotStarted { fault: StartFault::System, reason } = refused else {
+        panic!("{refused:?}");
+    };
+    for part in ["OOM score adjustment to -1000", "only root"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+}
+
+#[tokio::test]
 async fn a_limit_that_was_asked_for_by_name_and_cannot_be_had_keeps_it_from_starting() {
     let stage = Stage::set().await;
     let limits = Limits { cpuset_cpus: Some("8191".into()), ..Limits::default() };
