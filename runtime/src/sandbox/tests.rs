@@ -139,6 +139,18 @@ fn a_container_runs_a_program_and_leaves_nothing_in_its_supervisor() {
 }
 
 #[test]
+fn a_signal_that_was_held_back_can_be_forgotten() {
+    use rustix::process::{Signal, getpid, kill_process};
+    alone(|| {
+        sys::block_only(&[Signal::TERM]);
+        kill_process(getpid(), Signal::TERM).expect("sent");
+        sys::forget_signals();
+        // It would end this process here.
+        sys::block_only(&[]);
+    });
+}
+
+#[test]
 fn a_terminal_is_the_containers_own() {
     let facts = Facts::probe();
     if !may_have_containers(&facts) {

@@ -125,26 +125,6 @@ async fn a_process_is_alone_with_its_supervisor() {
 }
 
 #[tokio::test]
-async fn what_it_was_sent_while_it_waited_is_not_for_the_container() {
-    if !root_user() {
-        return;
-    }
-    let mut stage = Stage::set().await;
-    let image = Image::of(&stage);
-    for pid in warm(&mut stage, &image).await {
-        kill(pid, Signal::TERM);
-        kill(pid, Signal::INT);
-    }
-    for n in 0..MANY {
-        let text = "id > /dev/null; id > /dev/null; exit 0";
-        let launch = image.script(&format!("t-{n}"), text, |container| {
-            container.init = runtime::Init::Reaper;
-        });
-        told(&mut stage, launch).await;
-    }
-}
-
-#[tokio::test]
 async fn root_without_its_powers_cannot_enter_it() {
     if !root_user() {
         return;
