@@ -65,19 +65,20 @@ impl From<std::io::Error> for Failure {
 /// The failure of a plan's step, counted from 0, in words.
 pub(super) fn in_words(plan: &Plan, at: usize, failure: &Failure) -> NotStarted {
     let Failure { errno, detail } = failure;
+    let step = plan.steps().get(at);
     let error = std::io::Error::from_raw_os_error(*errno);
     // Without the "(os error 22)" that the standard library adds.
     let error = error.to_string();
     let error = error.split(" (os error").next().unwrap_or_default();
     let because = match (*errno, detail.as_str()) {
         (0, detail) => detail.to_owned(),
-        (libc::EACCES, "") if matches!(step, Step::Score(_) | Step::ScoreIt(_)) => {
+        (libc::EACCES, "") if matches!(step, Some(Step::Score(_) | Step::ScoreIt(_))) => {
             format!("{error}: only root may lower it")
         }
         (_, "") => error.to_owned(),
         (_, detail) => format!("{detail}: {error}"),
     };
-    match plan.steps().get(at) {
+    match step {
         None => NotStarted::system("cannot begin", because),
         Some(step) => {
             let (fault, number) = (fault(step, *errno), at + 1);
