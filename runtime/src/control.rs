@@ -371,7 +371,6 @@ fn prepare(config: Config) -> Result<Prepared, OpenError> {
     let lock = lock(&path)?;
     let handle = order::open_directory(&path).map_err(failed)?;
     let tasks = order::open_below(&handle, TASKS).map_err(failed)?;
-    spare::spread(&tasks);
     let host = Host { boot: adopt::boot()?, tree: supervisor::tree(&handle) };
     let stat = rustix::fs::fstat(&handle).map_err(|error| failed(error.into()))?;
     let loans = Loans::new(&path, stat.st_dev.rotate_left(32) ^ stat.st_ino);

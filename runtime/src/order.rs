@@ -19,6 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -221,6 +222,15 @@ pub(crate) fn hear(
     let (length, _) = rustix::net::recv(connection, &mut chunk[..], flags)?;
     inbox.push(chunk.get(..length).unwrap_or_default());
     Ok(length > 0)
+}
+
+/// Waits until the other side closes the connection, or for so long.
+///
+/// The kernel takes whoever sends for about to sleep, and has the other one wait for the
+/// same processor: who has much to do after a last word lets it be heard first.
+pub(crate) fn await_close(connection: &OwnedFd, patience: Timespec) {
+    let mut closed = [PollFd::new(connection, PollFlags::RDHUP)];
+    let _ = poll(&mut closed, Some(&patience));
 }
 
 /// Whether the other side has closed a connection on which it has nothing to say.

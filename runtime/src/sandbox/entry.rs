@@ -40,7 +40,7 @@ pub(crate) fn enter(resident: BorrowedFd<'_>, order: Order<'_>) -> Result<Spawne
     let heard = report::receive(&socket).map_err(|error| system(&error));
     // It leaves as soon as it has told who goes on, or why not.
     let _ = rustix::io::retry_on_intr(|| waitpid(Some(scout), WaitOptions::empty()));
-    let Heard { outcome, terminal, mut process } = heard?;
+    let Heard { outcome, terminal, mut process, .. } = heard?;
     if let (Outcome::Failed(..), None) = (&outcome, &process) {
         // Who goes on failed before the scout told who that is.
         process = report::receive(&socket).ok().and_then(|later| later.process);

@@ -54,6 +54,8 @@ struct Child<'a> {
     socket: &'a OwnedFd,
     users: Option<OwnedFd>,
     mounts: Option<OwnedFd>,
+    /// Its mounts may not be its own yet, and it will hand them over.
+    was_ahead: bool,
 }
 
 pub(super) fn spawn(
@@ -91,7 +93,8 @@ pub(super) fn spawn(
         }
     };
     let left = outside.go_home();
-    let mut child = Child { pid, socket: &socket, users: None, mounts: None };
+    let was_ahead = mark.is_some();
+    let mut child = Child { pid, socket: &socket, users: None, mounts: None, was_ahead };
     let mut done = left.map_err(|failure| (at, failure));
     for (at, step) in steps.take_while(|(_, step)| step.is_supervisors()) {
         done = done.and_then(|()| {
@@ -102,10 +105,12 @@ pub(super) fn spawn(
     let ahead = standby::ahead(plan, order.facts);
     let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
     match outcome {
-        Ok(Heard { outcome: Outcome::Runs, terminal, .. }) => {
+        Ok(Heard { outcome: Outcome::Runs, terminal, mounts: sent, .. }) => {
+            let mounts = sent.or(mounts);
             Ok(Spawned { pid, mark, ahead, terminal, mounts, held: None })
         }
-        Ok(Heard { outcome: Outcome::Held, terminal, .. }) => {
+        Ok(Heard { outcome: Outcome::Held, terminal, mounts: sent, .. }) => {
+            let mounts = sent.or(mounts);
             let held = Some(Held { socket, plan: plan.clone() });
             Ok(Spawned { pid, mark, ahead, terminal, mounts, held })
         }
@@ -209,7 +214,9 @@ impl Outside<'_> {
                 connect(network).map_err(Failure::because)
             }
             Step::Go => {
-                child.mounts = Some(self.of_process(child.pid, "ns/mnt", OFlags::RDONLY)?);
+                if !child.was_ahead {
+                    child.mounts = Some(self.of_process(child.pid, "ns/mnt", OFlags::RDONLY)?);
+                }
                 Ok(report::send_go(child.socket)?)
             }
             _ => Err(Failure::because("this is not the supervisor's to do")),

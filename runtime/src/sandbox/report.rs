@@ -26,6 +26,7 @@ const FAILED: u8 = b'F';
 const TERMINAL: u8 = b'T';
 const PROCESS: u8 = b'P';
 const HELD: u8 = b'H';
+const MOUNTS: u8 = b'M';
 
 /// Why a step failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,11 +115,21 @@ pub(super) fn send_failure(socket: BorrowedFd<'_>, at: usize, failure: &Failure)
 
 /// Hands the supervisor its end of the terminal.
 pub(super) fn send_terminal(socket: BorrowedFd<'_>, terminal: BorrowedFd<'_>) -> Result<(), Errno> {
+    hand_over(socket, TERMINAL, terminal)
+}
+
+/// Hands the supervisor the namespace of its mounts.
+pub(super) fn send_mounts(socket: BorrowedFd<'_>, mounts: BorrowedFd<'_>) -> Result<(), Errno> {
+    hand_over(socket, MOUNTS, mounts)
+}
+
+fn hand_over(socket: BorrowedFd<'_>, what: u8, handle: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [terminal];
+    let fds = [handle];
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    let message = [IoSlice::new(&[TERMINAL])];
+    let what = [what];
+    let message = [IoSlice::new(&what)];
     rustix::net::sendmsg(socket, &message, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
@@ -165,13 +176,15 @@ pub(super) enum Outcome {
 pub(super) struct Heard {
     pub(super) outcome: Outcome,
     pub(super) terminal: Option<OwnedFd>,
+    /// The namespace of its mounts, if it was not born in that.
+    pub(super) mounts: Option<OwnedFd>,
     /// Another process than the one first made.
     pub(super) process: Option<Pid>,
 }
 
 /// Waits for it.
 pub(super) fn receive(socket: impl AsFd) -> Result<Heard, Errno> {
-    let (mut terminal, mut process) = (None, None);
+    let (mut terminal, mut mounts, mut process) = (None, None, None);
     loop {
         let mut text = [0; MESSAGE_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -183,22 +196,23 @@ pub(super) fn receive(socket: impl AsFd) -> Result<Heard, Errno> {
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error),
         };
-        for part in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(mut fds) = part {
-                terminal = fds.next().or(terminal);
-            }
-        }
+        let handle = control.drain().find_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
         let text = text.get(..received).unwrap_or_default();
         match text {
-            [] => return Ok(Heard { outcome: Outcome::Runs, terminal, process }),
+            [] => return Ok(Heard { outcome: Outcome::Runs, terminal, mounts, process }),
             [FAILED, a, b, c, d, e, f, g, h, detail @ ..] => {
                 let at = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
                 let errno = i32::from_le_bytes([*e, *f, *g, *h]);
                 let detail = String::from_utf8_lossy(detail).into_owned();
                 let outcome = Outcome::Failed(at, Failure { errno, detail });
-                return Ok(Heard { outcome, terminal, process });
+                return Ok(Heard { outcome, terminal, mounts, process });
             }
-            [HELD] => return Ok(Heard { outcome: Outcome::Held, terminal, process }),
+            [HELD] => return Ok(Heard { outcome: Outcome::Held, terminal, mounts, process }),
+            [TERMINAL] => terminal = handle,
+            [MOUNTS] => mounts = handle,
             [PROCESS, a, b, c, d] => {
                 process = Pid::from_raw(i32::from_le_bytes([*a, *b, *c, *d]));
             }

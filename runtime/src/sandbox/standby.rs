@@ -21,6 +21,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -243,6 +244,9 @@ fn serve(
     let Commissioned { launch, groups, trees } = told;
     if namespaces != namespaces.without(Namespaces::MOUNTS) {
         clone::unshare(UnshareFlags::NEWNS)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let own = rustix::fs::open(c"/proc/self/ns/mnt", flags, Mode::empty())?;
+        report::send_mounts(socket.as_fd(), own.as_fd())?;
     }
     let mut handles = handles.into_iter();
     let mut next = || handles.next().ok_or_else(garbled);

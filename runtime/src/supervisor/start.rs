@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, Signal};
@@ -30,6 +31,9 @@ use crate::proc::ProcessMark;
 use crate::record::{Claim, StateFile};
 use crate::sandbox::{self, Held, NotStarted, Spawned};
 use crate::volume;
+
+/// How long an agent may take to hear of an end before what is left to do is done.
+const HEARD_WITHIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// How long an agent may take to make a network.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(20);
@@ -109,6 +113,7 @@ impl Supervisor {
         // An agent that is gone finds the end on record. Its successor watches this
         // process, as a signal said or will: so it must not stay.
         self.leaves |= order::say(agent, &report).is_err();
+        order::await_close(agent, HEARD_WITHIN);
         drop(rest);
         self.signals.take();
         self.leaves |= self.signals.adopted || self.signals.orphaned;
