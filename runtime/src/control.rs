@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -30,7 +30,7 @@ use crate::launch::{Event, Found, FoundState, Hold, Launch, StartFault, TaskId};
 use crate::loans::Loans;
 use crate::log::{LogError, LogReader, LogRequest};
 use crate::mend::mend;
-use crate::order::{self, AGENT_LOCK, Command, LOCK, Recipient, TASKS};
+use crate::order::{self, AGENT_LOCK, Command, Recipient, TASKS};
 use crate::record;
 use crate::refusal::{ControlError, LaunchError, RemoveError};
 use crate::removal;
@@ -406,13 +406,9 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 /// leaves does the same; but then none may have been started at all.
 fn tidy_after_keepers(shared: &Shared) {
     let Ok(dir) = order::open_below(&shared.tasks, "..") else { return };
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let Ok(lock) = rustix::fs::openat(&dir, LOCK, flags, Mode::RUSR | Mode::WUSR) else { return };
     // While this is held none starts. One that is leaving has given it up, and removes
-    // what is left by then.
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return;
-    }
+    // what is left by then. What dies may hold it for a moment.
+    let Ok(Some(_lock)) = keeper::lock(&dir) else { return };
     if let Err(error) = keeper::unlink_socket(&dir) {
         debug!(%error, "a dead keeper's socket stays");
     }

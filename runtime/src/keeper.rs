@@ -161,7 +161,8 @@ pub(crate) fn unlink_socket(dir: &OwnedFd) -> io::Result<()> {
     }
 }
 
-fn lock(dir: &OwnedFd) -> io::Result<Option<File>> {
+/// The keeper's lock; none if a keeper serves.
+pub(crate) fn lock(dir: &OwnedFd) -> io::Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let lock = rustix::fs::openat(dir, LOCK, flags, Mode::RUSR | Mode::WUSR)?;
     let until = Instant::now() + LOCK_PATIENCE;
