@@ -13,6 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 
+mod files;
+
 /// Longer than anything here takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -215,55 +217,6 @@ fn a_processor_list_is_obeyed() {
         let all = line(&mut shell(&slot, list));
         let own = std::fs::read_to_string("/proc/self/status").expect("status").replace('\t', "");
         assert!(own.contains(&format!("{all}\n")), "{all}");
-    }
-}
-
-#[test]
-fn wishes_and_shares_stand_in_the_groups_files_until_they_are_taken_back() {
-    let limits = Limits {
-        memory_max: Some(64 << 20),
-        memory_low: Some(16 << 20),
-        swap: Some(8 << 20),
-        io_weight: Some(4950),
-        ..Limits::default()
-    };
-    let all =
-        |held: &Enforced| if held.memory.holds() { held.io.clone() } else { held.memory.clone() };
-    for ground in Ground::each("wishes").into_iter().filter(|g| all(&g.enforced).holds()) {
-        let mut slot = ground.slot("a");
-        let missing = slot.limit(&limits).expect("limited");
-        let read = |slot: &Slot, controller, v1: (&str, &str), v2: (&str, &str)| {
-            let (version, group) = slot.of(controller).expect("a group");
-            let (file, wanted) = if version == Version::V1 { v1 } else { v2 };
-            let text = group.text(file).expect("read");
-            (text.map(|text| text.trim().to_owned()), Some(wanted.to_owned()))
-        };
-        let low = (("memory.soft_limit_in_bytes", "16777216"), ("memory.low", "16777216"));
-        let both = (("memory.memsw.limit_in_bytes", "75497472"), ("memory.swap.max", "8388608"));
-        let share = (("blkio.bfq.weight", "500"), ("io.weight", "default 4950"));
-        for (field, controller, (v1, v2)) in [
-            ("memory_low", Controller::Memory, low),
-            ("swap", Controller::Memory, both),
-            ("io_weight", Controller::Io, share),
-        ] {
-            if missing.contains(&field) {
-                eprintln!("SKIPPED: this kernel has no file for {field}");
-                assert_eq!(limits.insist(Some(&missing)).expect_err("lacking").field, field);
-                continue;
-            }
-            let (found, wanted) = read(&slot, controller, v1, v2);
-            assert_eq!(found, wanted, "{field}");
-        }
-        slot.limit(&Limits::default()).expect("lifted");
-        if !missing.contains(&"io_weight") {
-            let (found, wanted) = read(
-                &slot,
-                Controller::Io,
-                ("blkio.bfq.weight", "100"),
-                ("io.weight", "default 100"),
-            );
-            assert_eq!(found, wanted);
-        }
     }
 }
 
