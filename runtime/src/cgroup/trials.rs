@@ -158,7 +158,7 @@ fn forks_beyond_the_limit_fail() {
         let mut slot = ground.slot("a");
         slot.limit(&Limits { pids_max: Some(3), ..Limits::default() }).expect("limited");
         // The shell gives up at the third child.
-        let script = "exec 3>&1 >&-; sleep 60 3>&- & sleep 60 3>&- & echo two >&3; sleep 60 3>&- & echo three >&3; wait";
+        let script = "exec 3>&1 >&-; sleep 600 3>&- & sleep 600 3>&- & echo two >&3; sleep 600 3>&- & echo three >&3; wait";
         let mut child = shell(&slot, script);
         assert_eq!(line(&mut child), "two");
         assert_ne!(line(&mut child), "three");
@@ -257,7 +257,7 @@ fn a_frozen_task_stands_still_and_can_be_killed() {
 }
 
 /// Daemons that leave their session and go on forking.
-const BOMB: &str = "bomb() { setsid sh -c 'while :; do setsid sleep 60 & setsid sleep 0.01; done' & }; \
+const BOMB: &str = "bomb() { setsid sh -c 'while :; do setsid sleep 600 & setsid sleep 0.01; done' & }; \
                     bomb; bomb; bomb; echo on; wait";
 
 #[test]
@@ -293,7 +293,7 @@ fn groups_made_by_the_task_are_killed_and_removed_too() {
         std::fs::create_dir_all(&deep).expect("made");
         std::fs::create_dir(own.join("z")).expect("made");
         let script =
-            format!("echo $$ > {}/cgroup.procs; echo in; sleep 60", own.join("z").display());
+            format!("echo $$ > {}/cgroup.procs; echo in; sleep 600", own.join("z").display());
         let mut child = shell(&slot, &script);
         assert_eq!(line(&mut child), "in");
         assert!(!slot.is_empty().expect("looked"));
@@ -330,7 +330,7 @@ fn a_slot_is_adopted_by_name_and_swept_with_what_runs_in_it() {
         let mut slot = ground.slot("kept");
         slot.renew();
         let mut child = shell(&slot, "while :; do :; done");
-        let mut other = shell(&ground.slot("dead"), "sleep 60");
+        let mut other = shell(&ground.slot("dead"), "sleep 600");
         // The same name again would mix two tasks.
         assert!(matches!(Slot::make(&ground.tree, "kept"), Err(CgroupError::Occupied { .. })));
         let baseline = slot.baseline();

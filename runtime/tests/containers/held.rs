@@ -47,7 +47,7 @@ async fn what_runs_cannot_be_started_again() {
         return;
     }
     let mut stage = Stage::set().await;
-    let launch = Image::of(&stage).script("t", "echo began; sleep 60", |_| {});
+    let launch = Image::of(&stage).script("t", "echo began; sleep 600", |_| {});
     stage.launch(held(launch)).await.expect("held");
     stage.runtime.start(&id("t")).await.expect("told");
     stage.says("t", "began").await;

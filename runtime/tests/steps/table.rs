@@ -23,7 +23,7 @@ use crate::tracer::{Murder, ROLES, Role, Seen, follow};
 const SAMPLE: u64 = 2;
 
 /// One whose children flee from it, and which does not stop when it is told.
-const SCRIPT: &str = "trap '' TERM; echo hi; setsid sleep 60 & sleep 60 & wait; sleep 60";
+const SCRIPT: &str = "trap '' TERM; echo hi; setsid sleep 600 & sleep 600 & wait; sleep 600";
 
 /// In the root of the data directory for as long as it is there.
 const KEPT: [&str; 5] = ["agent.lock", "groups.json", runtime::KEEPER_LOCK, "keeper.log", "tasks"];
