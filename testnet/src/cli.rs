@@ -135,6 +135,7 @@ pub(crate) enum Command {
     /// Run the runtime's tests, or a command, in a virtual machine with cgroup v2
     #[command(after_help = "Examples:\n  \
         testnet vm                                the runtime's tests as root\n  \
+        testnet vm --all                          and as both kinds of user, and the escapes, as one\n  \
         testnet vm --user                         as an ordinary user, with and without a cgroup\n  \
         testnet vm --user=undelegated --test tasks    one test binary, without a cgroup\n  \
         testnet vm --package testnet --test escape    the escapes, on the guest's kernel\n  \
@@ -325,6 +326,9 @@ pub(crate) enum Users {
 
 #[derive(Debug, Args)]
 pub(crate) struct Vm {
+    /// The runtime's tests as root and as both kinds of user, and the escapes: half an hour
+    #[arg(long, conflicts_with_all = ["user", "package", "tests", "command"])]
+    pub(crate) all: bool,
     /// As an ordinary user: with a cgroup of its own, without, or once each
     #[arg(long, value_enum, num_args(0..=1), require_equals(true), value_name = "CGROUP",
         default_missing_value = "both")]
@@ -350,7 +354,7 @@ pub(crate) struct Vm {
         value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) cpus: u32,
     /// How long each command (each test binary) may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 600,
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800,
         value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub(crate) timeout: u64,
     /// Use the processor instead of emulating one

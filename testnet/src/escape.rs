@@ -7,6 +7,7 @@
 //!
 //! Must never judge by what an isolator says of itself.
 
+mod bare;
 pub mod canary;
 pub mod cell;
 pub mod golden;

@@ -187,6 +187,15 @@ pub struct Outcome {
     pub by_hand: Option<String>,
 }
 
+impl Outcome {
+    /// This one and that of another guest, as one.
+    pub fn and(mut self, next: Self) -> Self {
+        self.runs.extend(next.runs);
+        self.alarms.extend(next.alarms);
+        Self { took: self.took + next.took, close: next.close, ..self }
+    }
+}
+
 /// The packages that must be installed before a guest can run.
 pub fn missing() -> Result<Vec<&'static str>, VmError> {
     if cfg!(target_arch = "x86_64") { Ok(debian::missing()) } else { Err(VmError::Architecture) }

@@ -106,6 +106,17 @@ pub(super) fn settings(
     (list.settings, list.missing)
 }
 
+/// The limits that nothing says, where the kernel has no file for some settings and took the
+/// others: a weight that only bfq has a file for is still one.
+pub(super) fn unsaid(fileless: &[Setting], taken: &[Setting]) -> Vec<&'static str> {
+    let stands_in =
+        |lost: &&Setting| taken.iter().any(|other| other.implied && other.limit == lost.limit);
+    let lost = fileless.iter().filter(|lost| !lost.implied && !stands_in(lost));
+    let mut names: Vec<_> = lost.map(|lost| lost.limit).collect();
+    names.dedup();
+    names
+}
+
 struct List {
     settings: Vec<Setting>,
     missing: Vec<&'static str>,
@@ -220,8 +231,8 @@ impl List {
             Some(Version::V2) => {
                 let value = format!("default {weight}");
                 self.add("io_weight", io, "io.weight", value, "default 100");
-                // Where the disks' scheduler is bfq it has a file of its own.
-                let value = weight.min(LEGACY_WEIGHT_MAX).to_string();
+                // Where the disks' scheduler is bfq it has a file of its own, with v1's weights.
+                let value = legacy_io_weight(weight).to_string();
                 self.add("io_weight", io, "io.bfq.weight", value, "100");
                 self.implied();
             }

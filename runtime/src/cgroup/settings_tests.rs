@@ -44,7 +44,7 @@ fn every_limit_has_its_file_in_v2() {
         "pids.max=10",
         "cpuset.cpus=0-1",
         "io.weight=default 4950",
-        "io.bfq.weight=1000",
+        "io.bfq.weight=500",
         "io.max=8:16 rbps=1000 wbps=max riops=max wiops=7",
         "io.weight=8:16 5000",
     ];
@@ -87,6 +87,26 @@ fn what_no_controller_is_there_for_is_named() {
         "io",
     ];
     assert_eq!(missing, wanted);
+}
+
+#[test]
+fn a_limit_is_missing_unless_a_file_of_it_was_there() {
+    let (taken, _) = settings(&everything(), |_| Some(Version::V2));
+    let part = |files: &[&str]| {
+        let (fileless, taken) =
+            taken.iter().cloned().partition::<Vec<_>, _>(|setting| files.contains(&setting.file));
+        unsaid(&fileless, &taken)
+    };
+    assert_eq!(part(&["io.max", "memory.high"]), ["memory_high", "io"]);
+    // bfq has a weight where nothing else does, and needs none where something does.
+    assert_eq!(part(&["io.bfq.weight"]), [""; 0]);
+    assert_eq!(part(&["memory.swap.max", "memory.oom.group"]), ["swap"]);
+    let all = part(&["io.weight", "io.bfq.weight", "io.max"]);
+    assert_eq!(all, ["io_weight", "io"]);
+    let (weight, _) = settings(&Limits { io: Vec::new(), ..everything() }, |_| Some(Version::V2));
+    let (lost, taken): (Vec<_>, Vec<_>) =
+        weight.into_iter().partition(|setting| setting.file == "io.weight");
+    assert_eq!(unsaid(&lost, &taken), [""; 0]);
 }
 
 #[test]

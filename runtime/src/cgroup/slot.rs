@@ -213,33 +213,34 @@ impl Slot {
             let branch = self.trunk.branches.get(self.trunk.branch_of(controller)?)?;
             Some(branch.version)
         };
-        let (wanted, mut missing) = settings::settings(limits, version);
+        let (mut wanted, mut missing) = settings::settings(limits, version);
         self.applied = None;
         let now = match self.now.take() {
             Some(now) => now,
             None => self.read_back()?,
         };
+        let mut fileless = Vec::new();
         for (setting, set) in settings::changes(&now, &wanted) {
-            if set {
-                self.set(setting, &mut missing)?;
-            } else {
+            if !set {
                 self.take_back(setting)?;
+            } else if !self.set(setting)? {
+                fileless.push(setting.clone());
             }
         }
+        // Else the next task would be believed to have them.
+        wanted.retain(|setting| !fileless.contains(setting));
+        missing.extend(settings::unsaid(&fileless, &wanted));
         self.now = Some(wanted);
         self.choose_joined();
         self.applied = Some((limits.clone(), missing.clone()));
         Ok(missing)
     }
 
-    fn set(
-        &mut self,
-        setting: &Setting,
-        missing: &mut Vec<&'static str>,
-    ) -> Result<(), CgroupError> {
-        let Some(at) = self.trunk.branch_of(setting.controller) else { return Ok(()) };
+    /// Whether the kernel has a file for it.
+    fn set(&mut self, setting: &Setting) -> Result<bool, CgroupError> {
+        let Some(at) = self.trunk.branch_of(setting.controller) else { return Ok(false) };
         self.grow(at)?;
-        let Some(Some(Member { group, .. })) = self.members.get(at) else { return Ok(()) };
+        let Some(Some(Member { group, .. })) = self.members.get(at) else { return Ok(false) };
         let text = setting.text();
         let mut done = group.try_write(setting.file, &text);
         if done == Err(Errno::BUSY) && setting.file == MEMORY {
@@ -248,13 +249,8 @@ impl Slot {
             done = group.try_write(setting.file, &text);
         }
         match done {
-            Ok(()) => Ok(()),
-            Err(Errno::NOENT | Errno::OPNOTSUPP) => {
-                if !setting.implied && !missing.contains(&setting.limit) {
-                    missing.push(setting.limit);
-                }
-                Ok(())
-            }
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT | Errno::OPNOTSUPP) => Ok(false),
             Err(errno) => Err(group.unwritten(setting.file, &text, errno)),
         }
     }

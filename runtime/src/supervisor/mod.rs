@@ -78,8 +78,9 @@ pub(crate) const WAITING: usize = 4;
 const NAME: &CStr = c"starling-superv";
 const WAITING_NAME: &CStr = c"starling-waits";
 
-/// How long a connection may take to give its order.
-const ORDER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a connection may take to give its order. Whoever made it does so at once, unless
+/// it is stopped or its machine is; and meanwhile others wait for the next.
+const ORDER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Before the next attempt to accept, where descriptors or memory are short.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);

@@ -47,7 +47,8 @@ async fn what_runs_cannot_be_started_again() {
         return;
     }
     let mut stage = Stage::set().await;
-    let launch = Image::of(&stage).script("t", "echo began; sleep 60", |_| {});
+    // The first process of a container hears no TERM; a shell would end with its child's.
+    let launch = Image::of(&stage).script("t", "echo began; exec sleep 600", |_| {});
     stage.launch(held(launch)).await.expect("held");
     stage.runtime.start(&id("t")).await.expect("told");
     stage.says("t", "began").await;

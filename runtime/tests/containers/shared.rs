@@ -43,7 +43,7 @@ async fn the_network_lives_until_the_last_of_its_tasks_ends() {
     }
     let mut stage = Stage::set().await;
     let image = Image::of(&stage);
-    stage.launch(image.script("holder", "sleep 60", |_| {})).await.expect("started");
+    stage.launch(image.script("holder", "sleep 600", |_| {})).await.expect("started");
     let one = image.script("one", "readlink /proc/self/ns/net; talk listen 81", of("holder"));
     stage.launch(one).await.expect("started");
     stage.says("one", "ready").await;
@@ -127,9 +127,9 @@ async fn nobody_comes_to_the_hosts_network_or_a_strangers_by_sharing() {
     }
     let mut stage = Stage::set().await;
     let image = Image::of(&stage);
-    stage.launch(script("process", "sleep 60")).await.expect("started");
+    stage.launch(script("process", "sleep 600")).await.expect("started");
     let host = |container: &mut Container| container.network = Network::Host;
-    stage.launch(image.script("host", "sleep 60", host)).await.expect("started");
+    stage.launch(image.script("host", "sleep 600", host)).await.expect("started");
     for (task, other) in [("a", "process"), ("b", "host")] {
         let reason = refused(&mut stage, image.script(task, "true", of(other))).await;
         assert!(reason.contains("has no network of its own to share"), "{other}: {reason}");
@@ -137,7 +137,7 @@ async fn nobody_comes_to_the_hosts_network_or_a_strangers_by_sharing() {
     let reason = refused(&mut stage, image.script("c", "true", of("nobody"))).await;
     assert!(reason.contains("task nobody does not run here"), "{reason}");
     // Its number is somebody else's now, so the record says.
-    stage.launch(image.script("gone", "sleep 60", |_| {})).await.expect("started");
+    stage.launch(image.script("gone", "sleep 600", |_| {})).await.expect("started");
     let state = stage.state("gone");
     let (before, mark) = state.split_once("{\"task\":").expect("a mark");
     let start: u64 = number_after(mark, "\"start\":");
@@ -165,7 +165,7 @@ fn published_ports_and_names_of_the_first_are_those_of_all() {
                 container.network = Network::Bridge { publish };
                 container.hostname = Some("front".into());
             };
-            let holder = image.script("holder", "cat /etc/hosts; echo ready; sleep 60", bridge);
+            let holder = image.script("holder", "cat /etc/hosts; echo ready; sleep 600", bridge);
             stage.launch(holder).await.expect("started");
             let names = stage.says("holder", "ready").await;
             let text = "cat /etc/hosts; talk listen 80";

@@ -2,13 +2,15 @@
 //! be stopped and removed by the next agent, and nothing is left of it.
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use runtime::{FoundState, Launch, Mount, Network, Protocol, Publish};
 use rustix::process::geteuid;
+use rustix::thread::gettid;
 use tokio::runtime::{Builder, Runtime as Tokio};
 
 use crate::census::{self, Census};
@@ -21,7 +23,7 @@ use crate::tracer::{Murder, ROLES, Role, Seen, follow};
 const SAMPLE: u64 = 2;
 
 /// One whose children flee from it, and which does not stop when it is told.
-const SCRIPT: &str = "trap '' TERM; echo hi; setsid sleep 60 & sleep 60 & wait; sleep 60";
+const SCRIPT: &str = "trap '' TERM; echo hi; setsid sleep 600 & sleep 600 & wait; sleep 600";
 
 /// In the root of the data directory for as long as it is there.
 const KEPT: [&str; 5] = ["agent.lock", "groups.json", runtime::KEEPER_LOCK, "keeper.log", "tasks"];
@@ -122,10 +124,14 @@ async fn one(ground: &Ground, murder: Option<Murder>) -> Seen {
     let before = Census::of(&path, ground.has_network());
     let mut agent = agent(&path, &launches);
     let (pid, mut stdin) = (i32::try_from(agent.id()).expect("a pid"), agent.stdin.take());
-    let seen = std::thread::scope(|scope| {
+    let (seen, follower) = std::thread::scope(|scope| {
         let go = || stdin.take().expect("a pipe").write_all(b"g").expect("told");
-        scope.spawn(|| follow(pid, murder, go)).join().expect("followed")
+        scope.spawn(|| (follow(pid, murder, go), gettid())).join().expect("followed")
     });
+    // It may be joined before the kernel lets go of whom it followed, and until then a wait
+    // for the agent is told of its stops, as if it had ended.
+    let follower = format!("/proc/self/task/{}", follower.as_raw_nonzero());
+    until("the follower is gone", || !Path::new(&follower).exists()).await;
     let what = match (&murder, &seen.killed_at) {
         (Some(Murder { role, step }), Some(call)) => format!("{role:?} {step} ({call})"),
         _ => "nobody was killed".to_owned(),
@@ -142,19 +148,18 @@ async fn one(ground: &Ground, murder: Option<Murder>) -> Seen {
 
 /// Waits for an agent whose task, if it started, ended.
 async fn ends_well(agent: &mut Child, exited: Option<i32>, what: &str) {
-    let mut code = exited;
+    let mut ended = exited.map(|code| ExitStatus::from_raw(code << 8));
     until(&format!("{what}: the agent leaves"), || {
-        if code.is_none() {
-            let left = agent.try_wait().expect("waited");
-            code = left.map(|status| status.code().unwrap_or(-1));
+        if ended.is_none() {
+            ended = agent.try_wait().expect("waited");
         }
-        code.is_some()
+        ended.is_some()
     })
     .await;
-    if code != Some(0) {
+    if let Some(ended) = ended.filter(|ended| !ended.success()) {
         let mut said = String::new();
         let _ = agent.stderr.take().expect("a pipe").read_to_string(&mut said);
-        panic!("{what}: the agent ended with {code:?}: {said}");
+        panic!("{what}: the agent ended with {ended}: {said}");
     }
 }
 

@@ -134,7 +134,7 @@ async fn on_a_full_disk_a_task_is_stopped_and_its_end_is_kept() {
 async fn a_supervisor_that_dies_on_a_full_disk_leaves_an_end_too() {
     let Some(disk) = Disk::new() else { return };
     let mut stage = disk.stage().await;
-    stage.start("a", "echo ready; sleep 60").await;
+    stage.start("a", "echo ready; sleep 600").await;
     stage.says("a", "ready").await;
     disk.fill();
     for supervisor in stage.supervisors() {

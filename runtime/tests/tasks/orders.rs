@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use runtime::{ControlError, End, Launch, Limits, Recipient};
+use runtime::{ControlError, End, FoundState, Launch, Limits, Recipient};
 use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -68,7 +68,10 @@ async fn a_deadline_can_be_lifted() {
         let name = format!("a{at}");
         let deadline = from_now(allowed);
         let launch = Launch { deadline_boot_ns: Some(deadline), ..script(&name, text) };
-        stage.launch(launch).await.expect("started");
+        if let Err(error) = stage.launch(launch).await {
+            assert!(from_now(Duration::ZERO) > deadline, "{error}");
+            continue;
+        }
         let lifted = stage.runtime.set_deadline(&id(&name), None).await;
         if from_now(Duration::ZERO) > deadline {
             continue;
@@ -97,10 +100,14 @@ async fn a_deadline_holds_without_an_agent_or_a_keeper() {
         let lived = lives(pid as i32);
         let in_time = from_now(Duration::ZERO) < deadline;
         until("it is killed", || !lives(pid as i32)).await;
-        let (stage, found) = Stage::reopen(dir).await;
-        stage.runtime.shut_down().await;
+        let (mut stage, found) = Stage::reopen(dir).await;
         let states: Vec<_> = found.into_iter().map(|found| found.state).collect();
-        assert_eq!(states, [runtime::FoundState::Ended(End::Expired)]);
+        match states.as_slice() {
+            // Its supervisor sees it a moment later than we do.
+            [FoundState::Running { .. }] => assert_eq!(stage.end("a").await, End::Expired),
+            states => assert_eq!(states, [FoundState::Ended(End::Expired)]),
+        }
+        stage.runtime.shut_down().await;
         if in_time {
             assert!(lived, "it was killed before its deadline");
             return;

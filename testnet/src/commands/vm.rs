@@ -21,6 +21,12 @@ use crate::cli::{Users, Vm};
 
 /// Where everything that can be kept is, below the workspace.
 const CACHE: &str = "target/vm";
+/// What `--all` runs: whose tests, which of them (none: each), as whom.
+const ALL: [(&str, &[&str], &[Who]); 2] = [
+    (suite::PACKAGE, &[], &[Who::Root, Who::Delegated, Who::Undelegated]),
+    // Its canaries are set by root.
+    ("testnet", &["escape"], &[Who::Root]),
+];
 /// The exit code when there is no verdict, because the guest died.
 const NO_VERDICT: u8 = 3;
 /// Of a command that its time limit ended, gently or not; as `timeout` has it.
@@ -29,8 +35,6 @@ const TIMED_OUT: [i32; 2] = [124, 137];
 const TICK: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &Vm) -> Result<Report, Complaint> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let workspace = workspace.canonicalize().unwrap_or(workspace);
     equip()?;
     let users: &[Who] = match args.user {
         None => &[Who::Root],
@@ -38,17 +42,52 @@ pub(crate) fn run(args: &Vm) -> Result<Report, Complaint> {
         Some(Users::Undelegated) => &[Who::Undelegated],
         Some(Users::Both) => &[Who::Delegated, Who::Undelegated],
     };
-    let mut carry: Vec<_> = args.carry.iter().map(|path| there(path)).collect::<Result<_, _>>()?;
-    let jobs = if args.command.is_empty() {
-        eprintln!("vm: building the tests of {}", args.package);
-        let suite = Suite::build(&workspace, &args.package, &args.tests).map_err(complaint)?;
-        carry.extend(suite.carry());
-        suite.jobs(users, args.filter.as_deref())
+    let limit = Duration::from_secs(args.timeout);
+    if !args.command.is_empty() {
+        let mut carry = brought(args)?;
+        let jobs = own_command(&args.command, users, &mut carry)?;
+        let outcome = in_guest(args, &jobs, carry)?;
+        return Ok(of_own(&jobs, &outcome, limit));
+    }
+    let (jobs, outcome) = if args.all {
+        all(args)?
     } else {
-        own_command(&args.command, users, &mut carry)?
+        let names: Vec<_> = args.tests.iter().map(String::as_str).collect();
+        tests(args, &args.package, &names, users)?
     };
+    Ok(of_tests(&jobs, &outcome, limit))
+}
+
+/// Each package in a guest of its own, whose memory would not hold the programs of all.
+fn all(args: &Vm) -> Result<(Vec<Job>, Outcome), Complaint> {
+    let [(package, names, users), others @ ..] = ALL;
+    let (mut jobs, mut outcome) = tests(args, package, names, users)?;
+    for (package, names, users) in others {
+        let (more, next) = tests(args, package, names, users)?;
+        jobs.extend(more);
+        outcome = outcome.and(next);
+    }
+    Ok((jobs, outcome))
+}
+
+/// Builds a package's tests and runs them.
+fn tests(
+    args: &Vm,
+    package: &str,
+    names: &[&str],
+    users: &[Who],
+) -> Result<(Vec<Job>, Outcome), Complaint> {
+    eprintln!("vm: building the tests of {package}");
+    let suite = Suite::build(&workspace(), package, names).map_err(complaint)?;
+    let jobs = suite.jobs(users, args.filter.as_deref());
+    let carry = brought(args)?.into_iter().chain(suite.carry()).collect();
+    let outcome = in_guest(args, &jobs, carry)?;
+    Ok((jobs, outcome))
+}
+
+fn in_guest(args: &Vm, jobs: &[Job], carry: Vec<PathBuf>) -> Result<Outcome, Complaint> {
     let guest = Guest {
-        cache: workspace.join(CACHE),
+        cache: workspace().join(CACHE),
         memory_mib: args.memory,
         cpus: args.cpus,
         accelerator: if args.kvm { Accelerator::Kvm } else { Accelerator::Tcg },
@@ -56,16 +95,22 @@ pub(crate) fn run(args: &Vm) -> Result<Report, Complaint> {
         carry,
         afterwards: if args.keep { Afterwards::Keep } else { Afterwards::Remove },
     };
-    let mut progress = Progress::new(&jobs, args.verbose);
-    let outcome = vm::run(&guest, &jobs, &mut |event| progress.show(&event)).map_err(complaint)?;
-    if !matches!(outcome.close, Close::Done) {
-        return Err(no_verdict(&jobs, &outcome, guest.accelerator));
-    }
-    Ok(if args.command.is_empty() {
-        of_tests(&jobs, &outcome, guest.limit)
+    let mut progress = Progress::new(jobs, args.verbose);
+    let outcome = vm::run(&guest, jobs, &mut |event| progress.show(&event)).map_err(complaint)?;
+    if matches!(outcome.close, Close::Done) {
+        Ok(outcome)
     } else {
-        of_own(&jobs, &outcome, guest.limit)
-    })
+        Err(no_verdict(jobs, &outcome, guest.accelerator))
+    }
+}
+
+fn workspace() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    workspace.canonicalize().unwrap_or(workspace)
+}
+
+fn brought(args: &Vm) -> Result<Vec<PathBuf>, Complaint> {
+    args.carry.iter().map(|path| there(path)).collect()
 }
 
 /// Installs what is missing, if that is possible.
@@ -154,7 +199,7 @@ impl<'a> Progress<'a> {
             }
             Event::Output { line, .. } => {
                 self.verdicts += usize::from(suite::is_verdict(line));
-                if self.verbose {
+                if self.verbose || suite::is_failure(line) {
                     eprintln!("{line}");
                 } else {
                     self.tick();

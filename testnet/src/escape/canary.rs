@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long what ended may take to be gone.
-pub(super) const GONE_WITHIN: Duration = Duration::from_secs(3);
+/// How long what ended may take to be gone, on a slow machine.
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(30);
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Parameters of the kernel that an escape would change.

@@ -7,8 +7,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::Ground;
 use super::cell::Told;
+use crate::sys::raw::{FORBIDDEN, try_forbidden};
 
 /// What is hidden from a container, and what it cannot write, where it is there: as Docker
 /// has it.
@@ -30,7 +33,7 @@ const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Options of mounts that tell of the host or of its kernel's defaults, not of the sandbox.
-const VARYING: [&str; 12] = [
+const VARYING: [&str; 17] = [
     "lowerdir",
     "upperdir",
     "workdir",
@@ -43,7 +46,16 @@ const VARYING: [&str; 12] = [
     "index",
     "xino",
     "nfs_export",
+    "redirect_dir",
+    // Of version 2 of control groups, which the host mounted once for all.
+    "nsdelegate",
+    "memory_recursiveprot",
+    "memory_localevents",
+    "favordynmods",
 ];
+
+/// Calls that some kernels have not, and that do nothing to the host as the probe makes them.
+const LACKING: [&str; 3] = ["memfd_secret", "landlock_create_ruleset", "name_to_handle_at"];
 
 /// Where the committed text is.
 pub fn path() -> PathBuf {
@@ -109,6 +121,7 @@ fn stable(line: &str) -> Option<String> {
         // Of which controllers there are, the host decides.
         ("cgroup", _) if rest.ends_with(":/") => return None,
         ("limit", _) => limit(&words),
+        ("call", [name, "ENOSYS"]) if is_lacking(name) => format!("call {name} is let through"),
         // What the kernel says of senseless arguments is its own affair.
         ("call", [name @ .., answer]) if !matches!(*answer, "EPERM" | "ENOSYS") => {
             format!("call {} is let through", name.join(" "))
@@ -116,6 +129,12 @@ fn stable(line: &str) -> Option<String> {
         ("env", _) if rest.starts_with("STARLING_ESCAPE=") => return None,
         _ => line.to_owned(),
     })
+}
+
+/// Whether the host's own kernel has no such call.
+fn is_lacking(name: &str) -> bool {
+    let call = FORBIDDEN.iter().find(|call| call.name == name && LACKING.contains(&name));
+    call.is_some_and(|call| try_forbidden(*call) == Errno::NOSYS.raw_os_error())
 }
 
 /// A limit that the task was not given is the one of whoever started the keeper: us.
@@ -141,7 +160,9 @@ fn mount(words: &[&str]) -> Option<String> {
     let (kind, above) = (words.get(dash + 1)?, words.get(dash + 3)?);
     let varies =
         |option: &&str| !VARYING.iter().any(|name| option.split(['=', '+']).next() == Some(name));
-    let above: Vec<_> = above.split(',').filter(varies).collect();
+    // As older kernels call it.
+    let plain = |option| if option == "fsync=volatile" { "volatile" } else { option };
+    let above: Vec<_> = above.split(',').filter(varies).map(plain).collect();
     let hidden = (*kind == "devtmpfs" && *root == "/null")
         || (*kind == "tmpfs" && options.starts_with("ro,"));
     if HIDDEN.contains(target) && hidden {
@@ -175,8 +196,18 @@ mod tests {
         assert_eq!(stable("ns net net:[1]").as_deref(), Some("ns net its own"));
         assert_eq!(stable("uid_map 0 100000 65536").as_deref(), Some("uid_map 0 RANGE 65536"));
         assert_eq!(stable("fd 1 pipe:[77]").as_deref(), Some("fd 1 pipe"));
-        let line = "mount 9 8 0:7 / / rw,nosuid - overlay overlay rw,lowerdir=/x,userxattr";
-        assert_eq!(stable(line).as_deref(), Some("mount / overlay rw,nosuid | rw,userxattr"));
+        for volatile in ["volatile", "redirect_dir=nofollow,fsync=volatile"] {
+            let line = format!(
+                "mount 9 8 0:7 / / rw,nosuid - overlay overlay rw,lowerdir=/x,{volatile},userxattr"
+            );
+            let wanted = "mount / overlay rw,nosuid | rw,volatile,userxattr";
+            assert_eq!(stable(&line).as_deref(), Some(wanted));
+        }
+        let line = "mount 9 8 0:7 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(stable(line).as_deref(), Some("mount /sys/fs/cgroup cgroup2 ro | rw"));
+        // Only what this kernel itself has not may be missing inside.
+        assert_eq!(stable("call chroot ENOSYS").as_deref(), Some("call chroot ENOSYS"));
+        assert!(!is_lacking("chroot"));
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::bare;
 use super::canary::{self, GONE_WITHIN, Host, LOOK_AGAIN, Watch};
 use super::cell::{Ask, Isolator, Ours, Runc, Running, Told};
 
@@ -16,6 +17,10 @@ const MARK: &str = "STARLING_ESCAPE";
 
 /// Where the loader of glibc is, on x86-64 and on aarch64.
 const LOADERS: [&str; 2] = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+
+/// As many harmless payloads as these run in the time that any of the others may take: on a
+/// machine that is not slow, less than what is usual.
+const PINGS: u32 = 30;
 
 /// Directories that every root has.
 const DIRECTORIES: [&str; 7] = ["proc", "sys", "dev", "tmp", "etc", "vol", "root"];
@@ -55,13 +60,13 @@ impl Ground {
             Which::Ours => {
                 // A copy: an escape that overwrites it must not overwrite the original.
                 let program = dir.join("agent");
-                bare_copy(keeper, &program)?;
+                bare::copy(keeper, &program)?;
                 Isolator::Ours(Box::new(Ours::open(&dir.join("runtime"), &program)?))
             }
             Which::Runc => Isolator::Runc(Runc::open(&dir.join("runc"))?),
         };
         let bare = dir.join("probe");
-        bare_copy(probe, &bare)?;
+        bare::copy(probe, &bare)?;
         let canary = dir.join("canary");
         fs::create_dir(&canary)?;
         fs::write(canary.join("file"), "a canary\n")?;
@@ -191,6 +196,13 @@ impl Ground {
         self.run(&Ask::probe(root, words))
     }
 
+    /// This long, or longer where this machine is slow just now.
+    pub fn patience(&mut self, usual: Duration) -> io::Result<Duration> {
+        let began = Instant::now();
+        self.probe(&["bomb", "ping"])?;
+        Ok(usual.max(began.elapsed() * PINGS))
+    }
+
     /// The probe on the host.
     pub fn probe_path(&self) -> &Path {
         &self.probe
@@ -253,15 +265,6 @@ fn left_behind(dir: &Path, runtime: &fs::Metadata) -> Vec<String> {
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-}
-
-/// A copy without symbols, if there is a tool for that: it is read and copied often.
-fn bare_copy(from: &Path, to: &Path) -> io::Result<()> {
-    let stripped = Command::new("strip").arg("-o").arg(to).arg(from).output();
-    if !stripped.is_ok_and(|output| output.status.success()) {
-        fs::copy(from, to)?;
-    }
-    Ok(())
 }
 
 fn bring_libraries(program: &Path, root: &Path) -> io::Result<()> {

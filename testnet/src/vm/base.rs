@@ -18,7 +18,7 @@ use super::tool::{call, program};
 use super::{Say, VmError, debian, io_error, modules};
 
 /// Part of the cache's name: raise it when what is below makes another base.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Room for images and volumes of tests; the file is sparse.
 const DISK: &str = "8G";
 /// The links that make one tree of what packages put in two places.

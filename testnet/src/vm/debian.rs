@@ -13,7 +13,7 @@ use super::{VmError, io_error};
 /// Depends on the newest kernel for virtual machines that the release has.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What the guest's root is made of, with all that these depend on.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: [&str; 25] = [
     "bash",
     "busybox-static",
     "coreutils",
@@ -32,6 +32,7 @@ const PACKAGES: [&str; 24] = [
     "mawk",
     "mount",
     "nftables",
+    "perl-base",
     "procps",
     "psmisc",
     "sed",
@@ -130,7 +131,9 @@ pub(super) fn packages(scratch: &Path) -> Result<Vec<String>, VmError> {
 fn wanted(said: &str) -> Vec<String> {
     let names = said.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
     names
-        .filter(|name| !LEFT_OUT.iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|name| {
+            PACKAGES.contains(name) || !LEFT_OUT.iter().any(|prefix| name.starts_with(prefix))
+        })
         .map(str::to_owned)
         .collect()
 }
@@ -189,7 +192,8 @@ mod tests {
     #[test]
     fn packages_are_taken_from_a_dry_run_without_what_only_installs() {
         let said = "Reading package lists...\nInst libc6 (2.36 Debian:12 [amd64])\n\
-                    Inst perl-base (5 [amd64])\nInst dash (0.5 [amd64])\nConf libc6 (2.36)\n";
-        assert_eq!(wanted(said), ["libc6", "dash"]);
+                    Inst perl-modules-5.36 (5 [all])\nInst perl-base (5 [amd64])\n\
+                    Inst dash (0.5 [amd64])\nConf libc6 (2.36)\n";
+        assert_eq!(wanted(said), ["libc6", "perl-base", "dash"]);
     }
 }

@@ -25,7 +25,7 @@ const MODULES: &str = "overlay fuse loop tun veth bridge dummy br_netfilter macv
     wireguard nf_tables nft_chain_nat nft_masq nft_nat nft_redir nft_ct nft_counter nft_limit \
     nft_reject_inet nft_fib_inet nft_numgen nft_compat nf_conntrack xt_MASQUERADE xt_nat \
     xt_conntrack xt_addrtype xt_comment sch_netem sch_tbf sch_htb sch_fq_codel sch_ingress \
-    cls_u32 cls_bpf act_mirred dm_mod dm_flakey\n";
+    cls_u32 cls_bpf act_mirred dm_mod dm_flakey bfq\n";
 
 /// Writes the archive to `to`.
 pub(super) fn write(

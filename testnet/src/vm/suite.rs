@@ -35,11 +35,11 @@ struct Test {
 impl Suite {
     /// Builds them with this machine's cargo, in the debug profile: those of these names,
     /// where `lib` are the package's own, or all. Cargo shows its progress.
-    pub fn build(workspace: &Path, package: &str, names: &[String]) -> Result<Self, VmError> {
+    pub fn build(workspace: &Path, package: &str, names: &[&str]) -> Result<Self, VmError> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = std::process::Command::new(cargo)
             .args(["test", "--no-run", "--quiet", "-p", package])
-            .args(names.iter().flat_map(|name| match name.as_str() {
+            .args(names.iter().flat_map(|name| match *name {
                 "lib" => vec!["--lib"],
                 name => vec!["--test", name],
             }))
@@ -143,6 +143,11 @@ impl Tally {
 /// Whether this line ends a test.
 pub fn is_verdict(line: &str) -> bool {
     line.starts_with("test ") && line.contains(" ... ")
+}
+
+/// Whether it failed.
+pub fn is_failure(line: &str) -> bool {
+    failed_test(line).is_some()
 }
 
 fn failed_test(line: &str) -> Option<&str> {

@@ -14,11 +14,11 @@ use tokio::sync::mpsc::Receiver;
 use super::{Ask, Files, First, Ids, Running, Streams, Told};
 use crate::complaint::chain;
 
-/// How long a payload may run.
-const END_WITHIN: Duration = Duration::from_secs(60);
+/// How long a payload may run, on a machine that emulates its processor.
+const END_WITHIN: Duration = Duration::from_secs(300);
 
 /// How long a launch may take before it hangs.
-const START_WITHIN: Duration = Duration::from_secs(20);
+const START_WITHIN: Duration = Duration::from_secs(120);
 
 /// What a payload gets to end by itself.
 const GRACE: Duration = Duration::from_secs(1);

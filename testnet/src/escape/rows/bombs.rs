@@ -11,7 +11,7 @@ use crate::escape::cell::{Ask, Running, Told};
 const STOPPED_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a payload may take to say that it has begun.
-const BEGUN_WITHIN: Duration = Duration::from_secs(10);
+const BEGUN_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 fn ask(ground: &mut Ground, kind: &str) -> io::Result<Ask> {
@@ -32,7 +32,7 @@ fn stopped(ground: &mut Ground, ask: &Ask) -> io::Result<(Told, Vec<String>)> {
     }
     let (told, took) = ground.isolator().stop(&running)?;
     let mut broken = ran(&told);
-    if took > STOPPED_WITHIN {
+    if took > STOPPED_WITHIN && took > ground.patience(STOPPED_WITHIN)? {
         broken.push(format!("a stop took {:.1} s", took.as_secs_f64()));
     }
     Ok((told, broken))

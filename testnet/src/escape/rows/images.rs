@@ -31,9 +31,9 @@ fn play(ground: &mut Ground, hostile: Archive, words: &[&str]) -> io::Result<(To
     let began = Instant::now();
     let ask = Ask { files: Some(Files::Tar(tar)), ..Ask::probe(root, words) };
     let told = ground.run(&ask)?;
-    let mut broken = Vec::new();
-    if began.elapsed() > PLAYED_WITHIN {
-        broken.push(format!("it took {:.1} s", began.elapsed().as_secs_f64()));
+    let (took, mut broken) = (began.elapsed(), Vec::new());
+    if took > PLAYED_WITHIN && took > ground.patience(PLAYED_WITHIN)? {
+        broken.push(format!("it took {:.1} s", took.as_secs_f64()));
     }
     Ok((told, broken))
 }
@@ -261,8 +261,9 @@ fn named_user(ground: &mut Ground, root: &Path) -> io::Result<Option<String>> {
     let began = Instant::now();
     let ask = Ask { user: "someone".to_owned(), ..Ask::probe(root, &["facts"]) };
     let told = ground.run(&ask)?;
-    if began.elapsed() > PLAYED_WITHIN {
-        return Ok(Some(format!("it took {:.1} s", began.elapsed().as_secs_f64())));
+    let took = began.elapsed();
+    if took > PLAYED_WITHIN && took > ground.patience(PLAYED_WITHIN)? {
+        return Ok(Some(format!("it took {:.1} s", took.as_secs_f64())));
     }
     let root = told.value("status Uid").filter(|uid| uid.starts_with('0'));
     Ok(root.map(|_| "a user that is not there is root".to_owned()))
