@@ -1,11 +1,12 @@
 //! Whether a keeper has an agent, and what it sees to while it has none.
 //!
 //! An agent may be killed just as it has a keeper started, and no other may ever come; or
-//! while a launch of its hangs, and nobody is left whose patience ends. A lock that is
-//! given back tells nobody, so it is looked at now and then: a few system calls.
+//! while a launch of its hangs, and nobody is left whose patience ends. Its end closes
+//! the file of its lock, which the kernel tells of; from then on it is looked at now and
+//! then whether another has come: a few system calls.
 //!
 //! ```text
-//! look: an agent ──▶ nothing to do: it has its own patience
+//! look: an agent ──▶ no look until its end: it has its own patience
 //!       none ──▶ end each set-up that has hung for long enough
 //!            └─ nor one at the look before ──▶ the keeper may leave, if it has no task
 //! ```
@@ -15,9 +16,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{Dir, FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
@@ -30,6 +32,9 @@ use crate::watch::SET_UP_LIMIT;
 
 /// Between two looks.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// Room for some events without a name: what they say is known.
+const EVENTS_BYTES: usize = 256;
 
 /// Looks that find no agent before a keeper without a task leaves: after a minute at most.
 const DESERTED_LOOKS: u32 = 2;
@@ -47,7 +52,10 @@ const _: () = assert!(
 #[derive(Debug)]
 pub(crate) struct Alone {
     every: Duration,
-    next: Instant,
+    /// Tells when an agent ends; none where the kernel cannot.
+    ends: Option<OwnedFd>,
+    /// When to look; none while there is an agent that will be told of.
+    next: Option<Instant>,
     /// Looks in a row that found no agent.
     looks: u32,
     /// How many of these found a launch before its program, by its nonce.
@@ -55,24 +63,42 @@ pub(crate) struct Alone {
 }
 
 impl Alone {
-    /// Looks so often.
-    pub(crate) fn new(every: Duration) -> Self {
-        Self { every, next: Instant::now() + every, looks: 0, starting: BTreeMap::new() }
+    /// Looks so often. The agent of this directory may be gone already.
+    pub(crate) fn new(every: Duration, dir: &OwnedFd) -> Self {
+        let (ends, next) = (watch(dir).ok(), Some(Instant::now() + every));
+        Self { every, ends, next, looks: 0, starting: BTreeMap::new() }
     }
 
-    /// How long it is to the next look.
-    pub(crate) fn wait(&self) -> Duration {
-        self.next.saturating_duration_since(Instant::now())
+    /// What is readable once an agent has ended.
+    pub(crate) fn ends(&self) -> Option<BorrowedFd<'_>> {
+        self.ends.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes what there is to read.
+    pub(crate) fn hear(&mut self) {
+        let Some(ends) = &self.ends else { return };
+        let mut events = [0; EVENTS_BYTES];
+        while rustix::io::read(ends, &mut events).is_ok_and(|read| read > 0) {
+            self.next.get_or_insert_with(|| Instant::now() + self.every);
+        }
+    }
+
+    /// How long it is to the next look; none if there is to be none.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 
     /// Looks, if it is time to; true if there has been no agent for a while. Blocks no
     /// longer than a process takes to die.
     pub(crate) fn look(&mut self, dir: &OwnedFd, tasks: &OwnedFd, host: &Host) -> bool {
-        if !self.wait().is_zero() {
+        if self.wait() != Some(Duration::ZERO) {
             return false;
         }
-        self.next = Instant::now() + self.every;
+        self.next = Some(Instant::now() + self.every);
         if has_agent(dir) {
+            if self.ends.is_some() {
+                self.next = None;
+            }
             self.looks = 0;
             self.starting.clear();
             return false;
@@ -113,6 +139,14 @@ fn is_starting(state: &State, host: &Host) -> bool {
     claim.boot == host.boot && claim.supervisor.is_some() && task.is_none() && end.is_none()
 }
 
+/// Watches the end of agents: only they open their lock for writing.
+fn watch(dir: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    let lock = format!("/proc/self/fd/{}/{AGENT_LOCK}", dir.as_raw_fd());
+    inotify::add_watch(&watch, lock, WatchFlags::CLOSE_WRITE)?;
+    Ok(watch)
+}
+
 /// Whether an agent has this directory. One that is just starting waits until this look
 /// is over.
 fn has_agent(dir: &OwnedFd) -> bool {
@@ -135,14 +169,24 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let dir: OwnedFd = File::open(place.path()).expect("a handle").into();
         let host = Host { boot: "b".into(), tree: None };
-        let mut alone = Alone::new(Duration::ZERO);
+        let mut alone = Alone::new(Duration::ZERO, &dir);
         assert!(!alone.look(&dir, &dir, &host) && alone.look(&dir, &dir, &host));
         let agent = File::create(place.path().join(AGENT_LOCK)).expect("a file");
         flock(&agent, FlockOperation::NonBlockingLockExclusive).expect("locked");
         assert!(!alone.look(&dir, &dir, &host));
         flock(&agent, FlockOperation::Unlock).expect("unlocked");
         assert!(!alone.look(&dir, &dir, &host) && alone.look(&dir, &dir, &host));
-        let mut patient = Alone::new(LOOK_EVERY);
+        let mut patient = Alone::new(LOOK_EVERY, &dir);
         assert!(!patient.look(&dir, &dir, &host) && !patient.look(&dir, &dir, &host));
+        // One that can hear of an end does not look before.
+        flock(&agent, FlockOperation::NonBlockingLockExclusive).expect("locked");
+        let mut told = Alone::new(Duration::ZERO, &dir);
+        assert!(!told.look(&dir, &dir, &host));
+        told.hear();
+        assert_eq!(told.wait(), None);
+        drop(agent);
+        told.hear();
+        assert_eq!(told.wait(), Some(Duration::ZERO));
+        assert!(!told.look(&dir, &dir, &host) && told.look(&dir, &dir, &host));
     }
 }

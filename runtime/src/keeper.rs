@@ -135,6 +135,7 @@ fn prepare(dir: &Path, every: Duration) -> io::Result<Option<Keeper>> {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     rustix::net::bind(&listener, &order::address(&dir, SOCKET)?)?;
     rustix::net::listen(&listener, BACKLOG)?;
+    let alone = Alone::new(every, &dir);
     Ok(Some(Keeper {
         dir,
         tasks,
@@ -148,7 +149,7 @@ fn prepare(dir: &Path, every: Duration) -> io::Result<Option<Keeper>> {
         host: Host { boot: proc::boot_id()?, tree },
         supervisors: HashSet::new(),
         orphans: false,
-        alone: Alone::new(every),
+        alone,
         closed: false,
     }))
 }
@@ -208,11 +209,14 @@ impl Keeper {
             if !self.closed {
                 let done;
                 (self, done) = self.replenish();
-                let retry = if done { Duration::MAX } else { FORK_RETRY };
-                timeout = Timespec::try_from(retry.min(self.alone.wait())).ok();
+                let retry = (!done).then_some(FORK_RETRY);
+                let wait = retry.into_iter().chain(self.alone.wait()).min();
+                timeout = wait.and_then(|wait| Timespec::try_from(wait).ok());
             }
-            let mut watched =
-                [PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
+            let always = [self.signals.as_fd(), self.wake.as_fd()];
+            let watched = always.into_iter().chain(self.alone.ends());
+            let mut watched: Vec<_> =
+                watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
             if poll(&mut watched, timeout.as_ref()).is_err() {
                 continue;
             }
@@ -223,6 +227,7 @@ impl Keeper {
             if term || int {
                 return self.close();
             }
+            self.alone.hear();
             let Self { alone, dir, tasks, host, closed, .. } = &mut self;
             let is_deserted = !*closed && alone.look(dir, tasks, host);
             // Every one that lives is seated, so none has a task.
@@ -282,10 +287,11 @@ impl Keeper {
                     dir,
                     signals,
                     lock,
+                    alone,
                     ..
                 } = self;
                 // The lock above all: it is held as long as any copy is open.
-                drop((lock, signals, dir));
+                drop((lock, signals, dir, alone));
                 let listener = Some(listener);
                 let post =
                     Post { tasks, listener, wake, seats, seat, keeper, boot, facts, tree, births };
