@@ -113,7 +113,9 @@ impl Supervisor {
         // An agent that is gone finds the end on record. Its successor watches this
         // process, as a signal said or will: so it must not stay.
         self.leaves |= order::say(agent, &report).is_err();
-        order::await_close(agent, HEARD_WITHIN);
+        if let Some((Some(_mounts), _)) = &rest {
+            order::await_close(agent, HEARD_WITHIN);
+        }
         drop(rest);
         self.signals.take();
         self.leaves |= self.signals.adopted || self.signals.orphaned;

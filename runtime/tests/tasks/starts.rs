@@ -116,7 +116,7 @@ async fn how_willingly_it_is_killed_for_memory_is_its_own_and_nobody_elses() {
 #[tokio::test]
 async fn an_ordinary_user_cannot_make_a_task_less_likely_to_be_killed_and_is_told() {
     if rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: root may");
+        eprintln!("SKIPPED: for ordinary users; root may lower it");
         return;
     }
     let stage = Stage::set().await;
