@@ -86,9 +86,9 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(30);
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Orders one supervisor takes, so that whatever may grow in it starts anew: after a
-/// thousand its heap lay in three more pages than after a hundred, and a fork costs less
-/// than a hundredth of so many tasks.
-const ORDERS: u64 = 100;
+/// thousand its heap lay in three more pages than after a hundred, and one more than after
+/// fifty. A fork costs about a hundredth of so many tasks.
+const ORDERS: u64 = 50;
 
 /// Longest order after which it is still reused: a longer one may have grown it.
 const REUSE_ORDER_BYTES: usize = 64 << 10;
