@@ -245,6 +245,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
+/// An error as people read it, without the "(os error 22)" that the standard library adds.
+pub(crate) fn plain(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// Cuts a reason to what is told and kept.
 pub(crate) fn shorten(mut reason: String) -> String {
     let end = (0..=REASON_BYTES.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at));

@@ -22,6 +22,7 @@ use rustix::thread::UnshareFlags;
 
 use super::probe::existing;
 use crate::cgroup;
+use crate::order;
 use crate::sys::mount::{MountAttributes, Reach, set_attributes};
 use crate::sys::{self, Fork};
 
@@ -248,9 +249,7 @@ fn hear(from: &OwnedFd, child: Pid) -> Trial {
         Ok(2) => {
             let stage = usize::from(word[0]).checked_sub(1).and_then(|at| STAGES.get(at));
             let errno = io::Error::from_raw_os_error(word[1].into());
-            // Without the number that std adds behind it.
-            let text = errno.to_string();
-            let why = text.split(" (os error").next().unwrap_or_default().to_owned();
+            let why = order::plain(&errno);
             Trial::Fails { at: stage.copied().unwrap_or(REPORT), why }
         }
         _ => Trial::Fails { at: REPORT, why: "the child was killed".to_owned() },

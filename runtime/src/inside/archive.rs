@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::content::{self, Content};
-use super::copy::plain;
+use crate::order::plain;
 
 /// Deepest tree: as deep as one that is unpacked may be.
 const DEPTH: usize = 255;

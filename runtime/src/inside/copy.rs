@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::archive::Writer;
 use super::content;
+use crate::order::plain;
 use crate::unpack::{self, Bounds, Digest, Form, Options, Owners};
 
 /// A lookup that races with a rename is tried again this often.
@@ -66,12 +67,6 @@ fn said(path: &Path, what: &str, error: Errno) -> String {
         error => plain(&io::Error::from(error)),
     };
     format!("{what} {}: {error}", path.display())
-}
-
-/// An error as people read it, without the number that the standard library adds.
-pub(super) fn plain(error: &dyn std::error::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {

@@ -44,6 +44,8 @@ pub(super) struct Chamber<'a> {
     terminal: Option<Terminal>,
     user: Option<Found>,
     env: BTreeMap<String, String>,
+    /// Its loopback was raised ahead.
+    pub(super) has_loopback: bool,
     /// A process of the container that is entered.
     resident: Option<BorrowedFd<'a>>,
 }
@@ -67,6 +69,7 @@ impl<'a> Chamber<'a> {
             terminal: None,
             user: None,
             env: order.launch.env.clone(),
+            has_loopback: false,
             resident: None,
         }
     }
@@ -104,6 +107,7 @@ impl<'a> Chamber<'a> {
             Step::Session => begin_session(),
             Step::OwnClocks => clocks::begin(),
             Step::Hostname(name) => Ok(rustix::system::sethostname(name.as_bytes())?),
+            Step::Loopback if self.has_loopback => Ok(()),
             Step::Loopback => Ok(crate::net::raise_loopback()?),
             Step::Enter(namespaces) => self.go_in(*namespaces),
             Step::Await => self.wait(),

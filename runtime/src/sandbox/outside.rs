@@ -10,7 +10,6 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, umask, waitpid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -84,7 +83,9 @@ pub(super) fn spawn(
             None => return Err(NotStarted::system("cannot start", "the plan makes no process")),
         }
     };
-    let commissioned = standby.and_then(|it| it.commission(plan, &order, &outside.trees));
+    let ahead = standby::ahead(plan, order.facts);
+    let standby = standby.filter(|it| ahead == Some(it.namespaces()));
+    let commissioned = standby.and_then(|it| it.commission(&order, &outside.trees));
     let (pid, socket, mark) = match commissioned {
         Some(Born { pid, socket, mark }) => (pid, socket, Some(mark)),
         None => {
@@ -102,21 +103,16 @@ pub(super) fn spawn(
         });
     }
     let Child { mounts, .. } = child;
-    let ahead = standby::ahead(plan, order.facts);
     let outcome = done.and_then(|()| report::receive(&socket).map_err(|e| (at, e.into())));
     match outcome {
-        Ok(Heard { outcome: Outcome::Runs, terminal, mounts: sent, .. }) => {
-            let mounts = sent.or(mounts);
-            Ok(Spawned { pid, mark, ahead, terminal, mounts, held: None })
-        }
-        Ok(Heard { outcome: Outcome::Held, terminal, mounts: sent, .. }) => {
-            let mounts = sent.or(mounts);
-            let held = Some(Held { socket, plan: plan.clone() });
-            Ok(Spawned { pid, mark, ahead, terminal, mounts, held })
-        }
         Ok(Heard { outcome: Outcome::Failed(at, failure), .. }) => {
             end(pid);
             Err(failed(at, failure))
+        }
+        Ok(Heard { outcome, terminal, mounts: sent, .. }) => {
+            let is_held = matches!(outcome, Outcome::Held);
+            let held = is_held.then(|| Held { socket, plan: plan.clone() });
+            Ok(Spawned { pid, mark, ahead, terminal, mounts: sent.or(mounts), held })
         }
         Err((at, failure)) => {
             // If the process failed first, that is why, and it has said so.
@@ -140,9 +136,7 @@ pub(crate) fn end(pid: Pid) {
 impl Outside<'_> {
     /// Makes the container's process; returns it and what it is talked to by.
     fn clone_into(&mut self, namespaces: Namespaces) -> Result<(Pid, OwnedFd), Failure> {
-        let kind = SocketType::SEQPACKET;
-        let made = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
-        let forked = made.map_err(Failure::at("a socket")).and_then(|pair| {
+        let forked = report::channel().map_err(Failure::at("a socket")).and_then(|pair| {
             Ok((pair, clone::fork_into(namespaces.bits(), self.order.birthplace())?))
         });
         let ((socket, theirs), (side, birth)) = match forked {

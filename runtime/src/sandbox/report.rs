@@ -7,13 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
 };
 use rustix::process::Pid;
 
 use super::NotStarted;
 use crate::launch::StartFault;
+use crate::order;
 use crate::plan::{Plan, Step};
 
 /// No step of the plan's, where something failed before the first.
@@ -67,16 +68,13 @@ impl From<std::io::Error> for Failure {
 pub(super) fn in_words(plan: &Plan, at: usize, failure: &Failure) -> NotStarted {
     let Failure { errno, detail } = failure;
     let step = plan.steps().get(at);
-    let error = std::io::Error::from_raw_os_error(*errno);
-    // Without the "(os error 22)" that the standard library adds.
-    let error = error.to_string();
-    let error = error.split(" (os error").next().unwrap_or_default();
+    let error = order::plain(&std::io::Error::from_raw_os_error(*errno));
     let because = match (*errno, detail.as_str()) {
         (0, detail) => detail.to_owned(),
         (libc::EACCES, "") if matches!(step, Some(Step::Score(_) | Step::ScoreIt(_))) => {
             format!("{error}: only root may lower it")
         }
-        (_, "") => error.to_owned(),
+        (_, "") => error,
         (_, detail) => format!("{detail}: {error}"),
     };
     match step {
@@ -101,6 +99,11 @@ fn fault(step: &Step, errno: i32) -> StartFault {
         Step::FindUser(_) | Step::BecomeFound(_) | Step::Become(_) => StartFault::User,
         _ => StartFault::System,
     }
+}
+
+/// What a supervisor and the process it makes talk over: the supervisor's end, the other's.
+pub(super) fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
 /// Tells the supervisor which step failed. It may be gone, and then nobody asks.

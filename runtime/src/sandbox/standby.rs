@@ -24,8 +24,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{UnshareFlags, set_name};
@@ -120,9 +120,7 @@ impl Standby {
         group: Option<BorrowedFd<'_>>,
         facts: &Facts,
     ) -> Option<Self> {
-        let kind = SocketType::SEQPACKET;
-        let made = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
-        let (socket, theirs) = made.ok()?;
+        let (socket, theirs) = report::channel().ok()?;
         let ahead = namespaces.without(Namespaces::MOUNTS);
         let (side, birth) = clone::fork_into(ahead.bits(), group).ok()?;
         let pid = match side {
@@ -152,16 +150,14 @@ impl Standby {
         lives
     }
 
-    /// Makes it the process of a container; none if it is another's, and then it is gone.
+    /// Makes it the process of a container that is born in its namespaces; none if it
+    /// cannot be told, and then it is gone.
     pub(super) fn commission(
         mut self,
-        plan: &Plan,
         order: &Order<'_>,
         trees: &[Option<OwnedFd>],
     ) -> Option<Born> {
-        let suits = ahead(plan, order.facts) == Some(self.namespaces);
-        let socket = self.socket.as_ref().filter(|_| suits)?;
-        tell(socket, order, trees).ok()?;
+        tell(self.socket.as_ref()?, order, trees).ok()?;
         Some(Born { pid: self.pid, socket: self.socket.take()?, mark: self.mark })
     }
 }
@@ -193,6 +189,13 @@ impl Drop for Standby {
     }
 }
 
+/// What a standby has when it is commissioned.
+struct Made {
+    namespaces: Namespaces,
+    birth: Birth,
+    has_loopback: bool,
+}
+
 /// The standby itself, to its end or its container's.
 fn wait(socket: OwnedFd, namespaces: Namespaces, facts: &Facts, birth: Birth) -> ! {
     let _ = set_name(NAME);
@@ -201,9 +204,10 @@ fn wait(socket: OwnedFd, namespaces: Namespaces, facts: &Facts, birth: Birth) ->
         sys::exit_now(127);
     }
     // If this fails, so will the step that does it, and tells why.
-    let _ = crate::net::raise_loopback();
+    let has_loopback = crate::net::raise_loopback().is_ok();
     let Some((text, handles)) = receive(&socket) else { sys::exit_now(0) };
-    let failure = match serve(&socket, namespaces, facts, birth, &text, handles) {
+    let made = Made { namespaces, birth, has_loopback };
+    let failure = match serve(&socket, facts, made, &text, handles) {
         Err(failure) => failure,
         Ok(never) => match never {},
     };
@@ -230,9 +234,8 @@ fn receive(socket: &OwnedFd) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
 
 fn serve(
     socket: &OwnedFd,
-    namespaces: Namespaces,
     facts: &Facts,
-    birth: Birth,
+    made: Made,
     text: &[u8],
     handles: Vec<OwnedFd>,
 ) -> Result<Infallible, Failure> {
@@ -242,7 +245,7 @@ fn serve(
     let garbled = || Failure::because("the process that stood by was told nonsense");
     let told: Commissioned = serde_json::from_slice(text).map_err(|_nonsense| garbled())?;
     let Commissioned { launch, groups, trees } = told;
-    if namespaces != namespaces.without(Namespaces::MOUNTS) {
+    if made.namespaces != made.namespaces.without(Namespaces::MOUNTS) {
         clone::unshare(UnshareFlags::NEWNS)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let own = rustix::fs::open(c"/proc/self/ns/mnt", flags, Mode::empty())?;
@@ -268,5 +271,7 @@ fn serve(
     let plan = plan::plan(&launch, facts, launch.id_base().unwrap_or(0));
     let plan = plan.map_err(|flaw| Failure::because(flaw.to_string()))?;
     let socket = rustix::io::fcntl_dupfd_cloexec(socket, 3)?;
-    Chamber::new(&plan, &order, trees, socket, birth).live()
+    let mut chamber = Chamber::new(&plan, &order, trees, socket, made.birth);
+    chamber.has_loopback = made.has_loopback;
+    chamber.live()
 }
