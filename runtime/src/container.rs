@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::exact::Exact;
+use crate::image::Digest;
 use crate::launch::TaskId;
 
 /// Ids in the range that a container has of its own: all that a 16 bit system knows.
@@ -99,6 +100,8 @@ pub enum Root {
     Tar(PathBuf),
     /// Unpacked image layers, lowest first.
     Layers(Vec<PathBuf>),
+    /// An image of the runtime's own store, by its id; its layers when it is launched.
+    Image(Digest),
 }
 
 /// Where a container's changes to its root go. They end with the task's directory.

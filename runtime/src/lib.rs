@@ -37,6 +37,7 @@ pub mod doctor;
 mod exact;
 mod frame;
 mod ids;
+pub mod image;
 mod inside;
 mod keeper;
 mod landlock;

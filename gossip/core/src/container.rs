@@ -9,9 +9,14 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::ContentHash;
+
 /// The most mounts, ports, devices or sysctls of one container: far more than anybody has,
 /// few enough to be set up in a moment.
 pub const PARTS_MAX: usize = 128;
+
+/// Longest name of an image: host and path, tag and digest at their longest.
+const IMAGE_NAME_MAX: usize = 512;
 
 /// A task with files, ids, processes and (mostly) a network of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +24,13 @@ pub const PARTS_MAX: usize = 128;
 pub struct ContainerSpec {
     /// Where its files come from.
     pub root: RootSpec,
-    /// The program and its arguments; looked up in the container's `PATH`.
+    /// The program and its arguments; looked up in the container's `PATH`. Over an image, the
+    /// arguments of its entrypoint, in place of its own; none are its own.
+    #[serde(default)]
     pub argv: Vec<String>,
+    /// What comes before `argv`, in place of the image's entrypoint; an empty one is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
     /// The working directory in the container; `/` where none is given.
     #[serde(default)]
     pub directory: Option<String>,
@@ -71,6 +81,20 @@ pub struct ContainerSpec {
 pub enum RootSpec {
     /// A directory, or a tar archive, of whichever node runs it. It is not changed.
     Path(String),
+    /// An image.
+    Image(ImageSpec),
+}
+
+/// The image that a container runs from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSpec {
+    /// What whoever submitted it called it: `nginx:1.27`.
+    pub name: String,
+    /// The SHA-256 of its config, which names all of its content: every copy, wherever and
+    /// whenever it starts, runs the same. Found by whoever takes the submission, where it is
+    /// not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ContentHash>,
 }
 
 /// Which network a container has.
@@ -207,6 +231,12 @@ pub enum BadContainer {
     /// Ports of the node lead through the bridge only.
     #[error("ports: they need the network `bridge`")]
     Unreachable,
+    /// Not what images are called.
+    #[error("image: {name:?} is no name of an image")]
+    Image {
+        /// The name.
+        name: String,
+    },
     /// A volume's name is a file name.
     #[error(
         "mounts: {name:?} is no name for a volume: 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot"
@@ -251,6 +281,7 @@ impl ContainerSpec {
         Self {
             root,
             argv,
+            entrypoint: None,
             directory: None,
             user: None,
             hostname: None,
@@ -270,8 +301,10 @@ impl ContainerSpec {
 
     /// Checks what can be known anywhere; the node that runs it checks the rest.
     pub(crate) fn check(&self) -> Result<(), BadContainer> {
-        let RootSpec::Path(root) = &self.root;
-        absolute("root", root)?;
+        match &self.root {
+            RootSpec::Path(root) => absolute("root", root)?,
+            RootSpec::Image(image) => image.check()?,
+        }
         for (field, text) in [("user", &self.user), ("hostname", &self.hostname)] {
             text.as_ref().map_or(Ok(()), |text| plain(field, text))?;
         }
@@ -314,8 +347,9 @@ impl ContainerSpec {
                 Trust::SystemPaths => "it asks for all of /proc and /sys".to_owned(),
             });
         }
-        let RootSpec::Path(root) = &self.root;
-        if is_guarded(root, Use::Read) {
+        if let RootSpec::Path(root) = &self.root
+            && is_guarded(root, Use::Read)
+        {
             return Some(format!("it asks to read all of {root}"));
         }
         self.mounts.iter().find_map(|mount| match mount {
@@ -326,6 +360,18 @@ impl ContainerSpec {
             }
             _ => None,
         })
+    }
+}
+
+impl ImageSpec {
+    /// What any name must be; its grammar is the isolator's to know.
+    fn check(&self) -> Result<(), BadContainer> {
+        plain("image", &self.name)?;
+        let printable = self.name.bytes().all(|byte| byte.is_ascii_graphic());
+        if self.name.len() <= IMAGE_NAME_MAX && printable {
+            return Ok(());
+        }
+        Err(BadContainer::Image { name: self.name.chars().take(IMAGE_NAME_MAX).collect() })
     }
 }
 

@@ -14,13 +14,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use gossip_core::container::{
-    ContainerSpec, DeviceSpec, MountSpec, NetworkSpec, PortSpec, RootSpec, Trust,
+    ContainerSpec, DeviceSpec, ImageSpec, MountSpec, NetworkSpec, PortSpec, RootSpec, Trust,
 };
 use gossip_core::id::{ContentHash, JobId};
 use gossip_core::limits::IoSpec;
 use gossip_core::slot::{Epoch, Generation, SlotId};
 use gossip_core::spec::{GroupSpec, JobSpec, Program, Streams, TaskSpec};
 use runtime::cgroup::{self, IoLimit};
+use runtime::image::Digest;
 use runtime::{
     Access, Changes, Container, Device, Ids, Init, Limits, Mount, Network, Place, Process,
     Protocol, Publish, Rlimit, Root, SHM_BYTES, Seccomp, SystemPaths, TaskId,
@@ -187,8 +188,10 @@ fn rlimits(task: &TaskSpec) -> Vec<Rlimit> {
 }
 
 fn container(spec: &ContainerSpec, launch: &Launch) -> Container {
-    let RootSpec::Path(root) = &spec.root;
-    let base = Container::new(Root::Directory(root.into()));
+    let base = Container::new(match &spec.root {
+        RootSpec::Path(root) => Root::Directory(root.into()),
+        RootSpec::Image(image) => Root::Image(digest(image)),
+    });
     Container {
         changes: if spec.read_only { Changes::Refused } else { Changes::Disk },
         user: spec.user.clone().unwrap_or(base.user),
@@ -214,6 +217,11 @@ fn container(spec: &ContainerSpec, launch: &Launch) -> Container {
         shm_bytes: spec.shm_bytes.unwrap_or(SHM_BYTES),
         ..base
     }
+}
+
+/// The image by its content; all zeros until that is known.
+fn digest(image: &ImageSpec) -> Digest {
+    Digest::new(image.id.map_or([0; 32], |id| *id.as_bytes()))
 }
 
 /// `JOB-INDEX`, which is what people look for in a prompt.

@@ -148,6 +148,8 @@ fn check_root(root: &Root) -> Checked {
             "container.root.tar",
             Problem::Launch("an archive is unpacked before its launch is planned".to_owned()),
         ),
+        // Whether it is here is found out at its launch.
+        Root::Image(_) => Ok(()),
         Root::Layers(layers) if layers.is_empty() => {
             flawed("container.root.layers", Problem::Empty)
         }

@@ -61,6 +61,10 @@ pub(super) fn steps(
     id_base: u32,
 ) -> Result<Vec<Step>, PlanFlaw> {
     possible(container, facts)?;
+    if let Root::Image(id) = &container.root {
+        let problem = Problem::Launch(format!("the layers of {id} are not found yet"));
+        return Err(PlanFlaw::new("container.root.image", problem));
+    }
     let caps = check::capabilities(container)?;
     let own_ids = container.ids == Ids::Own;
     if own_ids && facts.privileged() && id_base.checked_add(IDS).is_none_or(|_| id_base < FIRST_ID)
@@ -226,6 +230,8 @@ impl Planner<'_> {
         let layers = match &self.container.root {
             Root::Directory(path) | Root::Tar(path) => vec![path.clone()],
             Root::Layers(layers) => layers.clone(),
+            // Refused at the beginning.
+            Root::Image(_) => Vec::new(),
         };
         let count = layers.len();
         for layer in layers {

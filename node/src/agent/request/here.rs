@@ -119,15 +119,16 @@ async fn of_container(
     spec: &ContainerSpec,
     here: &Here,
 ) -> Result<(), Flaw> {
-    let RootSpec::Path(path) = &spec.root;
-    let (root, found) = resolve("container.root", path, Use::Read, here).await?;
-    container.root = if found.is_dir() {
-        Root::Directory(root)
-    } else if found.is_file() {
-        Root::Tar(root)
-    } else {
-        return Err(Flaw::new("container.root", format!("{path} is no directory and no file")));
-    };
+    if let RootSpec::Path(path) = &spec.root {
+        let (root, found) = resolve("container.root", path, Use::Read, here).await?;
+        container.root = if found.is_dir() {
+            Root::Directory(root)
+        } else if found.is_file() {
+            Root::Tar(root)
+        } else {
+            return Err(Flaw::new("container.root", format!("{path} is no directory and no file")));
+        };
+    }
     for (wanted, mount) in spec.mounts.iter().zip(&mut container.mounts) {
         match (wanted, mount) {
             (MountSpec::Bind { source: path, read_only, .. }, Mount::Bind { source, .. }) => {
