@@ -11,11 +11,13 @@
 mod calls;
 mod handle;
 mod host;
+pub(crate) mod images;
 pub(crate) mod inside;
 mod machine;
 mod naming;
 mod request;
 mod signals;
+pub(crate) mod sources;
 mod steps;
 pub(crate) mod words;
 
@@ -193,6 +195,7 @@ async fn start_behind(
     let Started { gossip: handle, events, cluster, past, addresses, .. } = gossip;
     let parts = steps::Parts {
         here: Here::new(options.name.clone(), &options.data, options.trust_jobs),
+        data: options.data.clone(),
         identity,
         past,
         found,

@@ -299,6 +299,12 @@ impl ContainerSpec {
         }
     }
 
+    /// Whether it says an entrypoint that is one: Docker's `--entrypoint ""` takes the image's
+    /// away and puts none in its place.
+    pub fn has_entrypoint(&self) -> bool {
+        self.entrypoint.as_ref().is_some_and(|words| words.first().is_some_and(|w| !w.is_empty()))
+    }
+
     /// Checks what can be known anywhere; the node that runs it checks the rest.
     pub(crate) fn check(&self) -> Result<(), BadContainer> {
         match &self.root {
@@ -307,6 +313,9 @@ impl ContainerSpec {
         }
         for (field, text) in [("user", &self.user), ("hostname", &self.hostname)] {
             text.as_ref().map_or(Ok(()), |text| plain(field, text))?;
+        }
+        if self.entrypoint.iter().flatten().any(|word| word.contains('\0')) {
+            return Err(BadContainer::Nul { field: "entrypoint" });
         }
         self.directory.as_ref().map_or(Ok(()), |path| absolute("directory", path))?;
         for (field, count) in [

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
-use crate::container::{BadContainer, ContainerSpec};
+use crate::container::{BadContainer, ContainerSpec, RootSpec};
 use crate::id::ContentHash;
 use crate::limits::{BadLimit, LimitKind, OOM_SCORES, TaskLimits};
 use crate::resources::{DEFAULT_ASK, Resources};
@@ -158,6 +158,15 @@ impl Program {
         match self {
             Self::Process { argv, .. } => argv,
             Self::Container(container) => &container.argv,
+        }
+    }
+
+    /// Whether it may do without an argv: its image, or the job's entrypoint, says what runs.
+    fn has_own_command(&self) -> bool {
+        let Self::Container(container) = self else { return false };
+        match &container.root {
+            RootSpec::Image(_) => container.entrypoint.is_none() || container.has_entrypoint(),
+            RootSpec::Path(_) => container.has_entrypoint(),
         }
     }
 }
@@ -417,7 +426,7 @@ impl TaskSpec {
         if let Some(score) = self.oom_score_adj.filter(|score| !OOM_SCORES.contains(score)) {
             return Err(BadSpec::OomScore(score));
         }
-        if argv.first().is_none_or(String::is_empty) {
+        if argv.first().is_none_or(String::is_empty) && !self.run.has_own_command() {
             return Err(BadSpec::NoCommand);
         }
         if argv.iter().any(|arg| arg.contains('\0')) {
@@ -533,6 +542,28 @@ mod tests {
         let (hash, bytes) = newer.to_blob().expect("encodes");
         let again = JobSpec::from_blob(&bytes).expect("decodes").to_blob().expect("encodes");
         assert_eq!(again.0, hash);
+    }
+
+    #[test]
+    fn only_a_container_over_an_image_may_leave_its_command_to_others() {
+        use crate::container::ImageSpec;
+        let image = || RootSpec::Image(ImageSpec { name: "nginx".into(), id: None });
+        let of = |root, entrypoint: Option<&[&str]>| {
+            let mut container = ContainerSpec::new(root, Vec::new());
+            let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+            container.entrypoint = entrypoint.map(words);
+            let mut job = spec();
+            job.groups[0].tasks[0].run = Program::Container(Box::new(container));
+            job.check()
+        };
+        assert!(of(image(), None).is_ok());
+        assert!(of(image(), Some(&["sh"])).is_ok());
+        assert!(of(RootSpec::Path("/srv".into()), Some(&["sh"])).is_ok());
+        for none in [&[][..], &[""][..]] {
+            assert!(matches!(of(image(), Some(none)), Err(BadSpec::NoCommand)), "{none:?}");
+        }
+        assert!(matches!(of(RootSpec::Path("/srv".into()), None), Err(BadSpec::NoCommand)));
+        assert!(matches!(of(image(), Some(&["a\0"])), Err(BadSpec::Container(_))));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::images::Supply;
 use crate::api::serve::Turns;
 
 /// How many asks and questions may wait for the loop.
@@ -144,6 +145,8 @@ pub(crate) struct Doors {
     pub(crate) facts: Arc<Facts>,
     /// Owns what outlives a request handler's return, such as a log being followed.
     pub(crate) tasks: TaskTracker,
+    /// Images that are brought here.
+    pub(crate) supply: Supply,
     /// How much members may ask at once.
     pub(crate) member_turns: Turns,
     /// The agent is going down.

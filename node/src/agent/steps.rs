@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handle::{Agent, Doors, Events, Facts, How, QUESTIONS_MAX, Question, wall_now};
+use super::images::{self, Supply};
 use super::request::Here;
 use super::signals::signals;
 use super::{Ready, machine, naming};
@@ -54,6 +55,7 @@ const INPUTS_AT_ONCE: usize = 64;
 /// What a loop is made of.
 pub(super) struct Parts {
     pub(super) here: Here,
+    pub(super) data: PathBuf,
     pub(super) identity: Identity,
     pub(super) past: Vec<(LogId, Update)>,
     pub(super) found: BTreeMap<AllocationId, (u32, Found)>,
@@ -91,6 +93,8 @@ pub(super) struct Running {
     unsent: VecDeque<(u64, Vec<Entry>)>,
     starts: BTreeMap<AllocationId, u32>,
     tasks: BTreeMap<TaskId, AllocationId>,
+    /// Launches that are not over, and how to call each off while its image is brought.
+    launching: BTreeMap<AllocationId, CancellationToken>,
     /// Ended tasks whose output is kept, oldest first, with their job where it is known.
     ended: VecDeque<(TaskId, Option<JobId>)>,
     down: Option<(How, oneshot::Sender<()>, Option<Instant>)>,
@@ -100,8 +104,8 @@ pub(super) struct Running {
 
 /// What an owned task came to.
 enum Done {
-    /// Something for the core.
-    Input(Input),
+    /// What a launch came to, for the core.
+    Launched(AllocationId, Input),
     /// Nothing more.
     Nothing,
 }
@@ -131,6 +135,7 @@ impl Running {
             events: Events::new(),
             facts: Arc::new(facts),
             tasks: TaskTracker::new(),
+            supply: Supply::new(),
             member_turns: api::serve::Turns::default(),
             stop,
         };
@@ -156,6 +161,7 @@ impl Running {
             unsent: VecDeque::new(),
             starts: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            launching: BTreeMap::new(),
             ended: parts.ended.into_iter().map(|task| (task, None)).collect(),
             down: None,
             down_too: Vec::new(),
@@ -174,6 +180,7 @@ impl Running {
         }
         doors.tasks.spawn(api::serve::unix(socket, doors.clone()));
         doors.tasks.spawn(remote::server::serve(operators, doors.clone()));
+        doors.tasks.spawn(images::keep(doors.clone(), parts.data));
         running.perform(effects);
         running
     }
@@ -203,7 +210,7 @@ impl Running {
             let wake = self.wake_at();
             let inputs = tokio::select! {
                 // Fair on purpose: a member that never falls silent must not keep users waiting.
-                Some(done) = self.work.join_next() => done_input(done),
+                Some(done) = self.work.join_next() => self.done(done),
                 event = self.runtime_events.recv() => match event {
                     Some(event) => self.runtime_event(event),
                     None => break Err(died("the task watcher")),
@@ -288,9 +295,13 @@ impl Running {
                     let before = self.starts.get(&launch.id).map_or(0, |start| start + 1);
                     let start = launch.restarts.max(before);
                     self.name_task(&launch.id, start);
-                    let (runtime, here) = (self.runtime.clone(), self.here.clone());
+                    let (doors, here) = (self.doors.clone(), self.here.clone());
+                    let stop = CancellationToken::new();
+                    self.launching.insert(launch.id.clone(), stop.clone());
                     self.work.spawn(async move {
-                        Done::Input(machine::launch(runtime, here, *launch, start).await)
+                        let id = launch.id.clone();
+                        let input = machine::launch(doors, here, *launch, start, stop).await;
+                        Done::Launched(id, input)
                     });
                 }
                 Effect::Stop { id, grace_ms } => {
@@ -320,6 +331,20 @@ impl Running {
             runtime::Event::Ended { id, end } => {
                 let Some(allocation) = self.tasks.get(&id).cloned() else { return Vec::new() };
                 vec![Input::Ended { id: allocation, end: naming::task_end(&end) }]
+            }
+        }
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
+        match done {
+            Ok(Done::Launched(id, input)) => {
+                self.launching.remove(&id);
+                vec![input]
+            }
+            Ok(Done::Nothing) => Vec::new(),
+            Err(error) => {
+                tracing::error!(%error, "a task of the agent failed");
+                Vec::new()
             }
         }
     }
@@ -444,17 +469,6 @@ impl Running {
             tracing::debug!("some requests were cut off");
         }
         tracing::info!(orderly, "agent down");
-    }
-}
-
-fn done_input(done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
-    match done {
-        Ok(Done::Input(input)) => vec![input],
-        Ok(Done::Nothing) => Vec::new(),
-        Err(error) => {
-            tracing::error!(%error, "a task of the agent failed");
-            Vec::new()
-        }
     }
 }
 

@@ -5,9 +5,6 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-const IMAGES: &str = "images from registries are not in this version; a container runs over a \
-                      directory or a tar archive of the node: --rootfs DIR|TAR";
-
 /// Flags of `docker run` and its kin.
 const FLAGS: [(&str, &str); 16] = [
     ("--rm", "what a task leaves goes with its job: starling rm JOB"),
@@ -29,13 +26,10 @@ const FLAGS: [(&str, &str); 16] = [
 ];
 
 /// Commands of `docker`.
-const COMMANDS: [(&str, &str); 13] = [
-    ("images", IMAGES),
-    ("pull", IMAGES),
-    ("push", IMAGES),
-    ("build", IMAGES),
-    ("load", IMAGES),
-    ("inspect", "starling ps -a JOB --json, and starling why JOB"),
+const COMMANDS: [(&str, &str); 10] = [
+    ("build", "build elsewhere; docker save IMAGE | starling image load"),
+    ("history", "starling image inspect IMAGE"),
+    ("inspect", "starling ps -a JOB --json, starling why JOB; starling image inspect IMAGE"),
     ("restart", "starling stop JOB, and run it again; services start again by themselves"),
     ("start", "starling run …; what was stopped stays so"),
     ("create", "starling run -d …"),
@@ -99,7 +93,7 @@ mod tests {
 
     #[test]
     fn commands_of_docker_lead_to_ours() {
-        assert!(hint(&refused("pull alpine"), false).is_some_and(|hint| hint.contains("--rootfs")));
+        assert!(hint(&refused("build ."), false).is_some_and(|hint| hint.contains("image load")));
         assert!(
             hint(&refused("inspect web"), false).is_some_and(|hint| hint.contains("starling ps"))
         );
