@@ -5,6 +5,7 @@
 //! for the same bytes: the layers unpacked by tar, the archive summed, the disk synced.
 //! Podman and a registry come from the distribution; so does Docker's engine, where it runs.
 
+mod links;
 mod peers;
 mod sample;
 
@@ -71,7 +72,7 @@ pub(crate) fn run(options: &Options) -> io::Result<Measured> {
     let place = Place::make("images")?;
     let dir = place.path();
     eprintln!("making an image from packages");
-    let sample = Sample::make(dir, &options.kept)?;
+    let sample = Sample::large(dir, &options.kept)?;
     let stage = Stage {
         sample,
         cluster: Cluster::start(&options.starling)?,
@@ -89,11 +90,14 @@ pub(crate) fn run(options: &Options) -> io::Result<Measured> {
         stage.pull_round(&mut samples)?;
     }
     stage.run_rounds(rounds, &mut samples)?;
-    let megabytes = stage.sample.bytes / 1_000_000;
-    let figures = stage.figures(samples);
+    let mut figures = stage.figures(samples);
+    let Stage { sample, cluster, place, .. } = stage;
+    drop(cluster);
+    figures.extend(links::figures(options, place.path(), &sample)?);
+    let megabytes = sample.bytes / 1_000_000;
     let setting = format!(
         "an image of {megabytes} MB in {} layers from Debian packages; {HOSTS} agents on loopback",
-        stage.sample.layers.len()
+        sample.layers.len()
     );
     let text = format!("bench images: {setting} ({rounds} rounds)\n{}", figures::table(&figures));
     let holds = figures.iter().all(|figure| figure.holds() != Some(false));

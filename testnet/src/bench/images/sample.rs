@@ -4,6 +4,7 @@
 //! Packages are fetched once and kept. The archive is what `docker save` wrote for years:
 //! a config, a tar for each layer, `manifest.json`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::process::Command;
 use gossip_core::id::ContentHash;
 use serde_json::json;
 
-/// What people call it.
+/// What people call the image of several layers.
 pub(crate) const NAME: &str = "starling-bench:1";
 
 /// The packages of each layer, lowest first: programs, headers, sources, scripts, data. More
@@ -26,6 +27,12 @@ const LAYERS: [&[&str]; 3] = [
 /// The least that counts as a large image, in bytes of its archive.
 const BYTES_MIN: u64 = 300_000_000;
 
+/// The packages of the image that has one layer of some 200 MB.
+const ONE_LAYER: &[&str] = &["busybox-static", "golang-1.19-src", "gcc-12", "perl-modules-5.36"];
+
+/// The file that is another one in each version of that image, and its size.
+const CHANGED: (&str, usize) = ("srv/changed", 5_000_000);
+
 /// An image as files.
 #[derive(Debug)]
 pub(crate) struct Sample {
@@ -38,35 +45,77 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Makes it in a directory, from packages kept in another.
-    pub(crate) fn make(dir: &Path, kept: &Path) -> io::Result<Self> {
+    /// The large image, made in a directory from packages kept in another.
+    pub(crate) fn large(dir: &Path, kept: &Path) -> io::Result<Self> {
+        let made = Self::make(dir, kept, NAME, &LAYERS, |_tree| Ok(()))?;
+        if made.bytes < BYTES_MIN {
+            return Err(io::Error::other(format!("the image has only {} bytes", made.bytes)));
+        }
+        Ok(made)
+    }
+
+    /// A version of the image of one layer: all the same but for one file.
+    pub(crate) fn version(dir: &Path, kept: &Path, version: u8) -> io::Result<Self> {
+        let dir = dir.join(format!("version{version}"));
+        Self::make(&dir, kept, &version_name(version), &[ONE_LAYER], |tree| {
+            let (file, bytes) = CHANGED;
+            let file = tree.join(file);
+            fs::create_dir_all(file.parent().unwrap_or(tree))?;
+            fs::write(file, noise(version, bytes))
+        })
+    }
+
+    fn make(
+        dir: &Path,
+        kept: &Path,
+        name: &str,
+        layers: &[&[&str]],
+        change: impl Fn(&Path) -> io::Result<()>,
+    ) -> io::Result<Self> {
         fs::create_dir_all(kept)?;
         let stage = dir.join("save");
         fs::create_dir_all(&stage)?;
-        let mut layers = Vec::new();
-        for (at, packages) in LAYERS.iter().enumerate() {
+        let mut files = Vec::new();
+        for (at, packages) in layers.iter().enumerate() {
             let tree = dir.join(format!("tree{at}"));
             for package in *packages {
                 unpack(package, kept, &tree)?;
             }
             if at == 0 {
                 std::os::unix::fs::symlink("busybox", tree.join("bin/true"))?;
+                std::os::unix::fs::symlink("busybox", tree.join("bin/sleep"))?;
+                change(&tree)?;
             }
             let layer = stage.join(format!("{at}.tar"));
             tar(&tree, &layer, &["."])?;
             fs::remove_dir_all(&tree)?;
-            layers.push(layer);
+            files.push(layer);
         }
         let archive = dir.join("image.tar");
-        describe(&stage, &layers)?;
-        let names = ["config.json", "0.tar", "1.tar", "2.tar", "manifest.json"];
+        describe(&stage, name, &files)?;
+        let mut names = vec!["config.json".to_owned(), "manifest.json".to_owned()];
+        names.extend((0..layers.len()).map(|at| format!("{at}.tar")));
         tar(&stage, &archive, &names)?;
         let bytes = fs::metadata(&archive)?.len();
-        if bytes < BYTES_MIN {
-            return Err(io::Error::other(format!("the image has only {bytes} bytes")));
-        }
-        Ok(Self { archive, layers, bytes })
+        Ok(Self { archive, layers: files, bytes })
     }
+}
+
+/// What people call a version of the image of one layer.
+pub(crate) fn version_name(version: u8) -> String {
+    format!("starling-bench-one:{version}")
+}
+
+/// Bytes that nothing can pack, the same for the same seed: an xorshift's.
+fn noise(seed: u8, bytes: usize) -> Vec<u8> {
+    let mut state = u64::from(seed) + 0x9e37_79b9_7f4a_7c15;
+    let mut word = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..bytes.div_ceil(8)).flat_map(|_| word()).take(bytes).collect()
 }
 
 /// Unpacks one package, fetching it if it was not before.
@@ -91,14 +140,14 @@ fn unpack(package: &str, kept: &Path, tree: &Path) -> io::Result<()> {
 }
 
 /// Always the same bytes for the same files.
-fn tar(dir: &Path, to: &Path, names: &[&str]) -> io::Result<()> {
+fn tar<S: AsRef<OsStr>>(dir: &Path, to: &Path, names: &[S]) -> io::Result<()> {
     let mut command = Command::new("tar");
     command.args(["--sort=name", "--numeric-owner", "--mtime=@0", "-cf"]).arg(to);
     run(command.arg("-C").arg(dir).args(names))
 }
 
 /// Writes the config and the manifest.
-fn describe(stage: &Path, layers: &[PathBuf]) -> io::Result<()> {
+fn describe(stage: &Path, name: &str, layers: &[PathBuf]) -> io::Result<()> {
     let mut diff_ids = Vec::new();
     let mut names = Vec::new();
     for layer in layers {
@@ -112,7 +161,7 @@ fn describe(stage: &Path, layers: &[PathBuf]) -> io::Result<()> {
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     fs::write(stage.join("config.json"), config.to_string())?;
-    let manifest = json!([{ "Config": "config.json", "RepoTags": [NAME], "Layers": names }]);
+    let manifest = json!([{ "Config": "config.json", "RepoTags": [name], "Layers": names }]);
     fs::write(stage.join("manifest.json"), manifest.to_string())
 }
 
