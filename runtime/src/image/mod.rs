@@ -17,6 +17,7 @@
 
 mod config;
 mod digest;
+mod documents;
 mod error;
 mod progress;
 mod reference;
@@ -24,6 +25,10 @@ mod store;
 
 pub use config::{HealthCheck, ImageConfig};
 pub use digest::{BadDigest, Digest};
+pub use documents::{
+    ACCEPTED, CONFIG_BYTES, Descriptor, Document, INDEX_DEPTH, Index, LAYERS, MANIFEST_BYTES,
+    Manifest, Packing, Platform,
+};
 pub use error::ImageError;
 pub use progress::{Progress, Stage, Watcher};
 pub use reference::{BadReference, Reference};
