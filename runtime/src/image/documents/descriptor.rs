@@ -113,7 +113,7 @@ impl Descriptor {
     }
 
     /// Whether it names an image or an index of some.
-    pub(super) fn is_image(&self) -> bool {
+    pub(in crate::image) fn is_image(&self) -> bool {
         !self.is_note && super::kind_of(&self.media_type).is_ok()
     }
 

@@ -23,6 +23,7 @@ use super::ImageError;
 
 pub use descriptor::{Descriptor, Packing};
 pub use index::Index;
+pub(super) use index::choose;
 pub use platform::Platform;
 
 use descriptor::Written;
