@@ -6,7 +6,10 @@
 //! through its command line or API. Must never be called from a unit test.
 
 mod cluster;
+mod figures;
+pub(crate) mod images;
 mod peers;
+mod place;
 pub(crate) mod run_latency;
 pub(crate) mod runtime;
 

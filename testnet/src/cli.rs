@@ -129,7 +129,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  \
         testnet bench run-latency\n  \
         testnet bench run-latency --rounds 20 --json\n  \
-        testnet bench runtime --install-peers          against crun, runc, bubblewrap\n\n\
+        testnet bench runtime --install-peers          against crun, runc, bubblewrap\n  \
+        testnet bench images --install-peers           against podman, docker, tar\n\n\
         Exits with 1 when a must is missed, with 3 when a peer could not be measured.")]
     Bench(Bench),
     /// Run the runtime's tests, or a command, in a virtual machine with cgroup v2
@@ -388,13 +389,15 @@ pub(crate) struct Bench {
     /// runtime: containers that sleep at once
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub(crate) crowd: u32,
-    /// runtime: install the peers from the distribution first
+    /// runtime, images: install the peers from the distribution first
     #[arg(long)]
     pub(crate) install_peers: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum Benchmark {
+    /// Loading, pulling and running an image, against podman, Docker and the machine
+    Images,
     /// A container's and a process's start, against crun, runc, bubblewrap and the machine
     Runtime,
     /// `run --exec -- true` on another peer, from the CLI's start to its exit

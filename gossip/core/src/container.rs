@@ -95,6 +95,10 @@ pub struct ImageSpec {
     /// not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<ContentHash>,
+    /// Bytes of its uncompressed layers: what a node that lacks it may have to fetch. Found
+    /// with the id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// Which network a container has.

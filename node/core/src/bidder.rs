@@ -15,6 +15,7 @@ use gossip_core::slot::{COUNTER_MAX, ClaimRank, Epoch, GroupName};
 use gossip_core::spec::{GroupSpec, JobSpec};
 
 use crate::ledger::{Hold, Ledger};
+use crate::stock::Stock;
 
 /// The longest hold a driver may ask for.
 pub const HOLD_MAX: Duration = Duration::from_secs(10);
@@ -45,13 +46,15 @@ pub struct Bidder {
     pub ledger: Ledger,
     trust: Trust,
     lacks: Lacks,
+    /// What it has of images.
+    pub stock: Stock,
     answered: BTreeMap<(JobId, GroupName), Epoch>,
 }
 
 impl Bidder {
     /// A bidder over an empty ledger.
     pub fn new(ledger: Ledger, trust: Trust, lacks: Lacks) -> Self {
-        Self { ledger, trust, lacks, answered: BTreeMap::new() }
+        Self { ledger, trust, lacks, stock: Stock::default(), answered: BTreeMap::new() }
     }
 
     /// Answers a call. `held` are the called indices that this node holds already.
@@ -95,6 +98,8 @@ impl Bidder {
         let count = self.ledger.hold(epoch, hold);
         let copies = self.ledger.copies(&call.job, &call.group);
         let capacity = self.ledger.capacity();
+        // What is fetched for one copy is there for the next.
+        let fetching = self.stock.price(group);
         let prices = (1..=u64::from(count))
             .map(|taken| {
                 let fullness = |used: u64, each: u64, of: u64| {
@@ -104,7 +109,8 @@ impl Bidder {
                 let cpu = fullness(used_before.cpu_milli, each.cpu_milli, capacity.cpu_milli);
                 let memory =
                     fullness(used_before.memory_bytes, each.memory_bytes, capacity.memory_bytes);
-                cpu.max(memory) + SPREAD_PRICE * (copies + taken - 1)
+                let once = if taken == 1 { fetching } else { 0 };
+                cpu.max(memory) + SPREAD_PRICE * (copies + taken - 1) + once
             })
             .collect();
         let short = u64::from(count) < open as u64;
@@ -163,7 +169,8 @@ impl Bidder {
 mod tests {
     use super::*;
     use crate::core::tests::{DRIVER, call, spec};
-    use gossip_core::container::{self, ContainerSpec, RootSpec};
+    use gossip_core::container::{self, ContainerSpec, ImageSpec, RootSpec};
+    use gossip_core::id::ContentHash;
     use gossip_core::resources::Resources;
     use gossip_core::spec::Program;
 
@@ -210,6 +217,24 @@ mod tests {
         assert!(answer.prices[0] < answer.prices[1]);
         assert!(matches!(answer.decline, Some(Decline::Full { .. })), "for the third");
         assert_eq!(bidder.ledger.free().cpu_milli, 200);
+    }
+
+    #[test]
+    fn an_image_that_is_not_here_is_paid_for_once_and_never_makes_copies_stack() {
+        let mut spec = spec(100);
+        let image =
+            ImageSpec { name: "app".to_owned(), id: Some(ContentHash::of(b"x")), bytes: None };
+        let container = ContainerSpec::new(RootSpec::Image(image), Vec::new());
+        spec.groups[0].tasks[0].run = Program::Container(Box::new(container));
+        let prices = |bidder: &mut Bidder, epoch| {
+            bidder.answer(Moment(0), DRIVER, &call(1, epoch, &[1, 2], 100), &spec, vec![]).prices
+        };
+        let mut lacking = bidder();
+        let mut having = bidder();
+        having.stock.held.insert(ContentHash::of(b"x"));
+        let (fetches, has) = (prices(&mut lacking, 1), prices(&mut having, 1));
+        assert!(has[0] < fetches[0] && fetches[0] < has[1], "{has:?} {fetches:?}");
+        assert_eq!(has[1], fetches[1]);
     }
 
     #[test]

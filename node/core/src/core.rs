@@ -202,6 +202,7 @@ impl Core {
             Input::Started(id) => self.started(now, &id, out),
             Input::Held { id, paused } => self.held(&id, paused, out),
             Input::Ended { id, end } => self.ended(now, &id, end, out),
+            Input::Stock(stock) => self.bidder.stock = stock,
             Input::Drain => self.drain(now, out),
             Input::Away => self.go_away(out),
             Input::Tick => self.tick(now, out),

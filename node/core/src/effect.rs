@@ -16,6 +16,7 @@ use gossip_core::spec::{JobSpec, TaskSpec};
 
 use crate::event::What;
 use crate::ledger::AllocationId;
+use crate::stock::Stock;
 
 /// This node's two clocks, read once a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +96,8 @@ pub enum Input {
         /// How.
         end: TaskEnd,
     },
+    /// What this node has of images changed.
+    Stock(Stock),
     /// Take no more work, and stop what runs: the node goes down with its tasks.
     Drain,
     /// The agent goes down for a while, its tasks go on.

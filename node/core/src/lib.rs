@@ -16,6 +16,7 @@ pub mod effect;
 pub mod event;
 pub mod ledger;
 pub mod liveness;
+pub mod stock;
 pub mod tender;
 pub mod view;
 

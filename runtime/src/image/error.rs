@@ -84,6 +84,12 @@ pub enum ImageError {
         /// Which entry, and why.
         source: UnpackError,
     },
+    /// An archive of images that is damaged or too much.
+    #[error("the archive cannot be read")]
+    Archive {
+        /// Where, and why.
+        source: UnpackError,
+    },
     /// The source broke off or cannot be read.
     #[error("cannot read {what}")]
     Read {

@@ -15,16 +15,25 @@
 //! What an image says of itself is data and never policy: it says how its program is called
 //! and never what that may do.
 
+mod archive;
 mod config;
 mod digest;
+mod documents;
 mod error;
 mod progress;
 mod reference;
+mod save;
 mod store;
 
+pub use archive::{Changes, LoadOptions, Loaded, import, load, pack_layout};
 pub use config::{HealthCheck, ImageConfig};
 pub use digest::{BadDigest, Digest};
+pub use documents::{
+    ACCEPTED, CONFIG_BYTES, Descriptor, Document, INDEX_DEPTH, Index, LAYERS, MANIFEST_BYTES,
+    Manifest, Packing, Platform,
+};
 pub use error::ImageError;
 pub use progress::{Progress, Stage, Watcher};
 pub use reference::{BadReference, Reference};
+pub use save::save;
 pub use store::{Held, ImageInfo, Images, LayerInfo, LayerReader, Origin, Removed, Staged};

@@ -4,7 +4,10 @@
 //! or `localhost`, is a registry's host; without one it is Docker Hub's, and a single name
 //! there lies in `library/`. Without a tag and a digest it is `latest`.
 //!
-//! The grammar is that of the distribution project's `reference` package.
+//! The grammar is that of the distribution project's `reference` package: a first part with a
+//! capital letter is a host as well, and 64 hexadecimal digits are an id and no name.
+//!
+//! Invariant: what is printed, whole or in its familiar form, reads back as the same name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,6 +30,9 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// Longest tag: the distribution specification's bound.
 const TAG_BYTES_MAX: usize = 128;
+
+/// A digest without its algorithm: what people copy from lists.
+const ID_DIGITS: usize = 64;
 
 /// The name of an image, whole: host, path, and tag or digest or both.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,11 +75,15 @@ impl Reference {
 
     /// As people write it: without what Docker leaves out.
     pub fn familiar(&self) -> String {
-        let path = match self.host.as_str() {
-            HUB => self.path.strip_prefix(OFFICIAL).unwrap_or(&self.path).to_owned(),
-            host => format!("{host}/{}", self.path),
+        let short = match (self.host.as_str(), self.path.split_once('/')) {
+            (HUB, Some((_, name))) if is_official(&self.path) => Some(name),
+            // Without its host, its first part would be taken for one.
+            (HUB, Some((first, _))) if is_host_like(first) => None,
+            (HUB, _) => Some(self.path.as_str()),
+            _ => None,
         };
-        path + &self.suffix()
+        let whole = || format!("{}/{}", self.host, self.path);
+        short.map_or_else(whole, str::to_owned) + &self.suffix()
     }
 
     fn suffix(&self) -> String {
@@ -91,6 +101,9 @@ impl FromStr for Reference {
 }
 
 fn parse(text: &str) -> Result<Reference, &'static str> {
+    if text.contains("://") {
+        return Err("leave out what stands before its host, as https://");
+    }
     let (name, digest) = match text.split_once('@') {
         Some((name, digest)) => {
             let bad = |_| "what follows its @ is no digest like sha256:…";
@@ -115,6 +128,11 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     if !is_host(host) {
         return Err("its host is none");
     }
+    if name.len() == ID_DIGITS && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err("it is an image's id");
+    }
+    let official = host == HUB && !path.contains('/') && !path.is_empty();
+    let path = if official { format!("{OFFICIAL}{path}") } else { path.to_owned() };
     if path.is_empty() || host.len() + path.len() > NAME_BYTES_MAX {
         return Err(if path.is_empty() { "it is empty" } else { "it is too long" });
     }
@@ -124,8 +142,6 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     if !path.split('/').all(is_part) {
         return Err("write it like nginx:1.27 or ghcr.io/owner/app:2.1");
     }
-    let official = host == HUB && !path.contains('/');
-    let path = if official { format!("{OFFICIAL}{path}") } else { path.to_owned() };
     let tag = tag.or_else(|| digest.is_none().then_some(LATEST)).map(str::to_owned);
     Ok(Reference { host: host.to_owned(), path, tag, digest })
 }
@@ -134,13 +150,18 @@ fn is_host_like(text: &str) -> bool {
     text == "localhost" || text.contains(['.', ':']) || text.bytes().any(|b| b.is_ascii_uppercase())
 }
 
+fn is_official(path: &str) -> bool {
+    path.strip_prefix(OFFICIAL).is_some_and(|name| !name.contains('/'))
+}
+
 /// A name or address, and perhaps a port.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         _ => (text, None),
     };
-    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    if port.is_some_and(|port| !digits(port) || port.parse::<u16>().is_err()) {
         return false;
     }
     if let Some(inside) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -228,15 +249,30 @@ mod tests {
             ("ghcr.io/owner/app__x/a-b--c.d", "ghcr.io/owner/app__x/a-b--c.d:latest"),
             ("10.0.0.1:5000/x", "10.0.0.1:5000/x:latest"),
             ("[::1]:5000/x", "[::1]:5000/x:latest"),
+            ("Host/x", "Host/x:latest"),
+            ("docker.io/library/a/b", "docker.io/library/a/b:latest"),
+            ("docker.io/a.b/c", "docker.io/a.b/c:latest"),
+            ("docker.io/localhost/c", "docker.io/localhost/c:latest"),
+            ("docker.io/library", "docker.io/library/library:latest"),
+            ("localhost", "docker.io/library/localhost:latest"),
             (&long, &both),
         ] {
             let reference: Reference = text.parse().expect(text);
             assert_eq!(reference.to_string(), whole, "{text}");
+            assert_eq!(whole.parse().as_ref(), Ok(&reference), "{text}");
             let again: Reference = reference.familiar().parse().expect("its familiar form");
             assert_eq!(again, reference, "{text}");
         }
         let familiar = |text: &str| text.parse::<Reference>().map(|name| name.familiar());
         assert_eq!(familiar("docker.io/library/nginx").as_deref(), Ok("nginx:latest"));
+    }
+
+    #[test]
+    fn the_longest_name_reads_back() {
+        let longest = (200..260).rev().find_map(|length| "a".repeat(length).parse().ok());
+        let longest: Reference = longest.expect("some are short enough");
+        assert_eq!(longest.to_string().parse(), Ok(longest.clone()));
+        assert_eq!(longest.host().len() + longest.path().len(), NAME_BYTES_MAX);
     }
 
     #[test]
@@ -249,7 +285,14 @@ mod tests {
             "a/",
             "/a",
             "a//b",
-            "A/b",
+            "A",
+            "a/B",
+            "a.b/C",
+            "https://ghcr.io/a/b",
+            "host:+5/a",
+            "host:/a",
+            "a@sha256:12@sha256:12",
+            &"a1".repeat(32),
             "nginx:",
             "nginx:-x",
             "nginx:a b",

@@ -38,7 +38,7 @@ const ID_MAX: u64 = 0o777_7777;
 const SIZE_MAX: u64 = 0o7777_7777_7777 >> 3;
 
 #[derive(Debug)]
-pub(super) struct Writer<W> {
+pub(crate) struct Writer<W> {
     to: W,
     entries: u64,
     piece: Vec<u8>,
@@ -70,13 +70,13 @@ impl Names {
 }
 
 impl<W: Write> Writer<W> {
-    pub(super) fn new(to: W) -> Self {
+    pub(crate) fn new(to: W) -> Self {
         let (shrunk, left_out, no_files) = Default::default();
         Self { to, entries: 0, piece: vec![0; PIECE_BYTES], shrunk, left_out, no_files }
     }
 
     /// Writes what a directory has at a name, with all below it, as this entry.
-    pub(super) fn entry(
+    pub(crate) fn entry(
         &mut self,
         dir: BorrowedFd<'_>,
         name: &OsStr,
@@ -86,13 +86,13 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes a directory with all below it as this entry.
-    pub(super) fn directory(&mut self, dir: BorrowedFd<'_>, entry: &Path) -> io::Result<()> {
+    pub(crate) fn directory(&mut self, dir: BorrowedFd<'_>, entry: &Path) -> io::Result<()> {
         Ok(self.all_of(open_directory(dir, OsStr::new("."))?, entry, 0)?)
     }
 
     /// Ends the archive. What is not in it because it cannot be read is told; a file that is
     /// in it with zeros for a part of it is an error, and so is what can be in none.
-    pub(super) fn finish(mut self) -> io::Result<Option<String>> {
+    pub(crate) fn finish(mut self) -> io::Result<Option<String>> {
         self.to.write_all(&[0; 2 * BLOCK])?;
         self.to.flush()?;
         let shrunk = "shrank while being copied, and ends in zeros in the copy";
@@ -285,6 +285,22 @@ fn of_source(entry: &Path, error: io::Error) -> Unwritten {
         Some(Errno::NOENT | Errno::SRCH) => error,
         _ => io::Error::new(error.kind(), format!("{}: {}", entry.display(), plain(&error))),
     })
+}
+
+/// The header of a file of this many bytes, or of a directory, that is nobody's and was made
+/// at no time: for archives that are the same whoever writes them. The name is a short one.
+pub(crate) fn timeless(name: &str, size: Option<u64>) -> Vec<u8> {
+    let (mode, kind) = if size.is_some() { (0o644, b'0') } else { (0o755, b'5') };
+    let size = size.unwrap_or(0);
+    let mut head = Vec::new();
+    if size > SIZE_MAX {
+        let text = record("size", size.to_string().as_bytes());
+        head.extend(block(b"pax", mode, 0, 0, text.len() as u64, 0, b'x', b""));
+        head.extend(text);
+        head.resize(head.len().next_multiple_of(BLOCK), 0);
+    }
+    head.extend(block(name.as_bytes(), mode, 0, 0, size, 0, kind, b""));
+    head
 }
 
 fn open_directory(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {

@@ -30,6 +30,7 @@ mod rest;
 mod rows;
 mod wire;
 
+pub(crate) use archive::{Writer, timeless};
 pub use call::ExecError;
 pub(crate) use call::open;
 pub use copy::{COPIED_IN_PART, pack};

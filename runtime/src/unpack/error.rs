@@ -213,7 +213,7 @@ impl From<UnpackError> for Stop {
 }
 
 /// A stranger's name, safe to print.
-pub(super) fn printable(name: &[u8]) -> String {
+pub(crate) fn printable(name: &[u8]) -> String {
     let shown = name.get(..NAME_SHOWN).unwrap_or(name);
     let mut text = shown.escape_ascii().to_string();
     if shown.len() < name.len() {

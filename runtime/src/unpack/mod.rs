@@ -21,6 +21,7 @@
 
 mod apply;
 mod archive;
+mod entries;
 mod error;
 mod extended;
 mod header;
@@ -36,6 +37,8 @@ use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+pub(crate) use entries::{Entries, What, begins_archive};
+pub(crate) use error::printable;
 pub use error::{Flaw, UnpackError};
 pub use remove::remove_tree;
 pub use store::{BadContentId, ContentId, Kept, Store, StoreError, Way};

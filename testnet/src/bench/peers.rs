@@ -75,10 +75,10 @@ impl Peer {
     }
 }
 
-/// Installs the peers with the distribution's own tool.
-pub(crate) fn install() -> io::Result<()> {
+/// Installs peers with the distribution's own tool.
+pub(crate) fn install(packages: &[&str]) -> io::Result<()> {
     let mut command = Command::new("apt-get");
-    command.args(["-qq", "install", "-y", "--no-install-recommends"]).args(PACKAGES);
+    command.args(["-qq", "install", "-y", "--no-install-recommends"]).args(packages);
     let status = command.env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null()).status()?;
     if status.success() {
         Ok(())

@@ -6,20 +6,19 @@
 //! same on all. A peer that is not installed is said to be so, never guessed.
 
 mod census;
-mod figures;
 mod ours;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use self::census::Census;
-use self::figures::{Figure, Must};
 use self::ours::{Kind, Ours};
+use super::figures::{self, Figure, Must};
 use super::peers::{self, Peer, Spawner};
+use super::place::Place;
 use super::{Measured, ROUNDS_MIN};
 
 /// Samples of one after the other, and of eight at once, in a round.
@@ -78,17 +77,17 @@ struct Samples {
 /// Measures.
 pub(crate) fn run(options: &Options) -> io::Result<Measured> {
     if options.install_peers {
-        peers::install()?;
+        peers::install(&peers::PACKAGES)?;
     }
-    let place = Place::make()?;
+    let place = Place::make("runtime")?;
     let keeper = options.keeper.clone().map_or_else(std::env::current_exe, Ok)?;
-    let mut spawner = Spawner::start(&place.0)?;
+    let mut spawner = Spawner::start(place.path())?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let root = place.0.join("root");
-    let dir = place.0.join("runtime");
+    let root = place.path().join("root");
+    let dir = place.path().join("runtime");
     let before = Census::take(&dir, &root);
     let mut figures = tokio.block_on(async {
-        let mut ours = Ours::open(&place.0, &root, &keeper).await?;
+        let mut ours = Ours::open(place.path(), &root, &keeper).await?;
         let measured = measure(options, &mut spawner, &mut ours).await;
         ours.close().await;
         measured
@@ -98,14 +97,7 @@ pub(crate) fn run(options: &Options) -> io::Result<Measured> {
     let setting = format!("static true, overlay root, {AT_ONCE} in flight where said");
     let text = format!("bench runtime: {setting} ({rounds} rounds)\n{}", figures::table(&figures));
     let holds = figures.iter().all(|figure| figure.holds() != Some(false));
-    let json = serde_json::json!({
-        "name": "runtime", "setting": setting, "rounds": rounds,
-        "figures": figures.iter().map(|it| {
-            let mut value = serde_json::json!(it);
-            value["holds"] = serde_json::json!(it.holds());
-            value
-        }).collect::<Vec<_>>(),
-    });
+    let json = figures::json("runtime", &setting, rounds, &figures);
     Ok(Measured { name: "runtime", text, json, holds })
 }
 
@@ -313,28 +305,4 @@ fn median(rounds: &[Vec<f64>]) -> Option<f64> {
 
 fn p90(rounds: &[Vec<f64>]) -> Option<f64> {
     at(rounds.concat(), 90)
-}
-
-/// A directory of this run, with nothing mounted in it that this process sees.
-#[derive(Debug)]
-struct Place(PathBuf);
-
-impl Place {
-    fn make() -> io::Result<Self> {
-        let dir =
-            std::env::temp_dir().join(format!("starling-bench-runtime-{}", std::process::id()));
-        fs::create_dir(&dir)?;
-        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        // What is still mounted there is a finding, and must not be walked into.
-        if !mounts.contains(&*self.0.to_string_lossy()) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 }

@@ -16,12 +16,14 @@ const RESULTS: &str = "target/testnet";
 pub(crate) fn run(args: &Bench) -> Result<Report, Complaint> {
     let measured = match args.name {
         Benchmark::RunLatency => {
-            let starling = match &args.starling {
-                Some(path) => path.clone(),
-                None => up::build()?,
-            };
-            bench::run_latency::run(&starling, args.rounds).map(Measured::from)
+            bench::run_latency::run(&starling(args)?, args.rounds).map(Measured::from)
         }
+        Benchmark::Images => bench::images::run(&bench::images::Options {
+            rounds: args.rounds,
+            install_peers: args.install_peers,
+            starling: starling(args)?,
+            kept: bench::images::kept(&results()),
+        }),
         Benchmark::Runtime => bench::runtime::run(&bench::runtime::Options {
             rounds: args.rounds,
             tasks: args.tasks,
@@ -39,8 +41,17 @@ pub(crate) fn run(args: &Bench) -> Result<Report, Complaint> {
     Ok(if outcome.holds { report } else { report.failed() })
 }
 
+/// The agent's binary: the one that is named, or built now.
+fn starling(args: &Bench) -> Result<PathBuf, Complaint> {
+    args.starling.clone().map_or_else(up::build, Ok)
+}
+
+fn results() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(RESULTS)
+}
+
 fn keep(outcome: &Measured) -> Result<PathBuf, Complaint> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(RESULTS);
+    let dir = results();
     let path = dir.join(format!("bench-{}.json", outcome.name));
     let failed = |error: &dyn std::error::Error| {
         Complaint::caused("cannot keep the result", error, "look at the disk")

@@ -1,4 +1,4 @@
-//! The table of this benchmark: figures of several units, each against a named one.
+//! The table of a benchmark: figures of several units, each against a named one.
 
 use std::fmt::Write as _;
 
@@ -69,6 +69,22 @@ impl Figure {
             Must::AtMost(bound) => self.value? <= bound,
         })
     }
+}
+
+/// The same for programs.
+pub(crate) fn json(
+    name: &str,
+    setting: &str,
+    rounds: u32,
+    figures: &[Figure],
+) -> serde_json::Value {
+    let one = |it: &Figure| {
+        let mut value = serde_json::json!(it);
+        value["holds"] = serde_json::json!(it.holds());
+        value
+    };
+    let figures: Vec<_> = figures.iter().map(one).collect();
+    serde_json::json!({"name": name, "setting": setting, "rounds": rounds, "figures": figures})
 }
 
 /// The table, and the verdicts.
