@@ -99,6 +99,28 @@ pub struct ImageSpec {
     /// with the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// When it is asked for at its registry.
+    #[serde(default, skip_serializing_if = "Pull::is_usual")]
+    pub pull: Pull,
+}
+
+/// When an image is asked for at its registry, at submission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pull {
+    /// When nobody here has one of that name.
+    #[default]
+    Missing,
+    /// Each time: the name may mean another image by now.
+    Always,
+    /// Never: it is here, or the job is refused.
+    Never,
+}
+
+impl Pull {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Which network a container has.
@@ -241,6 +263,9 @@ pub enum BadContainer {
         /// The name.
         name: String,
     },
+    /// Only an image has an entrypoint that another can take the place of.
+    #[error("entrypoint: it takes the place of an image's, and this has none; begin argv with it")]
+    Entrypoint,
     /// A volume's name is a file name.
     #[error(
         "mounts: {name:?} is no name for a volume: 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot"
@@ -306,8 +331,12 @@ impl ContainerSpec {
     /// Checks what can be known anywhere; the node that runs it checks the rest.
     pub(crate) fn check(&self) -> Result<(), BadContainer> {
         match &self.root {
+            RootSpec::Path(_) if self.entrypoint.is_some() => return Err(BadContainer::Entrypoint),
             RootSpec::Path(root) => absolute("root", root)?,
             RootSpec::Image(image) => image.check()?,
+        }
+        if self.entrypoint.iter().flatten().any(|word| word.contains('\0')) {
+            return Err(BadContainer::Nul { field: "entrypoint" });
         }
         for (field, text) in [("user", &self.user), ("hostname", &self.hostname)] {
             text.as_ref().map_or(Ok(()), |text| plain(field, text))?;
@@ -340,6 +369,14 @@ impl ContainerSpec {
         sysctls.into_iter().try_for_each(|text| plain("sysctls", text))?;
         self.cap_add.iter().try_for_each(|name| plain("cap-add", name))?;
         self.cap_drop.iter().try_for_each(|name| plain("cap-drop", name))
+    }
+
+    /// The image that it runs from, if it does.
+    pub fn image(&self) -> Option<&ImageSpec> {
+        match &self.root {
+            RootSpec::Image(image) => Some(image),
+            RootSpec::Path(_) => None,
+        }
     }
 
     /// Why only a node that trusts its jobs with itself runs this; `None` if any does.

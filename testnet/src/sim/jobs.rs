@@ -7,8 +7,7 @@
 use gossip_core::fact::TaskEnd;
 use gossip_core::id::JobId;
 use gossip_core::resources::Resources;
-use gossip_core::slot::GroupName;
-use gossip_core::spec::{GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, TaskSpec, Unknown};
+use gossip_core::spec::{JobKind, JobSpec, Program, TaskSpec};
 use starling_core::effect::Dice;
 
 use super::HEAL_AT;
@@ -73,18 +72,7 @@ pub(super) fn changed(dice: &mut Seeded, spec: &JobSpec) -> JobSpec {
 fn spec(name: &str, kind: JobKind, count: u32, ask: Resources, stop_grace_ms: u64) -> JobSpec {
     let run = Program::process(vec!["simulated".to_owned()], None);
     let task = TaskSpec { resources: ask, stop_grace_ms, ..TaskSpec::of(run) };
-    let name_of_group = GroupName::main();
-    let group =
-        GroupSpec { name: name_of_group, count, tasks: vec![task], unknown: Unknown::new() };
-    JobSpec {
-        version: SPEC_VERSION,
-        name: name.to_owned(),
-        namespace: "default".to_owned(),
-        owner: String::new(),
-        kind,
-        groups: vec![group],
-        unknown: Unknown::new(),
-    }
+    JobSpec::of_task(name.to_owned(), kind, count, task)
 }
 
 /// After how long a task that starts now ends by itself, and how; `None` if never.
