@@ -213,7 +213,9 @@ fn a_batch_task_with_a_rule_is_started_again_on_its_node_until_it_is_used_up() {
     let killed = TaskEnd::Signalled { signal: 9 };
     let well = TaskEnd::Exited { code: 0 };
     let never = TaskEnd::NotStarted { code: 127, reason: String::new() };
-    let cases: [(Option<u32>, &[&TaskEnd], u32, Option<i32>); 6] = [
+    // The most restarts, the ends one after the other, the restarts, and the job's exit code.
+    type Case<'a> = (Option<u32>, &'a [&'a TaskEnd], u32, Option<i32>);
+    let cases: [Case<'_>; 6] = [
         (Some(2), &[&failed, &failed], 2, None),
         (Some(2), &[&failed, &killed, &failed], 2, Some(3)),
         (Some(2), &[&failed, &well], 1, Some(0)),
