@@ -263,9 +263,6 @@ pub enum BadContainer {
         /// The name.
         name: String,
     },
-    /// Only an image has an entrypoint that another can take the place of.
-    #[error("entrypoint: it takes the place of an image's, and this has none; begin argv with it")]
-    Entrypoint,
     /// A volume's name is a file name.
     #[error(
         "mounts: {name:?} is no name for a volume: 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot"
@@ -328,18 +325,23 @@ impl ContainerSpec {
         }
     }
 
+    /// Whether it says an entrypoint that is one: Docker's `--entrypoint ""` takes the image's
+    /// away and puts none in its place.
+    pub fn has_entrypoint(&self) -> bool {
+        self.entrypoint.as_ref().is_some_and(|words| words.first().is_some_and(|w| !w.is_empty()))
+    }
+
     /// Checks what can be known anywhere; the node that runs it checks the rest.
     pub(crate) fn check(&self) -> Result<(), BadContainer> {
         match &self.root {
-            RootSpec::Path(_) if self.entrypoint.is_some() => return Err(BadContainer::Entrypoint),
             RootSpec::Path(root) => absolute("root", root)?,
             RootSpec::Image(image) => image.check()?,
         }
-        if self.entrypoint.iter().flatten().any(|word| word.contains('\0')) {
-            return Err(BadContainer::Nul { field: "entrypoint" });
-        }
         for (field, text) in [("user", &self.user), ("hostname", &self.hostname)] {
             text.as_ref().map_or(Ok(()), |text| plain(field, text))?;
+        }
+        if self.entrypoint.iter().flatten().any(|word| word.contains('\0')) {
+            return Err(BadContainer::Nul { field: "entrypoint" });
         }
         self.directory.as_ref().map_or(Ok(()), |path| absolute("directory", path))?;
         for (field, count) in [

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
-use crate::container::{BadContainer, ContainerSpec};
+use crate::container::{BadContainer, ContainerSpec, RootSpec};
 use crate::id::ContentHash;
 use crate::limits::{BadLimit, LimitKind, OOM_SCORES, TaskLimits};
 use crate::resources::{DEFAULT_ASK, Resources};
@@ -191,9 +191,13 @@ impl Program {
         words.chain(self.argv().iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
     }
 
-    /// An image says what runs where the job does not.
-    fn may_lack_argv(&self) -> bool {
-        matches!(self, Self::Container(container) if container.image().is_some())
+    /// Whether it may do without an argv: its image, or the job's entrypoint, says what runs.
+    fn has_own_command(&self) -> bool {
+        let Self::Container(container) = self else { return false };
+        match &container.root {
+            RootSpec::Image(_) => container.entrypoint.is_none() || container.has_entrypoint(),
+            RootSpec::Path(_) => container.has_entrypoint(),
+        }
     }
 }
 
@@ -474,7 +478,7 @@ impl TaskSpec {
         if let Some(score) = self.oom_score_adj.filter(|score| !OOM_SCORES.contains(score)) {
             return Err(BadSpec::OomScore(score));
         }
-        if !self.run.may_lack_argv() && argv.first().is_none_or(String::is_empty) {
+        if argv.first().is_none_or(String::is_empty) && !self.run.has_own_command() {
             return Err(BadSpec::NoCommand);
         }
         if argv.iter().any(|arg| arg.contains('\0')) {

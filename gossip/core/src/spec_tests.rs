@@ -1,7 +1,7 @@
 //! Specs as bytes: of older versions, of newer ones, and those that cannot be.
 
 use super::*;
-use crate::container::{ImageSpec, Pull, RootSpec};
+use crate::container::{ImageSpec, Pull};
 
 fn spec() -> JobSpec {
     let task = TaskSpec::of(Program::process(vec!["true".into()], None));
@@ -46,7 +46,7 @@ fn labels_restarts_and_images_survive_a_blob() {
         RootSpec::Image(ImageSpec { name: "web:1".into(), id: None, pull: Pull::Always }),
         vec![],
     );
-    image.entrypoint = Some(vec![]);
+    image.entrypoint = Some(vec!["sh".into()]);
     let mut spec = spec();
     spec.labels.insert("tier".into(), "front".into());
     spec.remove = true;
@@ -83,9 +83,9 @@ fn what_cannot_run_is_refused_with_a_reason() {
             s.kind = JobKind::Service;
             s.groups[0].tasks[0].restart = Some(Restart::OnFailure { most: None });
         }),
-        ("entrypoint", |s| {
-            let mut spec = ContainerSpec::new(RootSpec::Path("/r".into()), vec!["x".into()]);
-            spec.entrypoint = Some(vec!["y".into()]);
+        ("no command", |s| {
+            let mut spec = ContainerSpec::new(RootSpec::Path("/r".into()), vec![]);
+            spec.entrypoint = Some(vec![]);
             s.groups[0].tasks[0].run = Program::Container(Box::new(spec));
         }),
         ("more than a day", |s| s.groups[0].tasks[0].stop_grace_ms = u64::MAX),

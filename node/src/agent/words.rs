@@ -161,7 +161,7 @@ static WORDS: [Word; 43] = [
         "container.entrypoint",
         "entrypoint",
         "--entrypoint",
-        "it takes the place of an image's own; over --rootfs the command begins with it",
+        "it takes the place of an image's own, and \"\" of it with nothing; a command follows it",
     ),
     w("labels", "labels", "--label", "write NAME=VALUE; a name holds no ="),
     w(
