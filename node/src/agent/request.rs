@@ -101,10 +101,7 @@ fn trial(spec: &JobSpec, group: &GroupSpec, task: &TaskSpec) -> Launch {
 /// The image that a task runs from, if it runs from one.
 pub(super) fn image(task: &TaskSpec) -> Option<&ImageSpec> {
     match &task.run {
-        Program::Container(spec) => match &spec.root {
-            RootSpec::Image(image) => Some(image),
-            RootSpec::Path(_) => None,
-        },
+        Program::Container(spec) => spec.image(),
         Program::Process { .. } => None,
     }
 }
