@@ -4,52 +4,63 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use runtime::image::{Digest, ImageError, ImageInfo, Images, Origin, Progress, Reference, Watcher};
+use runtime::image::{
+    self, Changes, Digest, ImageError, ImageInfo, Images, LoadOptions, Loaded, Origin, Progress,
+    Reference, Watcher,
+};
 
-use super::Doors;
 use super::images::Outlet;
+use super::{Doors, chain};
 
 /// Takes an archive of `docker save` or an OCI layout in. Blocks.
 pub(crate) fn load(
     images: &Images,
-    from: Outlet,
+    mut from: Outlet,
     watcher: Watcher,
 ) -> Result<Vec<ImageInfo>, ImageError> {
-    let _ = (images, from, watcher);
-    Err(unknown())
+    let loaded = image::load(images, &mut from, &LoadOptions::default(), watcher)?;
+    Ok(loaded.into_iter().map(told).collect())
 }
 
 /// Makes an image of an archive of plain files. Blocks.
 pub(crate) fn import(
     images: &Images,
-    from: Outlet,
-    name: Option<Reference>,
+    mut from: Outlet,
+    name: Option<&Reference>,
+    changes: &Changes,
     watcher: Watcher,
 ) -> Result<Vec<ImageInfo>, ImageError> {
-    let _ = (images, from, name, watcher);
-    Err(unknown())
+    let options = LoadOptions::default();
+    let loaded = image::import(images, &mut from, name, changes, &options, watcher)?;
+    Ok(vec![told(loaded)])
 }
 
-/// Writes images as one archive, each under the name that it was asked for by. Blocks.
+/// The image, with the names that it was given just now; with all, where it was given none.
+fn told(loaded: Loaded) -> ImageInfo {
+    let Loaded { info, names, .. } = loaded;
+    if names.is_empty() { info } else { ImageInfo { names, ..info } }
+}
+
+/// Writes images as one archive, each under the name that it was asked for by, where that
+/// means the same on this node. Blocks.
 pub(crate) fn save(
     images: &Images,
-    wanted: &[(Digest, Option<Reference>)],
+    wanted: &[(Digest, String)],
     to: &mut dyn Write,
     watcher: Watcher,
 ) -> Result<(), ImageError> {
-    let _ = (images, wanted, to, watcher);
-    Err(unknown())
+    let meant = |(id, text): &(Digest, String)| match images.find(text) {
+        Ok(info) if info.id == *id => text.clone(),
+        _ => id.to_string(),
+    };
+    let wanted: Vec<_> = wanted.iter().map(meant).collect();
+    image::save(images, &wanted, to, watcher)
 }
 
 /// Writes a directory that holds an OCI layout, or what `docker save` packs, as an archive.
 /// Blocks.
 pub(crate) fn pack_directory(path: &Path, to: &mut dyn Write) -> io::Result<()> {
-    let _ = (path, to);
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-fn unknown() -> ImageError {
-    ImageError::Unknown { wanted: "not yet".to_owned() }
+    image::pack_layout(path, to).map_err(|error| io::Error::other(chain(&error)))
 }
 
 /// Pulls an image from its registry into this node's store.

@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use http_body_util::BodyExt as _;
-use runtime::image::{ImageError, ImageInfo, Images, Progress, Reference, Stage, Watcher};
+use runtime::image::{Changes, ImageError, ImageInfo, Images, Progress, Reference, Stage, Watcher};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -48,10 +48,8 @@ const PIECES: usize = 8;
 /// How much of an archive is sent at once.
 const PIECE_BYTES: usize = 256 * 1024;
 
-#[derive(Debug, Deserialize)]
-pub(super) struct Import {
-    name: Option<String>,
-}
+/// The most lines of `change` that one import may have.
+const CHANGES_MAX: usize = 256;
 
 /// `POST /v1/images/load`.
 pub(super) async fn load(
@@ -62,16 +60,19 @@ pub(super) async fn load(
     Ok(take_in(doors, turn, request.into_body(), sources::load))
 }
 
-/// `POST /v1/images/import`.
+/// `POST /v1/images/import?name=…&change=…&change=…`.
 pub(super) async fn import(
     State(doors): State<Doors>,
-    Query(Import { name }): Query<Import>,
+    Query(query): Query<Vec<(String, String)>>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let name = name.map(|name| reference(&name)).transpose()?;
+    let name = query.iter().find(|(key, _)| key == "name");
+    let name = name.map(|(_, name)| reference(name)).transpose()?;
+    let lines = query.iter().filter(|(key, _)| key == "change").map(|(_, line)| line.as_str());
+    let changes = Changes::parse(lines.take(CHANGES_MAX)).map_err(|error| failed(&error))?;
     let turn = turn(&doors)?;
     Ok(take_in(doors, turn, request.into_body(), move |images, from, watcher| {
-        sources::import(images, from, name, watcher)
+        sources::import(images, from, name.as_ref(), &changes, watcher)
     }))
 }
 
@@ -220,7 +221,7 @@ pub(super) async fn save(
     for name in names {
         let (view, _) = one(&doors, &name).await?;
         held.push(here(&doors, view.id, &name).await?);
-        wanted.push((view.id, name.parse().ok()));
+        wanted.push((view.id, name));
     }
     let (pieces, waiting) = mpsc::channel(PIECES);
     let images = doors.runtime.images().clone();

@@ -54,6 +54,9 @@ pub(crate) struct ImportArgs {
     /// What to call the image
     #[arg(value_name = "NAME")]
     name: Option<String>,
+    /// Say something of it, like 'CMD ["/bin/sh"]', ENV, USER or WORKDIR
+    #[arg(short, long, value_name = "LINE")]
+    change: Vec<String>,
 }
 
 /// The flags of `image save`.
@@ -101,8 +104,11 @@ pub(super) async fn import(
             .hint(format!("tar c -C {} . | starling image import - NAME", args.file.display()))
             .into());
     }
-    let name = args.name.map_or(String::new(), |name| format!("?name={}", query(&name)));
-    send(&format!("/v1/images/import{name}"), source, "imported", client, out).await
+    let name = args.name.iter().map(|name| format!("name={}", query(name)));
+    let changes = args.change.iter().map(|line| format!("change={}", query(line)));
+    let words: Vec<_> = name.chain(changes).collect();
+    let path = format!("/v1/images/import?{}", words.join("&"));
+    send(&path, source, "imported", client, out).await
 }
 
 /// `starling image pull`.
@@ -159,7 +165,7 @@ impl Source {
     }
 
     /// Writes all of it. Blocks.
-    fn write(self, to: &mut Pieces) -> io::Result<()> {
+    fn send(self, to: &mut Pieces) -> io::Result<()> {
         match self {
             Self::File(file, _) => copy(file, to),
             Self::Stream => copy(io::stdin().lock(), to),
@@ -224,7 +230,7 @@ async fn send(
     let (to, from) = mpsc::channel(PIECES);
     let mut pieces = Pieces { to, sent: Arc::clone(&sent) };
     let mut reading = tokio::task::spawn_blocking(move || {
-        let written = source.write(&mut pieces);
+        let written = source.send(&mut pieces);
         if let Err(error) = &written {
             // What is sent must not look whole; who receives it may have left.
             let _ = pieces.to.blocking_send(Err(error.kind().into()));
