@@ -65,6 +65,8 @@ pub struct Outcome {
     pub packets: u64,
     /// How many asks were acknowledged.
     pub promised: usize,
+    /// Batch tasks that were started again after they failed.
+    pub restarted: usize,
     /// The most copies one slot ever had at once.
     pub worst_copies: usize,
     /// How long after the last fault everything was right for good.
@@ -86,6 +88,8 @@ pub struct Summary {
     pub worst_copies: (usize, u64),
     /// The longest heal, and in which run.
     pub worst_heal_ms: (u64, u64),
+    /// Batch tasks that were started again after they failed.
+    pub restarted: usize,
     /// Runs in which something was wrong, in order.
     pub failed: Vec<(u64, Vec<Violation>)>,
 }
@@ -100,6 +104,7 @@ impl Summary {
         self.seeds += 1;
         self.packets += outcome.packets;
         self.promised += outcome.promised;
+        self.restarted += outcome.restarted;
         self.worst_copies = self.worst_copies.max((outcome.worst_copies, seed));
         self.worst_heal_ms = self.worst_heal_ms.max((outcome.heal_ms, seed));
         if !outcome.violations.is_empty() {

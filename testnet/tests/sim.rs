@@ -21,6 +21,7 @@ fn faults_break_no_invariant_and_heal_within_the_bound() {
     let summary = sim::run_many(1, SEEDS, &options(None));
     assert_eq!(summary.failed, []);
     assert!(summary.promised > 0 && summary.worst_copies.0 > 1, "the runs are too tame");
+    assert!(summary.restarted > 10, "nothing that failed was started again");
     assert!(summary.worst_heal_ms.0 <= sim::HEAL_MS_MAX);
 }
 

@@ -99,6 +99,28 @@ pub struct ImageSpec {
     /// with the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// When it is asked for at its registry.
+    #[serde(default, skip_serializing_if = "Pull::is_usual")]
+    pub pull: Pull,
+}
+
+/// When an image is asked for at its registry, at submission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pull {
+    /// When nobody here has one of that name.
+    #[default]
+    Missing,
+    /// Each time: the name may mean another image by now.
+    Always,
+    /// Never: it is here, or the job is refused.
+    Never,
+}
+
+impl Pull {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Which network a container has.
@@ -303,6 +325,12 @@ impl ContainerSpec {
         }
     }
 
+    /// Whether it says an entrypoint that is one: Docker's `--entrypoint ""` takes the image's
+    /// away and puts none in its place.
+    pub fn has_entrypoint(&self) -> bool {
+        self.entrypoint.as_ref().is_some_and(|words| words.first().is_some_and(|w| !w.is_empty()))
+    }
+
     /// Checks what can be known anywhere; the node that runs it checks the rest.
     pub(crate) fn check(&self) -> Result<(), BadContainer> {
         match &self.root {
@@ -311,6 +339,9 @@ impl ContainerSpec {
         }
         for (field, text) in [("user", &self.user), ("hostname", &self.hostname)] {
             text.as_ref().map_or(Ok(()), |text| plain(field, text))?;
+        }
+        if self.entrypoint.iter().flatten().any(|word| word.contains('\0')) {
+            return Err(BadContainer::Nul { field: "entrypoint" });
         }
         self.directory.as_ref().map_or(Ok(()), |path| absolute("directory", path))?;
         for (field, count) in [
@@ -340,6 +371,14 @@ impl ContainerSpec {
         sysctls.into_iter().try_for_each(|text| plain("sysctls", text))?;
         self.cap_add.iter().try_for_each(|name| plain("cap-add", name))?;
         self.cap_drop.iter().try_for_each(|name| plain("cap-drop", name))
+    }
+
+    /// The image that it runs from, if it does.
+    pub fn image(&self) -> Option<&ImageSpec> {
+        match &self.root {
+            RootSpec::Image(image) => Some(image),
+            RootSpec::Path(_) => None,
+        }
     }
 
     /// Why only a node that trusts its jobs with itself runs this; `None` if any does.

@@ -9,11 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
-use crate::container::{BadContainer, ContainerSpec};
+use crate::container::{BadContainer, ContainerSpec, RootSpec};
 use crate::id::ContentHash;
 use crate::limits::{BadLimit, LimitKind, OOM_SCORES, TaskLimits};
 use crate::resources::{DEFAULT_ASK, Resources};
+use crate::restart::Restart;
+use crate::signal::SIGTERM;
 use crate::slot::{BadName, GroupName, check_name};
+
+pub use crate::signal::signal_number;
 
 /// The version of the spec format that this code writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -26,6 +30,12 @@ pub const COUNT_MAX: u32 = 20_000;
 
 /// The most groups of one job.
 pub const GROUPS_MAX: usize = 32;
+
+/// The most labels of one job: far more than anybody reads.
+pub const LABELS_MAX: usize = 256;
+
+/// How much of a label's bad name is said.
+const LABEL_SHOWN_MAX: usize = 80;
 
 /// Fields that a newer version wrote.
 pub type Unknown = BTreeMap<String, ciborium::Value>;
@@ -48,6 +58,12 @@ pub struct JobSpec {
     pub kind: JobKind,
     /// What runs.
     pub groups: Vec<GroupSpec>,
+    /// What people say about it, for people and their programs: nothing here acts on it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is removed, with all that its tasks wrote, once it is over or stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -105,6 +121,10 @@ pub struct TaskSpec {
     /// How long it may take to end after the stop signal, in milliseconds.
     #[serde(default = "default_stop_grace_ms")]
     pub stop_grace_ms: u64,
+    /// Whether a batch's task is started again on its node before its end counts. A
+    /// service's always is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
     /// How willingly the kernel kills it when the node runs out of memory, -1000 to 1000;
     /// as its node's agent where none is given. Below 0 only for nodes that trust their jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,6 +178,25 @@ impl Program {
         match self {
             Self::Process { argv, .. } => argv,
             Self::Container(container) => &container.argv,
+        }
+    }
+
+    /// What runs, in short: its words, behind the name of its image where it has one.
+    pub fn command(&self) -> String {
+        let image = match self {
+            Self::Container(container) => container.image(),
+            Self::Process { .. } => None,
+        };
+        let words = image.map(|image| image.name.as_str()).into_iter();
+        words.chain(self.argv().iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether it may do without an argv: its image, or the job's entrypoint, says what runs.
+    fn has_own_command(&self) -> bool {
+        let Self::Container(container) = self else { return false };
+        match &container.root {
+            RootSpec::Image(_) => container.entrypoint.is_none() || container.has_entrypoint(),
+            RootSpec::Path(_) => container.has_entrypoint(),
         }
     }
 }
@@ -245,6 +284,15 @@ pub enum BadSpec {
     /// Beyond what the kernel knows.
     #[error("oom_score_adj: {0} is not between -1000 and 1000")]
     OomScore(i32),
+    /// A label without a name, or with one that no screen can show.
+    #[error("labels: {0:?} cannot be the name of a label")]
+    Label(String),
+    /// More labels than anybody reads.
+    #[error("labels: {0} of them, and at most {LABELS_MAX} are possible")]
+    Labels(usize),
+    /// A service with a rule that is a batch's.
+    #[error("restart: a service is started again however it ended; a rule is for a batch")]
+    Restart,
     /// More bytes than a record carries.
     #[error("the job takes {0} bytes, and at most {SPEC_BYTES_MAX} are possible")]
     Large(usize),
@@ -269,6 +317,8 @@ impl JobSpec {
             owner: String::new(),
             kind,
             groups: vec![group],
+            labels: BTreeMap::new(),
+            remove: false,
             unknown: Unknown::new(),
         }
     }
@@ -289,6 +339,16 @@ impl JobSpec {
                 return Err(BadSpec::GroupTwice(group.name.clone()));
             }
             group.check()?;
+        }
+        if self.labels.len() > LABELS_MAX {
+            return Err(BadSpec::Labels(self.labels.len()));
+        }
+        if let Some(name) = self.labels.keys().find(|name| !is_label(name)) {
+            return Err(BadSpec::Label(name.chars().take(LABEL_SHOWN_MAX).collect()));
+        }
+        let restarts = self.groups.iter().flat_map(|group| &group.tasks);
+        if self.kind == JobKind::Service && restarts.into_iter().any(|it| it.restart.is_some()) {
+            return Err(BadSpec::Restart);
         }
         Ok(())
     }
@@ -369,6 +429,7 @@ impl TaskSpec {
             streams: Streams::Closed,
             stop_signal: None,
             stop_grace_ms: STOP_GRACE_MS,
+            restart: None,
             oom_score_adj: None,
             unknown: Unknown::new(),
         }
@@ -417,7 +478,7 @@ impl TaskSpec {
         if let Some(score) = self.oom_score_adj.filter(|score| !OOM_SCORES.contains(score)) {
             return Err(BadSpec::OomScore(score));
         }
-        if argv.first().is_none_or(String::is_empty) {
+        if argv.first().is_none_or(String::is_empty) && !self.run.has_own_command() {
             return Err(BadSpec::NoCommand);
         }
         if argv.iter().any(|arg| arg.contains('\0')) {
@@ -444,51 +505,8 @@ impl TaskSpec {
 /// Linux knows 16 kinds.
 const ULIMITS_MAX: usize = 16;
 
-const SIGTERM: i32 = 15;
-
-/// The classic signals by name, as every Linux but Alpha, MIPS and SPARC numbers them.
-const SIGNALS: [(&str, i32); 31] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("ILL", 4),
-    ("TRAP", 5),
-    ("ABRT", 6),
-    ("BUS", 7),
-    ("FPE", 8),
-    ("KILL", 9),
-    ("USR1", 10),
-    ("SEGV", 11),
-    ("USR2", 12),
-    ("PIPE", 13),
-    ("ALRM", 14),
-    ("TERM", 15),
-    ("STKFLT", 16),
-    ("CHLD", 17),
-    ("CONT", 18),
-    ("STOP", 19),
-    ("TSTP", 20),
-    ("TTIN", 21),
-    ("TTOU", 22),
-    ("URG", 23),
-    ("XCPU", 24),
-    ("XFSZ", 25),
-    ("VTALRM", 26),
-    ("PROF", 27),
-    ("WINCH", 28),
-    ("IO", 29),
-    ("PWR", 30),
-    ("SYS", 31),
-];
-
-/// A signal by name, with or without `SIG`, or by number.
-pub fn signal_number(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse() {
-        return SIGNALS.iter().any(|(_, known)| *known == number).then_some(number);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+fn is_label(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c == '=' || c.is_control())
 }
 
 fn rlimit(text: &str) -> Option<u64> {
@@ -496,63 +514,5 @@ fn rlimit(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec() -> JobSpec {
-        let run = Program::process(vec!["true".into()], None);
-        let task = TaskSpec::of(run);
-        let group = GroupSpec {
-            name: GroupName::main(),
-            count: 1,
-            tasks: vec![task],
-            unknown: Unknown::new(),
-        };
-        JobSpec {
-            version: SPEC_VERSION,
-            name: "web".into(),
-            namespace: "default".into(),
-            owner: String::new(),
-            kind: JobKind::Batch,
-            groups: vec![group],
-            unknown: Unknown::new(),
-        }
-    }
-
-    #[test]
-    fn a_spec_survives_its_blob() {
-        let (hash, bytes) = spec().to_blob().expect("encodes");
-        assert_eq!(JobSpec::from_blob(&bytes).expect("decodes"), spec());
-        assert_eq!(ContentHash::of(&bytes), hash);
-    }
-
-    #[test]
-    fn fields_of_a_newer_version_are_kept() {
-        let mut newer = spec();
-        newer.groups[0].tasks[0].unknown.insert("gpu".into(), ciborium::Value::from(2));
-        let (hash, bytes) = newer.to_blob().expect("encodes");
-        let again = JobSpec::from_blob(&bytes).expect("decodes").to_blob().expect("encodes");
-        assert_eq!(again.0, hash);
-    }
-
-    #[test]
-    fn what_cannot_run_is_refused_with_a_reason() {
-        type Breakage = fn(&mut JobSpec);
-        let broken: [(&str, Breakage); 8] = [
-            ("format 9", |s| s.version = 9),
-            ("cannot be a name", |s| s.name = "Web!".into()),
-            ("0 to", |s| s.groups.clear()),
-            ("two groups", |s| s.groups.push(s.groups[0].clone())),
-            ("at most", |s| s.groups[0].count = COUNT_MAX + 1),
-            ("exactly one", |s| s.groups[0].tasks.clear()),
-            ("NUL", |s| s.groups[0].tasks[0].env.extend([("A".into(), "\0".into())])),
-            ("more than a day", |s| s.groups[0].tasks[0].stop_grace_ms = u64::MAX),
-        ];
-        for (word, breakage) in broken {
-            let mut spec = spec();
-            breakage(&mut spec);
-            let text = spec.check().expect_err(word).to_string();
-            assert!(text.contains(word) || word == "0 to", "{word}: {text}");
-        }
-    }
-}
+#[path = "spec_tests.rs"]
+mod tests;

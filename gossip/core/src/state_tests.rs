@@ -8,6 +8,7 @@ use crate::moment::WallTime;
 use crate::resources::Resources;
 use crate::sign::Key;
 use crate::slot::{Epoch, GroupName};
+use crate::spec::{Program, TaskSpec};
 
 fn node(n: u8) -> NodeId {
     Key::from_seed([n; 32]).id()
@@ -129,15 +130,8 @@ fn stop_is_final_and_of_two_scales_the_lower_counts() {
     let at = WallTime(5);
     intent.apply(&Edit::Submit { generation: generation(), at });
     intent.scales.insert(GroupName::main(), BTreeSet::from([5, 2]));
-    let spec = JobSpec {
-        version: 1,
-        name: "a".into(),
-        namespace: "default".into(),
-        owner: String::new(),
-        kind: JobKind::Service,
-        groups: vec![],
-        unknown: BTreeMap::new(),
-    };
+    let task = TaskSpec::of(Program::process(vec!["true".into()], None));
+    let spec = JobSpec::of_task("a".into(), JobKind::Service, 9, task);
     assert_eq!(intent.count(&spec, &GroupName::main()), 2);
     intent.apply(&Edit::Stop);
     intent.apply(&Edit::Submit { generation: generation(), at });

@@ -2,7 +2,8 @@
 //!
 //!     Claiming ─durable─▶ Starting ─started─▶ Running ─ended─▶ outcome
 //!                            ▲                   │
-//!                            └──── Waiting ◀─────┘ (services)
+//!                            └──── Waiting ◀─────┘ (services, lost tasks, and
+//!                                                   failures of a batch with a rule)
 //!
 //! Nothing is started before its claim is on disk. `Stranded` is a claim from
 //! before a restart whose task is gone: it is started again, but only once the
@@ -13,7 +14,7 @@ use std::time::Duration;
 use gossip_core::fact::{Claim, ClaimState, TaskEnd};
 use gossip_core::moment::Moment;
 use gossip_core::slot::{ClaimRank, Generation};
-use gossip_core::spec::TaskSpec;
+use gossip_core::spec::{JobKind, TaskSpec};
 
 use crate::effect::Ticket;
 use crate::ledger::AllocationId;
@@ -78,6 +79,17 @@ impl Allocation {
     /// Whether a task of it may exist on this machine.
     pub fn has_task(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Running(_))
+    }
+
+    /// Whether a task that ended so is started again here.
+    pub fn starts_again(&self, kind: JobKind, end: &TaskEnd) -> bool {
+        let rule = self.task.as_ref().and_then(|task| task.restart);
+        match kind {
+            JobKind::Service => true,
+            // The machine lost it, and the task is not to blame.
+            JobKind::Batch if matches!(end, TaskEnd::Lost { .. }) => true,
+            JobKind::Batch => rule.is_some_and(|rule| rule.again(end, self.restarts)),
+        }
     }
 
     /// How long to wait before the next start.

@@ -6,6 +6,7 @@
 //! says to itself takes the same road as what others say.
 
 mod asking;
+mod clearing;
 mod holding;
 mod placing;
 mod returning;
@@ -432,6 +433,7 @@ impl Core {
             self.looked.insert(job, now.moment);
             self.look_at_holdings(now, dice, &job, out);
             self.look_at_needs(now, dice, &job, out);
+            self.look_at_remains(&job, out);
         }
     }
 

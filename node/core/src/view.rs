@@ -3,6 +3,8 @@
 //! These types are the API's answers word for word, so the CLI reads what the
 //! agent wrote. A view never guesses: what was not heard is said to be so.
 
+use std::collections::BTreeMap;
+
 use gossip_core::fact::{Claim, ClaimState, TaskEnd};
 use gossip_core::id::{JobId, NodeId};
 use gossip_core::market::Decline;
@@ -71,6 +73,9 @@ pub struct JobView {
     pub submitted: WallTime,
     /// Of a finished batch: 0, or the first failed task's exit code.
     pub exit_code: Option<i32>,
+    /// What people say about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Where a job stands.
@@ -115,6 +120,9 @@ pub struct TaskView {
     pub slot: SlotId,
     /// What runs, in short.
     pub command: String,
+    /// What people say about its job.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Where; `None` while nobody took it.
     pub node: Option<NodeId>,
     /// That node's name.
@@ -257,6 +265,7 @@ impl Core {
             failed: 0,
             submitted: intent.submitted,
             exit_code: None,
+            labels: BTreeMap::new(),
         };
         let Some((generation, spec)) = self.state().spec_of(job) else {
             if !intent.is_live() {
@@ -268,6 +277,7 @@ impl Core {
         view.namespace.clone_from(&spec.namespace);
         view.owner.clone_from(&spec.owner);
         view.kind = Some(spec.kind);
+        view.labels.clone_from(&spec.labels);
         for (group, index) in all_slots(spec) {
             let slot = SlotId { job: *job, group, index };
             view.wanted += 1;
@@ -380,13 +390,14 @@ impl Core {
             _ => format!("{}.{}.{}", spec.name, slot.group, slot.index),
         };
         let task = spec.group(&slot.group).and_then(|group| group.tasks.first());
-        let command = task.map(|task| task.run.argv().join(" "));
+        let command = task.map(|task| task.run.command());
         TaskView {
             task: label,
             job: slot.job,
             job_name: spec.name.clone(),
             slot: slot.clone(),
             command: command.unwrap_or_default(),
+            labels: spec.labels.clone(),
             node: None,
             node_name: String::new(),
             state: String::new(),

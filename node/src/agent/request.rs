@@ -71,7 +71,11 @@ pub(crate) fn vet(spec: &JobSpec) -> Result<(), Fault> {
         for task in &group.tasks {
             let launch = trial(spec, group, task);
             let Some(name) = naming::task_id(&launch.id, 0) else { continue };
-            let draft = draft(&launch, &spec.name, name);
+            let mut draft = draft(&launch, &spec.name, name);
+            if draft.argv.is_empty() && task.run.argv().is_empty() {
+                // Its image says what runs, and is checked for that when it is known.
+                draft.argv.push("true".to_owned());
+            }
             runtime::vet(&draft).map_err(|flaw| Fault::of(&flaw, Some(&draft)))?;
         }
     }

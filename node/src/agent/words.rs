@@ -54,7 +54,7 @@ const PUBLISH: Word = w(
 );
 
 /// Longer names before those that they begin with.
-static WORDS: [Word; 40] = [
+static WORDS: [Word; 43] = [
     w("container.cap_add", "cap-add", "--cap-add", CAPS),
     w("container.cap_drop", "cap-drop", "--cap-drop", CAPS),
     w(
@@ -83,7 +83,8 @@ static WORDS: [Word; 40] = [
         "container.network",
         "network",
         "--network",
-        "--network none or host needs less of the node; starling doctor   says what it lacks",
+        "there are bridge, host and none; none and host need less of the node, and starling \
+         doctor   says what that lacks",
     ),
     w(
         "container.root",
@@ -156,6 +157,19 @@ static WORDS: [Word; 40] = [
          sigpending, stack",
     ),
     w("oom_score_adj", "oom_score_adj", "--oom-score-adj", "write -1000 to 1000, or leave it out"),
+    w(
+        "container.entrypoint",
+        "entrypoint",
+        "--entrypoint",
+        "it takes the place of an image's own, and \"\" of it with nothing; a command follows it",
+    ),
+    w("labels", "labels", "--label", "write NAME=VALUE; a name holds no ="),
+    w(
+        "restart",
+        "restart",
+        "--restart",
+        "write no, on-failure, on-failure:3, always or unless-stopped",
+    ),
     w("directory", "directory", "--workdir", "write an absolute path without .., like /srv/app"),
     w(
         "argv",

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gossip_core::moment::WallTime;
 use gossip_core::slot::SlotId;
-use gossip_core::spec::JobKind;
+use gossip_core::spec::{GroupSpec, JobKind};
 use runtime::{LogError, LogRecord, LogRequest, LogStream, TaskId};
 use starling_core::Core;
 
@@ -135,7 +135,7 @@ impl Starts<'_> {
         let mut found = self.first(around).await?;
         let far = match held {
             Some(restarts) => restarts > 0,
-            None => self.was_service().await,
+            None => self.was_restarted().await,
         };
         if found.is_none() && far {
             found = self.first(0..STARTS_MAX).await?;
@@ -230,15 +230,16 @@ impl Starts<'_> {
         spot::restarts(self.doors, tender, index).await.ok().flatten()
     }
 
-    /// Whether it was a copy of a service, which may have been started often.
-    async fn was_service(&self) -> bool {
+    /// Whether it was a task that may have been started often: a service's, or one with a rule.
+    async fn was_restarted(&self) -> bool {
         let Source { tender, index, .. } = *self.source;
         let look = move |core: &Core, _| {
             let state = core.state();
             state.jobs().any(|(job, _)| {
                 let spec = state.spec_of(job).map(|(_, spec)| spec);
                 spec.is_some_and(|spec| {
-                    spec.kind == JobKind::Service
+                    let ruled = |group: &GroupSpec| group.tasks.iter().any(|it| it.restart.is_some());
+                    (spec.kind == JobKind::Service || spec.groups.iter().any(ruled))
                         && spec.groups.iter().any(|group| {
                             let slot = SlotId { job: *job, group: group.name.clone(), index };
                             state.outcomes(&slot).any(|(rank, _)| rank.epoch.tender == tender)

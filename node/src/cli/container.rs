@@ -8,11 +8,13 @@ use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
 use gossip_core::container::{
-    ContainerSpec, DeviceSpec, MountSpec, NetworkSpec, PortSpec, RootSpec, Trust,
+    ContainerSpec, DeviceSpec, ImageSpec, MountSpec, NetworkSpec, PortSpec, Pull, RootSpec, Trust,
 };
 use gossip_core::resources::parse_bytes;
 
 use crate::api::types::Complaint;
+use crate::cli::mounts::{self, target};
+use crate::cli::security::{self, SecurityWord};
 
 /// What a container is made of.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -20,18 +22,24 @@ pub(crate) struct ContainerArgs {
     /// Run a container over this directory or tar archive of whichever node
     #[arg(long, value_name = "DIR|TAR", value_parser = absolute, help_heading = "Container")]
     pub(crate) rootfs: Option<String>,
-    /// Its network
-    #[arg(long, alias = "net", value_enum, help_heading = "Container")]
-    network: Option<NetworkWord>,
+    /// What its image begins with, in place of the image's own entrypoint; "" for nothing
+    #[arg(long, value_name = "PROGRAM", help_heading = "Container")]
+    pub(crate) entrypoint: Option<String>,
+    /// Its network: bridge, one of its own; host, the node's; none
+    #[arg(long, alias = "net", value_parser = network, help_heading = "Container")]
+    network: Option<NetworkSpec>,
     /// Lead a port of the node into it: [IP:]HOST:CONTAINER[/udp], or PORT for both
     #[arg(short, long, value_name = "PORTS", value_parser = ports,
         help_heading = "Container")]
     publish: Vec<PortSpec>,
     /// Show a directory of the node, or a volume by name: SOURCE:TARGET[:ro]
-    #[arg(short, long, value_parser = volume, help_heading = "Container")]
+    #[arg(short, long, value_parser = mounts::volume, help_heading = "Container")]
     volume: Vec<MountSpec>,
+    /// The same, and memory, in words: type=bind,source=/srv/data,target=/data,readonly
+    #[arg(long, value_parser = mounts::mount, help_heading = "Container")]
+    mount: Vec<MountSpec>,
     /// Memory as files: TARGET[:size=64m,mode=1777]
-    #[arg(long, value_parser = tmpfs, help_heading = "Container")]
+    #[arg(long, value_parser = mounts::tmpfs, help_heading = "Container")]
     tmpfs: Vec<MountSpec>,
     /// Let it use a device of the node: SOURCE[:TARGET[:r]]
     #[arg(long, value_parser = device, help_heading = "Container")]
@@ -62,17 +70,27 @@ pub(crate) struct ContainerArgs {
     /// What only nodes with --trust-jobs grant
     #[arg(long, value_enum, help_heading = "Container")]
     trust: Vec<TrustWord>,
+    /// Docker's words for that: seccomp=unconfined, systempaths=unconfined
+    #[arg(long, value_name = "OPTION", value_parser = security::option,
+        help_heading = "Container")]
+    security_opt: Vec<SecurityWord>,
+    /// When its image is asked for at its registry
+    #[arg(long, value_enum, value_name = "WHEN", help_heading = "Container")]
+    pull: Option<PullWord>,
+    /// What its image must be made for: what nodes run anyway, like linux/amd64
+    #[arg(long, value_parser = platform, help_heading = "Container")]
+    platform: Option<String>,
 }
 
-/// A network by name.
+/// When an image is pulled, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum NetworkWord {
-    /// One of its own on the node's bridge
-    Bridge,
-    /// The node's
-    Host,
-    /// One of its own with nothing but loopback
-    None,
+enum PullWord {
+    /// When the cluster has none of that name
+    Missing,
+    /// Each time
+    Always,
+    /// Never
+    Never,
 }
 
 /// What takes trust, by name.
@@ -87,19 +105,41 @@ enum TrustWord {
 }
 
 impl ContainerArgs {
-    /// Whether anything is said that only a container has, and no container.
-    pub(crate) fn lacks_rootfs(&self) -> bool {
-        self.rootfs.is_none() && *self != Self::default()
+    /// Whether anything is said that only a container has.
+    pub(crate) fn says_anything(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// What is said of an image alone, where there is none.
+    pub(crate) fn check_without_image(&self) -> Result<(), Complaint> {
+        let flag = match (self.pull, &self.platform) {
+            (Some(_), _) => "--pull",
+            (None, Some(_)) => "--platform",
+            (None, None) => return Ok(()),
+        };
+        Err(Complaint::new("bad_spec", "only an image has this")
+            .because(format!("{flag}: --rootfs is a directory or a tar archive of the node"))
+            .hint(format!("leave out {flag}, or name an image in place of --rootfs")))
+    }
+
+    /// The image of that name, asked for as is said.
+    pub(crate) fn image(&self, name: String) -> ImageSpec {
+        let pull = match self.pull {
+            None | Some(PullWord::Missing) => Pull::Missing,
+            Some(PullWord::Always) => Pull::Always,
+            Some(PullWord::Never) => Pull::Never,
+        };
+        ImageSpec { name, id: None, pull }
     }
 
     /// Refuses ports beside a network through which none is led: Docker lets them go with a
     /// warning, and somebody waits at a port that is not there.
     pub(crate) fn check_ports(&self) -> Result<(), Complaint> {
         let why = match self.network {
-            Some(NetworkWord::Host) if !self.publish.is_empty() => {
+            Some(NetworkSpec::Host) if !self.publish.is_empty() => {
                 "--publish: with --network host its ports are the node's already"
             }
-            Some(NetworkWord::None) if !self.publish.is_empty() => {
+            Some(NetworkSpec::None) if !self.publish.is_empty() => {
                 "--publish: with --network none nothing leads there"
             }
             _ => return Ok(()),
@@ -108,41 +148,48 @@ impl ContainerArgs {
         Err(refused.hint("leave out -p, or --network: bridge is usual, and leads ports"))
     }
 
-    /// The container that runs this; `None` if the words are of a plain process.
+    /// The container over these files that runs this.
     pub(crate) fn spec(
         self,
+        root: RootSpec,
         argv: Vec<String>,
         directory: Option<String>,
         user: Option<String>,
-    ) -> Option<ContainerSpec> {
-        let root = RootSpec::Path(self.rootfs?);
-        let network = self.network.map_or(NetworkSpec::default(), |word| match word {
-            NetworkWord::Bridge => NetworkSpec::Bridge,
-            NetworkWord::Host => NetworkSpec::Host,
-            NetworkWord::None => NetworkSpec::None,
-        });
+    ) -> ContainerSpec {
         let trust = self.trust.into_iter().map(|word| match word {
             TrustWord::HostIds => Trust::HostIds,
             TrustWord::AllCalls => Trust::AllCalls,
             TrustWord::SystemPaths => Trust::SystemPaths,
         });
-        Some(ContainerSpec {
+        let asked = self.security_opt.into_iter().filter_map(|word| match word {
+            SecurityWord::Usual => None,
+            SecurityWord::Trusted(trust) => Some(trust),
+        });
+        // An empty one is Docker's way to say that the image's is not wanted.
+        let words =
+            self.entrypoint.map(|word| if word.is_empty() { Vec::new() } else { vec![word] });
+        let (entrypoint, argv) = match root {
+            RootSpec::Image(_) => (words, argv),
+            RootSpec::Path(_) => (None, words.into_iter().flatten().chain(argv).collect()),
+        };
+        ContainerSpec {
+            entrypoint,
             directory,
             user,
             hostname: self.hostname,
-            network,
+            network: self.network.unwrap_or_default(),
             ports: self.publish,
             read_only: self.read_only,
-            mounts: self.volume.into_iter().chain(self.tmpfs).collect(),
+            mounts: self.volume.into_iter().chain(self.mount).chain(self.tmpfs).collect(),
             devices: self.device,
             cap_add: self.cap_add.into_iter().collect(),
             cap_drop: self.cap_drop.into_iter().collect(),
             sysctls: self.sysctl.into_iter().collect::<BTreeMap<_, _>>(),
             init: self.init,
             shm_bytes: self.shm_size,
-            trust: trust.collect(),
+            trust: trust.chain(asked).collect(),
             ..ContainerSpec::new(root, argv)
-        })
+        }
     }
 }
 
@@ -154,12 +201,35 @@ fn absolute(text: &str) -> Result<String, String> {
     Err(format!("{text:?} must begin with /: it is a path of whichever node runs it"))
 }
 
-/// A path of the container.
-fn target(text: &str) -> Result<String, String> {
-    if text.starts_with('/') {
+/// A network by name. Docker has more kinds, and people's own.
+fn network(text: &str) -> Result<NetworkSpec, String> {
+    match text {
+        "bridge" | "default" => Ok(NetworkSpec::Bridge),
+        "host" => Ok(NetworkSpec::Host),
+        "none" => Ok(NetworkSpec::None),
+        _ if text.starts_with("container:") => {
+            Err("a network is not shared between two tasks; there are bridge, host and none"
+                .to_owned())
+        }
+        _ => {
+            Err("networks of one's own are not there yet; there are bridge, host and none"
+                .to_owned())
+        }
+    }
+}
+
+/// What this program runs on, in Go's words, which are Docker's.
+fn platform(text: &str) -> Result<String, String> {
+    let here = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let said = text.strip_prefix("linux/").unwrap_or(text);
+    if said == here || (here == "arm64" && said == "arm64/v8") {
         return Ok(text.to_owned());
     }
-    Err(format!("{text:?} must begin with /: it is a path in the container"))
+    Err(format!("nodes run what they are made for, like linux/{here}; nothing is emulated"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -167,47 +237,6 @@ fn pair(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it like NAME=VALUE".to_owned()),
     }
-}
-
-/// `/srv/data:/data:ro` is a directory of the node, `data:/data` a volume.
-fn volume(text: &str) -> Result<MountSpec, String> {
-    let mut parts = text.split(':');
-    let (source, target) = match (parts.next(), parts.next()) {
-        (Some(source), Some(target)) if !source.is_empty() => {
-            (source.to_owned(), self::target(target)?)
-        }
-        _ => return Err("write it like /srv/data:/data, or data:/data for a volume".to_owned()),
-    };
-    let read_only = match (parts.next(), parts.next()) {
-        (None | Some("rw"), None) => false,
-        (Some("ro"), None) => true,
-        _ => return Err("behind the target only :ro or :rw may stand".to_owned()),
-    };
-    if source.starts_with('/') {
-        return Ok(MountSpec::Bind { source, target, read_only });
-    }
-    if source.contains('/') {
-        return Err(format!("{source:?} is neither an absolute path nor a volume's name"));
-    }
-    Ok(MountSpec::Volume { name: source, target, read_only })
-}
-
-fn tmpfs(text: &str) -> Result<MountSpec, String> {
-    let (at, options) = text.split_once(':').unwrap_or((text, ""));
-    let (mut bytes, mut mode) = (None, None);
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=') {
-            Some(("size", size)) => bytes = Some(parse_bytes(size).map_err(|bad| bad.to_string())?),
-            Some(("mode", octal)) => {
-                let read = u32::from_str_radix(octal, 8).ok().filter(|mode| *mode <= 0o7777);
-                mode = Some(read.ok_or_else(|| format!("{octal:?} is no mode like 1777"))?);
-            }
-            // A container's tmpfs has these anyway.
-            _ if matches!(option, "rw" | "nosuid" | "nodev" | "noexec" | "exec") => {}
-            _ => return Err(format!("{option:?} is not known; write size=64m or mode=1777")),
-        }
-    }
-    Ok(MountSpec::Tmpfs { target: target(at)?, bytes, mode })
 }
 
 fn device(text: &str) -> Result<DeviceSpec, String> {
@@ -254,23 +283,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes_are_read_as_docker_reads_them() {
-        let bind = |source: &str, read_only| MountSpec::Bind {
-            source: source.into(),
-            target: "/data".into(),
-            read_only,
-        };
-        assert_eq!(volume("/srv:/data"), Ok(bind("/srv", false)));
-        assert_eq!(volume("/srv:/data:ro"), Ok(bind("/srv", true)));
-        let named =
-            MountSpec::Volume { name: "db".into(), target: "/data".into(), read_only: false };
-        assert_eq!(volume("db:/data:rw"), Ok(named));
-        for bad in ["", "/data", ":/data", "/srv:data", "a/b:/data", "/srv:/data:x", "/a:/b:ro:z"] {
-            assert!(volume(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn ports_are_read_as_docker_reads_them() {
         let port = |ip: Option<&str>, host, container, udp| PortSpec {
             host_ip: ip.map(|ip| ip.parse().expect("an address")),
@@ -288,12 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_devices_are_read_as_docker_reads_them() {
-        let memory = tmpfs("/tmp:rw,size=64m,mode=1777");
-        let wanted =
-            MountSpec::Tmpfs { target: "/tmp".into(), bytes: Some(64 << 20), mode: Some(0o1777) };
-        assert_eq!(memory, Ok(wanted));
-        assert!(tmpfs("tmp").is_err() && tmpfs("/tmp:uid=0").is_err());
+    fn devices_are_read_as_docker_reads_them() {
         let serial = device("/dev/ttyUSB0:/dev/modem:r").expect("a device");
         assert!(serial.read_only && serial.target.as_deref() == Some("/dev/modem"));
         assert!(device("ttyUSB0").is_err() && device("/dev/a:/dev/b:x").is_err());

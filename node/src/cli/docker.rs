@@ -5,36 +5,103 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-const IMAGES: &str = "images from registries are not in this version; a container runs over a \
-                      directory or a tar archive of the node: --rootfs DIR|TAR";
-
-/// Flags of `docker run` and its kin.
-const FLAGS: [(&str, &str); 16] = [
-    ("--rm", "what a task leaves goes with its job: starling rm JOB"),
-    ("--restart", "--replicas N keeps N copies running, started again when they end"),
-    ("--privileged", "--cap-add ALL, or --trust host-ids on nodes with --trust-jobs"),
-    ("--security-opt", "--trust all-calls or system-paths, on nodes with --trust-jobs"),
-    ("--userns", "a container has ids of its own; --trust host-ids gives it the node's"),
-    ("--mount", "-v SOURCE:TARGET[:ro], or --tmpfs TARGET[:size=64m]"),
-    ("--env-file", "-e NAME=VALUE sets one, -e NAME takes it from here"),
-    ("--entrypoint", "what stands behind -- is all that runs: run … -- PROGRAM ARGUMENTS"),
-    ("--gpus", "--device /dev/… shows a device of the node"),
-    ("-P", "-p HOST:CONTAINER leads one port of the node into it"),
-    ("--publish-all", "-p HOST:CONTAINER leads one port of the node into it"),
-    ("--dns", "a container asks whom its node asks"),
-    ("--ip", "addresses are given out by the node; -p leads into a container"),
+/// Flags of `docker run` and its kin, and of `podman run` where people know those better.
+const FLAGS: [(&str, &str); 70] = [
+    ("--annotation", LABELS),
+    ("--attach", FOREGROUND),
+    ("-a", FOREGROUND),
+    ("--blkio-weight-device", "--blkio-weight is for all disks; --device-read-bps limits one"),
+    ("--cgroup-parent", CGROUPS),
+    ("--cgroupns", CGROUPS),
+    ("--cpu-count", CORES),
+    ("--cpu-percent", CORES),
+    ("--cpu-period", CORES),
+    ("--cpu-quota", CORES),
+    ("--cpu-rt-period", REAL_TIME),
+    ("--cpu-rt-runtime", REAL_TIME),
     ("--cpu-shares", "--reserve-cpu CORES is its share under contention"),
-    ("--log-driver", "starling logs JOB   keeps the last 8 to 16 MiB of each start"),
+    ("-c", "--reserve-cpu CORES is its share under contention"),
+    ("--cpuset-mems", "--cpuset-cpus LIST binds it to processors; memory follows them"),
+    ("--detach-keys", "Ctrl-P Ctrl-Q leaves starling attach; they cannot be changed"),
+    ("--device-cgroup-rule", "--device /dev/… shows one device of the node"),
+    ("--disable-content-trust", "signatures of images are not looked at; NAME@sha256:… pins one"),
+    ("--dns", NAMES),
+    ("--dns-opt", NAMES),
+    ("--dns-option", NAMES),
+    ("--dns-search", NAMES),
+    ("--add-host", "names in /etc/hosts: -v /srv/hosts:/etc/hosts:ro shows a file of the node"),
+    ("--domainname", "--hostname NAME is all it calls itself"),
+    ("--expose", "ports of a container need no leave; -p HOST:CONTAINER leads there"),
+    ("--gpus", "not there yet; --device /dev/nvidia0 --device /dev/nvidiactl … shows a node's"),
+    ("--group-add", "-u USER:GROUP is one group; more cannot be said yet"),
+    ("--health-cmd", HEALTH),
+    ("--health-interval", HEALTH),
+    ("--health-retries", HEALTH),
+    ("--health-start-interval", HEALTH),
+    ("--health-start-period", HEALTH),
+    ("--health-timeout", HEALTH),
+    ("--no-healthcheck", HEALTH),
+    ("--ip", "addresses are given out by the node; -p leads into a container"),
+    ("--ip6", "addresses are given out by the node; -p leads into a container"),
+    ("--link-local-ip", "addresses are given out by the node; -p leads into a container"),
+    ("--mac-address", "addresses are given out by the node; -p leads into a container"),
+    ("--ipc", "shared memory is a container's own; --shm-size says how much"),
+    ("--isolation", "a container has namespaces, ids and a seccomp filter of its own"),
+    ("--kernel-memory", "-m counts the kernel's memory of a task with its own"),
+    ("--link", "--network bridge: containers of one node reach each other by address"),
+    ("--network-alias", "--network bridge: containers of one node reach each other by address"),
+    ("--net-alias", "--network bridge: containers of one node reach each other by address"),
+    ("--log-driver", LOGS),
+    ("--log-opt", LOGS),
+    ("--memory-swappiness", "--memory-swap says how much swap it may use"),
     ("--no-trunc", "columns are cut on a terminal alone; --json has all"),
+    ("--oom-kill-disable", "--oom-score-adj N says how willingly it is killed; a limit stays one"),
+    ("--pid", "a container sees its own processes; starling top TASK lists them"),
+    ("--pod", "one job for each; --network host lets them reach each other on one node"),
+    (
+        "--privileged",
+        "--cap-add ALL, --device /dev/…, --trust host-ids, all-calls, system-paths: what it needs",
+    ),
+    ("-P", PORTS),
+    ("--publish-all", PORTS),
+    ("--runtime", "containers run by the node's own runtime; starling doctor says what it can"),
+    ("--sig-proxy", "in the foreground Ctrl-C stops the job; starling kill sends other signals"),
+    ("--storage-opt", "changes to a root are kept on the node's disk; --tmpfs and -v have sizes"),
+    ("--use-api-socket", "-v PATH:PATH shows a socket of the node, on nodes with --trust-jobs"),
+    ("--userns", "a container has ids of its own; --trust host-ids gives it the node's"),
+    ("--uidmap", "a container has ids of its own; --trust host-ids gives it the node's"),
+    ("--gidmap", "a container has ids of its own; --trust host-ids gives it the node's"),
+    ("--uts", "--hostname NAME is what it calls itself"),
+    ("--volume-driver", VOLUMES),
+    ("--volumes-from", VOLUMES),
+    ("--env-host", "-e NAME takes one variable from here, --env-file FILE several"),
+    ("--env-merge", "-e NAME=VALUE sets one"),
+    ("--systemd", "--init runs a small first process; systemd is not set up for"),
+    ("--secret", "secrets are not there yet; --env-file FILE hands variables over"),
+    ("--requires", "one job for each; starling wait JOB waits for one"),
+    ("--replace", "starling rm JOB && starling run …"),
 ];
+
+const LABELS: &str = "--label NAME=VALUE says something about a job";
+const FOREGROUND: &str =
+    "in the foreground its output is shown, and -i types into it; -d leaves it";
+const CGROUPS: &str = "control groups are made by the node; -m, --cpus and their like are limits";
+const CORES: &str = "--cpus CORES holds it to them, like 0.5";
+const REAL_TIME: &str =
+    "real-time scheduling is not given; --cpuset-cpus LIST keeps processors apart";
+const NAMES: &str = "a container asks whom its node asks";
+const HEALTH: &str = "not there yet; starling exec TASK -- CMD looks by hand";
+const LOGS: &str = "starling logs JOB   keeps the last 8 to 16 MiB of each start";
+const PORTS: &str = "-p HOST:CONTAINER leads one port of the node into it";
+const VOLUMES: &str = "-v NAME:TARGET is the same volume for every task of that node that names it";
 
 /// Commands of `docker`.
 const COMMANDS: [(&str, &str); 13] = [
-    ("images", IMAGES),
-    ("pull", IMAGES),
-    ("push", IMAGES),
-    ("build", IMAGES),
-    ("load", IMAGES),
+    ("images", "starling image ls"),
+    ("pull", "starling image pull NAME; a run does it by itself"),
+    ("push", "starling image push NAME"),
+    ("build", "docker build or podman build, then docker save NAME | starling image load"),
+    ("load", "starling image load < ARCHIVE"),
     ("inspect", "starling ps -a JOB --json, and starling why JOB"),
     ("restart", "starling stop JOB, and run it again; services start again by themselves"),
     ("start", "starling run …; what was stopped stays so"),
@@ -46,7 +113,7 @@ const COMMANDS: [(&str, &str); 13] = [
 ];
 
 /// Flags of other commands as well.
-const EVERYWHERE: [&str; 2] = ["--rm", "--no-trunc"];
+const EVERYWHERE: [&str; 1] = ["--no-trunc"];
 
 /// What to type instead, for an error about a word that is not known; `runs` if it was
 /// typed behind `run`.
@@ -76,7 +143,7 @@ mod tests {
     #[test]
     fn a_flag_is_never_taken_for_the_command_to_run() {
         for words in
-            ["run --rootfs /r --rm -- sh", "run --exec --entrypoint=sh x", "run --mount a x"]
+            ["run --rootfs /r -P -- sh", "run --exec --dns=1.1.1.1 x", "run --privileged x"]
         {
             let error = refused(words);
             assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{words}");
@@ -87,6 +154,7 @@ mod tests {
         for fine in [
             "run --exec -- -weird",
             "run --exec sh -c x --rm",
+            "run --rm alpine --privileged",
             "exec t ls --rm",
             "rm -f x",
             "stats --no-stream",
@@ -99,7 +167,8 @@ mod tests {
 
     #[test]
     fn commands_of_docker_lead_to_ours() {
-        assert!(hint(&refused("pull alpine"), false).is_some_and(|hint| hint.contains("--rootfs")));
+        let hint_of = |words| hint(&refused(words), false).unwrap_or_default();
+        assert!(hint_of("pull alpine").contains("image pull"));
         assert!(
             hint(&refused("inspect web"), false).is_some_and(|hint| hint.contains("starling ps"))
         );
@@ -113,7 +182,8 @@ mod tests {
             assert!(command.find_subcommand(word).is_none(), "{word}");
         }
         let run = command.find_subcommand("run").expect("run");
-        for (word, _) in FLAGS {
+        for (word, hint) in FLAGS {
+            assert!(!hint.is_empty() && hint.len() < 120, "{word}");
             let known =
                 |arg: &clap::Arg| arg.get_long().is_some_and(|long| word == format!("--{long}"));
             assert!(!run.get_arguments().any(known), "{word}");

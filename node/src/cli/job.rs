@@ -1,22 +1,33 @@
 //! From the words after `run` to a `JobSpec`.
 //!
-//! Pure: what a job is called, if nobody said, and the value of a variable
-//! named alone (`-e HOME`) are handed in. Everything that can be known to be
+//! ```text
+//! --exec CMD…          a plain process
+//! --rootfs DIR CMD…    a container over files of the node
+//! IMAGE [CMD…]         a container from an image
+//! ```
+//!
+//! Pure: what a job is called, if nobody said, the value of a variable
+//! named alone (`-e HOME`) and what files say are handed in. Everything that can be known to be
 //! wrong is refused here, before an agent is asked; the agent checks again.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use clap::Args;
-use gossip_core::slot::{NAME_LENGTH_MAX, check_name};
-use gossip_core::spec::{COUNT_MAX, JobKind, JobSpec, Program, STOP_GRACE_MS, Streams, TaskSpec};
 
 use crate::agent::vet;
 use crate::agent::words::{Fault, Reader};
 use crate::api::types::Complaint;
 use crate::cli::container::ContainerArgs;
+use crate::cli::job_name::{image_label, name_for};
+use crate::cli::listed::{self, Pair};
 use crate::cli::resources::ResourceArgs;
+use crate::cli::restart::{self, RestartWord};
 use crate::cli::times;
+use clap::Args;
+use gossip_core::container::RootSpec;
+use gossip_core::slot::check_name;
+use gossip_core::spec::{COUNT_MAX, JobSpec, Program, STOP_GRACE_MS, Streams, TaskSpec};
 
 /// What should run, and how.
 #[derive(Args, Clone, Debug)]
@@ -35,6 +46,15 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)),
         help_heading = "Copies")]
     array: Option<u32>,
+    /// When what ended is started again: no, on-failure[:MAX], always, unless-stopped
+    #[arg(long, value_name = "WHEN", value_parser = restart::word, help_heading = "Copies")]
+    restart: Option<RestartWord>,
+    /// Say something about the job: NAME[=VALUE]
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    label: Vec<Pair>,
+    /// Take labels from a file, a line each
+    #[arg(long, value_name = "FILE")]
+    label_file: Vec<PathBuf>,
     #[command(flatten)]
     resources: ResourceArgs,
     /// Limit each process: nofile=1024:2048, core=0, memlock=unlimited
@@ -42,7 +62,10 @@ pub(crate) struct JobArgs {
     ulimit: Vec<(String, String)>,
     /// Set a variable; NAME alone takes its value from here
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable, help_heading = "Process")]
-    env: Vec<(String, Option<String>)>,
+    env: Vec<Pair>,
+    /// Take variables from a file, a line each: NAME=VALUE, or NAME alone
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    env_file: Vec<PathBuf>,
     /// Start in this directory: of the container, or of the host for a process [default: / or scratch]
     #[arg(short, long, value_name = "DIR", value_parser = directory, help_heading = "Process")]
     workdir: Option<String>,
@@ -52,7 +75,7 @@ pub(crate) struct JobArgs {
     /// What asks it to end, like SIGINT [default: SIGTERM]
     #[arg(long, value_name = "SIGNAL", help_heading = "Process")]
     stop_signal: Option<String>,
-    /// Time between SIGTERM and SIGKILL, like 10, 30s or 5m [default: 10s]
+    /// Time between the stop signal and SIGKILL, like 10, 30s or 5m [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = times::parse, help_heading = "Process")]
     stop_timeout: Option<Duration>,
     /// Keep its standard input open; in the foreground, type into it
@@ -63,9 +86,24 @@ pub(crate) struct JobArgs {
     tty: bool,
     #[command(flatten)]
     container: ContainerArgs,
-    /// The program and its arguments
-    #[arg(value_name = "CMD", trailing_var_arg = true, required = true)]
+    /// An image, and what runs in it where not its own program; behind --exec and --rootfs
+    /// the program and its arguments alone
+    #[arg(
+        value_name = "IMAGE|CMD",
+        trailing_var_arg = true,
+        required_unless_present = "entrypoint"
+    )]
     command: Vec<String>,
+}
+
+/// What words alone do not say.
+pub(crate) struct Outside<'a> {
+    /// How the name of a job without one ends.
+    pub(crate) made_up: &'a str,
+    /// The value that a variable has here.
+    pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
+    /// What is in a file, up to [`listed::FILE_BYTES_MAX`] and a byte.
+    pub(crate) file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
 }
 
 /// Where a keyboard goes.
@@ -89,37 +127,24 @@ impl JobArgs {
         }
     }
 
-    /// The job, checked. `made_up` ends the name of a job without one; `variable` looks up
-    /// the value of a variable named alone.
-    pub(crate) fn spec(
-        self,
-        made_up: &str,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<JobSpec, Complaint> {
-        if self.container.lacks_rootfs() {
+    /// The job, checked.
+    pub(crate) fn spec(mut self, outside: &Outside<'_>) -> Result<JobSpec, Complaint> {
+        if self.exec && self.container.says_anything() {
             return Err(Complaint::new("bad_spec", "only a container has these")
-                .because("there is no --rootfs, and some flag is for containers alone")
+                .because("there is --exec, and some flag is for containers alone")
                 .hint("starling run --help   which, under Container"));
         }
-        if !self.exec && self.container.rootfs.is_none() {
-            return Err(no_images(&self.command));
-        }
         self.container.check_ports()?;
-        let name = self.name.unwrap_or_else(|| name_for(&self.command, made_up));
-        let (kind, count) = match (self.replicas, self.array) {
-            (Some(replicas), _) => (JobKind::Service, replicas),
-            (None, array) => (JobKind::Batch, array.unwrap_or(1)),
-        };
+        let (env, labels) = (self.variables(outside)?, self.labels(outside)?);
+        let (label, run) = self.program()?;
+        let name = self.name.unwrap_or_else(|| name_for(&label, outside.made_up));
+        let (kind, count, restart) = restart::kind(self.restart, self.replicas, self.array)?;
         let grace = self
             .stop_timeout
             .map_or(STOP_GRACE_MS, |grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
-        let (argv, directory, user) = (self.command, self.workdir, self.user);
-        let run = match self.container.spec(argv.clone(), directory.clone(), user.clone()) {
-            Some(container) => Program::Container(Box::new(container)),
-            None => Program::Process { argv, directory, user },
-        };
         let task = TaskSpec {
-            env: variables(self.env, variable),
+            env,
+            restart,
             resources: self.resources.ask(),
             oom_score_adj: self.resources.oom_score_adj,
             limits: self.resources.limits()?,
@@ -133,22 +158,63 @@ impl JobArgs {
             stop_grace_ms: grace,
             ..TaskSpec::of(run)
         };
-        let spec = JobSpec::of_task(name, kind, count, task);
+        let mut spec = JobSpec::of_task(name, kind, count, task);
+        spec.labels = labels;
         let refused = |fault: Fault| fault.complaint("bad_spec", Reader::Flags);
         spec.check().map_err(|bad| refused(Fault::of_spec(bad)))?;
         vet(&spec).map_err(refused)?;
         Ok(spec)
     }
-}
 
-fn no_images(command: &[String]) -> Complaint {
-    let words: Vec<&str> = command.iter().map(String::as_str).collect();
-    Complaint::new("not_yet", "images are not in this version yet")
-        .because("what runs is a plain process of the host or a container over files it has")
-        .hint(format!(
-            "starling run --exec -- {}   or starling run --rootfs DIR|TAR -- CMD",
-            words.join(" ")
-        ))
+    /// What runs, and what it is called after.
+    fn program(&mut self) -> Result<(String, Program), Complaint> {
+        let mut words = std::mem::take(&mut self.command);
+        let (directory, user) = (self.workdir.take(), self.user.take());
+        let container = std::mem::take(&mut self.container);
+        let first = words.first().cloned();
+        let (label, root) = match (&container.rootfs, first) {
+            (None, Some(label)) if self.exec => {
+                return Ok((label, Program::Process { argv: words, directory, user }));
+            }
+            (Some(path), first) => {
+                container.check_without_image()?;
+                let label = container.entrypoint.clone().filter(|word| !word.is_empty());
+                (label.or(first).unwrap_or_default(), RootSpec::Path(path.clone()))
+            }
+            (None, Some(name)) => {
+                words.remove(0);
+                let label = image_label(&name)?;
+                (label, RootSpec::Image(container.image(name)))
+            }
+            (None, None) => {
+                return Err(Complaint::new("usage", "there is nothing to run")
+                    .because("no image is named")
+                    .hint("starling run --entrypoint PROGRAM IMAGE ARGUMENTS"));
+            }
+        };
+        let container = container.spec(root, words, directory, user);
+        Ok((label, Program::Container(Box::new(container))))
+    }
+
+    /// As Docker: those of files first, so that those of the command line count.
+    fn variables(&mut self, outside: &Outside<'_>) -> Result<BTreeMap<String, String>, Complaint> {
+        let mut given = Vec::new();
+        for path in &self.env_file {
+            given.extend(listed::pairs("--env-file", path, outside.file)?);
+        }
+        given.append(&mut self.env);
+        Ok(variables(given, outside.variable))
+    }
+
+    /// As Docker: a label without a value has an empty one.
+    fn labels(&mut self, outside: &Outside<'_>) -> Result<BTreeMap<String, String>, Complaint> {
+        let mut given = Vec::new();
+        for path in &self.label_file {
+            given.extend(listed::pairs("--label-file", path, outside.file)?);
+        }
+        given.append(&mut self.label);
+        Ok(given.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect())
+    }
 }
 
 fn job_name(text: &str) -> Result<String, String> {
@@ -170,7 +236,7 @@ fn ulimit(text: &str) -> Result<(String, String), String> {
 }
 
 /// `NAME=VALUE`, or `NAME` for the value that it has here.
-pub(crate) fn variable(text: &str) -> Result<(String, Option<String>), String> {
+pub(crate) fn variable(text: &str) -> Result<Pair, String> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (text, None),
@@ -183,154 +249,16 @@ pub(crate) fn variable(text: &str) -> Result<(String, Option<String>), String> {
 
 /// As Docker: what is named alone and not set here is not set there.
 pub(crate) fn variables(
-    given: Vec<(String, Option<String>)>,
+    given: Vec<Pair>,
     here: impl Fn(&str) -> Option<String>,
 ) -> BTreeMap<String, String> {
-    let valued = |(name, value): (String, Option<String>)| {
+    let valued = |(name, value): Pair| {
         let value = value.or_else(|| here(&name))?;
         Some((name, value))
     };
     given.into_iter().filter_map(valued).collect()
 }
 
-/// `sleep-k3f9x` for `/bin/sleep 10`.
-fn name_for(command: &[String], made_up: &str) -> String {
-    let program = command.first().map_or("", String::as_str);
-    let file = program.rsplit('/').next().unwrap_or_default().to_lowercase();
-    let letters = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
-    let room = NAME_LENGTH_MAX.saturating_sub(made_up.len() + 1);
-    let label: String = file.chars().map(letters).take(room).collect();
-    match label.trim_matches('-') {
-        "" => format!("job-{made_up}"),
-        label => format!("{label}-{made_up}"),
-    }
-}
-
-/// The end of a made-up name: letters that are not mistaken for each other.
-pub(crate) fn made_up(mut random: u64) -> String {
-    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let mut text = String::new();
-    for _ in 0..5 {
-        let at = usize::try_from(random % 32).unwrap_or(0);
-        text.push(char::from(LETTERS[at]));
-        random /= 32;
-    }
-    text
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-    use gossip_core::limits::TaskLimits;
-    use gossip_core::resources::{DEFAULT_ASK, Resources};
-
-    #[derive(Parser)]
-    struct Words {
-        #[command(flatten)]
-        job: JobArgs,
-    }
-
-    fn read(words: &str) -> Result<JobSpec, Complaint> {
-        let words = Words::try_parse_from(std::iter::once("run").chain(words.split(' ')));
-        let words = words.map_err(|e| Complaint::new("usage", e.to_string()))?;
-        words.job.spec("abc23", |name| (name == "HOME").then(|| "/root".to_owned()))
-    }
-
-    fn task(spec: &JobSpec) -> &TaskSpec {
-        &spec.groups[0].tasks[0]
-    }
-
-    #[test]
-    fn words_become_jobs() {
-        type Check = fn(&JobSpec) -> bool;
-        let cases: [(&str, Check); 16] = [
-            ("--exec -- true", |s| s.kind == JobKind::Batch && s.groups[0].count == 1),
-            ("--exec true", |s| s.name == "true-abc23"),
-            ("--exec -- /usr/bin/My_App -v", |s| s.name == "my-app-abc23"),
-            ("--exec --name web sleep 1", |s| s.name == "web"),
-            ("--exec --replicas 3 x", |s| s.kind == JobKind::Service && s.groups[0].count == 3),
-            ("--exec --array 9 x", |s| s.kind == JobKind::Batch && s.groups[0].count == 9),
-            ("--exec --cpus 1.5 -m 1g x", |s| {
-                task(s).resources == Resources { cpu_milli: 1500, memory_bytes: 1 << 30 }
-            }),
-            ("--exec --cpus 2 --reserve-cpu 0.5 x", |s| {
-                task(s).resources.cpu_milli == 500 && task(s).limits.cpu_milli == Some(2000)
-            }),
-            ("--exec x", |s| task(s).limits == TaskLimits::default()),
-            ("--exec -u web:web --ulimit nofile=10:20 x", |s| {
-                s.groups[0].needs_trust().is_some()
-                    && task(s).rlimits().eq([Some(("nofile", 10, 20))])
-            }),
-            ("--rootfs /srv/r -v /srv/d:/d -p 80 --user 7 sh -c x", |s| {
-                let Program::Container(container) = &task(s).run else { return false };
-                container.argv == ["sh", "-c", "x"]
-                    && container.user.as_deref() == Some("7")
-                    && (container.mounts.len(), container.ports.len()) == (1, 1)
-                    && s.groups[0].needs_trust().is_none()
-            }),
-            ("--exec x", |s| task(s).resources == DEFAULT_ASK && task(s).stop_grace_ms == 10_000),
-            ("--exec -e A=b=c -e HOME -e UNSET x", |s| {
-                let env: Vec<_> = task(s).env.iter().map(|(k, v)| format!("{k}:{v}")).collect();
-                env == ["A:b=c", "HOME:/root"]
-            }),
-            ("--exec --stop-timeout 3 x", |s| task(s).stop_grace_ms == 3000),
-            ("--exec -w /srv x --name y -d", |s| {
-                let argv = ["x", "--name", "y", "-d"].map(str::to_owned).to_vec();
-                let directory = Some("/srv".to_owned());
-                task(s).run == Program::process(argv, directory)
-            }),
-            ("--exec -- -weird", |s| {
-                let argv = vec!["-weird".to_owned()];
-                task(s).run == Program::process(argv, None)
-            }),
-        ];
-        for (words, check) in cases {
-            let spec = read(words).expect(words);
-            assert!(check(&spec), "{words}: {spec:?}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_a_job_is_refused_before_anybody_is_asked() {
-        let cases = [
-            ("nginx", "not_yet"),
-            ("--exec --replicas 2 --array 2 x", "usage"),
-            ("--exec --array 0 x", "usage"),
-            ("--exec --array 20001 x", "usage"),
-            ("--exec --cpus x x", "usage"),
-            ("--exec", "usage"),
-            ("--exec --name Web x", "usage"),
-            ("--exec -e =x x", "usage"),
-            ("--exec -w srv x", "usage"),
-            ("--exec --stop-timeout 25h x", "bad_spec"),
-            ("--exec --stop-signal NONE x", "bad_spec"),
-            ("--exec --ulimit nofile=2:1 x", "bad_spec"),
-            ("--exec --rootfs /r x", "usage"),
-            ("--exec -v /a:/b x", "bad_spec"),
-            ("--rootfs r x", "usage"),
-            ("--rootfs /r --network host -p 80 x", "bad_spec"),
-        ];
-        for (words, code) in cases {
-            assert_eq!(read(words).expect_err(words).code, code, "{words}");
-        }
-    }
-
-    #[test]
-    fn ports_without_a_bridge_are_refused_in_plain_words() {
-        for network in ["host", "none"] {
-            let words = format!("--rootfs /r --network {network} -p 80 x");
-            let told = read(&words).expect_err("refused");
-            assert!(told.why.concat().contains(&format!("--network {network}")), "{told:?}");
-            assert!(told.hint.is_some_and(|hint| hint.contains("leave out -p")));
-        }
-    }
-
-    #[test]
-    fn a_made_up_name_is_a_name_however_odd_the_command() {
-        for command in ["/", "...", "ü", &"x".repeat(200), "a b"] {
-            let name = name_for(&[command.to_owned()], &made_up(u64::MAX));
-            assert_eq!(gossip_core::slot::check_name(&name), Ok(()), "{name}");
-        }
-    }
-}
+#[path = "job_tests.rs"]
+mod tests;

@@ -11,9 +11,11 @@ use crate::agent::words::{Fault, Reader};
 use crate::agent::{Here, preview};
 use crate::api::types::Complaint;
 use crate::cli::errors::Failed;
-use crate::cli::job::{JobArgs, made_up};
+use crate::cli::job::{JobArgs, Outside};
+use crate::cli::job_name::made_up;
 use crate::cli::output::{Format, Output};
 use crate::cli::paths::Places;
+use crate::cli::run::bounded_file;
 
 /// The first of a container's ids in a plan; an agent takes a range that is free then,
 /// of those from here on.
@@ -41,7 +43,11 @@ pub(crate) struct PlanArgs {
 
 /// `starling runtime plan`.
 pub(crate) async fn run(args: PlanArgs, places: &Places, out: Output) -> Result<u8, Failed> {
-    let spec = args.job.spec(&made_up(0), |name| std::env::var(name).ok())?;
+    let spec = args.job.spec(&Outside {
+        made_up: &made_up(0),
+        variable: &|name| std::env::var(name).ok(),
+        file: &bounded_file,
+    })?;
     let here = Here::new(NODE.to_owned(), &places.data, true);
     let launch = match preview(&spec, &here).await {
         Some(Ok(launch)) => launch,

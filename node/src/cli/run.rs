@@ -6,11 +6,15 @@
 //!        │          └─ stdout closed, or not placed in time: stop the job, leave
 //!        └─ -d: print its name, leave
 //!
+//! With --rm it is removed behind all that: here, or by the cluster where nobody waits.
+//!
 //! A job in the foreground belongs to this command: whatever ends the one ends
 //! the other, except a second Ctrl-C and the agent's own restart. The key is
 //! made before the first request, so that the job has one identity whatever
 //! becomes of the answer.
 
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -22,15 +26,21 @@ use crate::cli::client::{Answer, Client, Patience, parse, segment};
 use crate::cli::door::Door;
 use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, NOT_STARTED, READER_LEFT, STOPPED};
 use crate::cli::follow::{self, Names, Printer, Style, Times, To};
+use crate::cli::id_file::IdFile;
 use crate::cli::interrupt::Interrupts;
-use crate::cli::job::{JobArgs, Keyboard, made_up};
+use crate::cli::job::{JobArgs, Keyboard, Outside};
+use crate::cli::job_name::made_up;
 use crate::cli::lines::Lines;
+use crate::cli::listed::FILE_BYTES_MAX;
 use crate::cli::output::{Format, Output};
 use crate::cli::times;
 use crate::cli::typing::Typing;
 
 /// After this long without a node, the user is told what the job waits for.
 const PLACING_NOTE_AFTER: Duration = Duration::from_secs(2);
+
+/// How a failure is called when nobody took the job in time.
+const UNPLACED: &str = "unplaced";
 
 /// The flags of `run`.
 #[derive(Args, Clone, Debug)]
@@ -41,6 +51,12 @@ pub(crate) struct RunArgs {
     /// Give up if no node takes it in this time, like 10s
     #[arg(long, value_name = "TIME", value_parser = times::parse, conflicts_with = "detach")]
     timeout: Option<Duration>,
+    /// Remove the job, with all that it wrote, once it is over or stopped
+    #[arg(long)]
+    rm: bool,
+    /// Write the job's id to this file, which must not be there yet
+    #[arg(long, value_name = "FILE")]
+    cidfile: Option<PathBuf>,
     #[command(flatten)]
     job: JobArgs,
 }
@@ -48,10 +64,16 @@ pub(crate) struct RunArgs {
 /// `starling run`.
 pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
     let keyboard = args.job.keyboard();
-    let spec = args
-        .job
-        .spec(&made_up(rand::random()), |name| std::env::var(name).ok())
-        .map_err(|complaint| Failed::from(complaint).before_start())?;
+    let outside = Outside {
+        made_up: &made_up(rand::random()),
+        variable: &|name| std::env::var(name).ok(),
+        file: &bounded_file,
+    };
+    let refused = |complaint: Complaint| Failed::from(complaint).before_start();
+    let mut spec = args.job.spec(&outside).map_err(refused)?;
+    // In the foreground its output is read to the end before it goes.
+    spec.remove = args.rm && args.detach;
+    let id_file = args.cidfile.as_deref().map(IdFile::make).transpose().map_err(refused)?;
     let names = if spec.groups.iter().map(|group| group.count).sum::<u32>() > 1 {
         Names::Shown
     } else {
@@ -60,10 +82,29 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
     let submission = Submission { spec, key: format!("{:032x}", rand::random::<u128>()) };
     if args.detach {
         // Its exit code is never a program's, so a refusal needs no code of its own.
-        return detached(&submit(client, &submission).await?, out);
+        let answer = submit(client, &submission).await?;
+        tell_id(id_file, &answer.parse()?, out);
+        return detached(&answer, out);
     }
-    let wish = Wish { names, timeout: args.timeout, keyboard };
+    let after = if args.rm { After::Removed } else { After::Kept };
+    let wish = Wish { names, timeout: args.timeout, keyboard, after, id_file };
     foreground(&submission, wish, client, out).await
+}
+
+/// The file's bytes, or one more than may be read of it.
+pub(crate) fn bounded_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What becomes of a job that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// Its name and its output stay.
+    Kept,
+    /// It is removed.
+    Removed,
 }
 
 /// How a job in the foreground is shown.
@@ -71,6 +112,8 @@ struct Wish {
     names: Names,
     timeout: Option<Duration>,
     keyboard: Keyboard,
+    after: After,
+    id_file: Option<IdFile>,
 }
 
 async fn foreground(
@@ -79,14 +122,15 @@ async fn foreground(
     client: &mut Client,
     out: Output,
 ) -> Result<u8, Failed> {
-    let Wish { names, timeout, keyboard } = wish;
+    let Wish { names, timeout, keyboard, after, id_file } = wish;
     let mut interrupts = Interrupts::catch()?;
     let (answer, early) = submit_uncut(client, submission, &mut interrupts).await?;
     let accepted: Accepted = answer.parse()?;
     warn_if_alone(&accepted, out);
+    tell_id(id_file, &accepted, out);
     let path = format!("/v1/jobs/{}", accepted.job);
     let lines = client.stream(&format!("{path}/follow")).await?;
-    let mut watch = Watch {
+    let watch = Watch {
         lines,
         printer: Printer::new(Style { names, times: Times::Hidden, format: out.format }),
         out,
@@ -98,6 +142,27 @@ async fn foreground(
         door: client.door().clone(),
         typing: None,
     };
+    let ended = to_its_end(watch, &path, early, &mut interrupts, client).await;
+    let is_over =
+        ended.as_ref().map_or_else(|failed| failed.code() == Some(UNPLACED), |_exit| true);
+    if after == After::Removed
+        && is_over
+        && let Err(failed) = client.delete(&path).await
+    {
+        out.warn(&format!("warning: {} is over and not removed; starling rm", accepted.name));
+        failed.report(out.format.failures());
+    }
+    ended
+}
+
+/// Shows a job until it is over, or stops it for whoever leaves.
+async fn to_its_end(
+    mut watch: Watch,
+    path: &str,
+    early: Option<u8>,
+    interrupts: &mut Interrupts,
+    client: &mut Client,
+) -> Result<u8, Failed> {
     let leave = async {
         match early {
             Some(exit) => exit,
@@ -111,24 +176,31 @@ async fn foreground(
     match result {
         Ok(End::Over(exit)) => Ok(exit),
         Ok(End::NotPlaced(limit)) => {
-            let complaint = unplaced(client, &path, &accepted.name, limit).await;
-            stop(client, &path).await?;
+            let complaint = unplaced(client, path, &watch.name, limit).await;
+            stop(client, path).await?;
             Err(complaint.into())
         }
-        Ok(End::Left(READER_LEFT)) => stop(client, &path).await.map(|()| READER_LEFT),
+        Ok(End::Left(READER_LEFT)) => stop(client, path).await.map(|()| READER_LEFT),
         Ok(End::Left(exit)) => {
-            out.note(&format!("stopping {}; press Ctrl-C again to leave at once", accepted.name));
+            let name = &watch.name;
+            watch.out.note(&format!("stopping {name}; press Ctrl-C again to leave at once"));
             tokio::select! {
-                both = async { tokio::try_join!(stop(client, &path), watch.until_over()) } => {
+                both = async { tokio::try_join!(stop(client, path), watch.until_over()) } => {
                     both.map(|_over| exit)
                 }
                 _again = interrupts.next() => Err(Failed::silently(INTERRUPTED)),
             }
         }
         // The reader of stdout left in the middle of a line.
-        Err(failed) if failed.exit() == 0 => stop(client, &path).await.map(|()| READER_LEFT),
+        Err(failed) if failed.exit() == 0 => stop(client, path).await.map(|()| READER_LEFT),
         // The job may go on: an exit code of its own must not be mistaken for this.
         Err(failed) => Err(failed.exiting(NOT_STARTED)),
+    }
+}
+
+fn tell_id(file: Option<IdFile>, accepted: &Accepted, out: Output) {
+    if let Some(Err(failure)) = file.map(|file| file.write(accepted.job)) {
+        out.warn(&format!("warning: {failure}"));
     }
 }
 
@@ -288,7 +360,7 @@ fn cut_short(name: &str) -> Complaint {
 
 async fn unplaced(client: &mut Client, path: &str, name: &str, limit: Duration) -> Complaint {
     let limit = times::show_duration(limit);
-    let mut complaint = Complaint::new("unplaced", format!("no node took {name} within {limit}"));
+    let mut complaint = Complaint::new(UNPLACED, format!("no node took {name} within {limit}"));
     let mut hints = Vec::new();
     // Without reasons it is still true that nobody took it.
     if let Ok(Ok(why)) =

@@ -185,10 +185,10 @@ mod tests {
     #[test]
     fn there_is_one_error_and_one_hint_that_helps() {
         for (words, message, why, hint) in [
-            ("images", "`starling` has no command images", "", "--rootfs DIR|TAR"),
+            ("images", "`starling` has no command images", "", "starling image ls"),
             ("nosuch", "`starling` has no command nosuch", "", "starling --help"),
             ("statsu", "`starling` has no command statsu", "", "did you mean stat"),
-            ("ps --rm", "`starling ps` has no flag --rm", "", "starling rm JOB"),
+            ("ps --rm", "`starling ps` has no flag --rm", "", "of `starling run`"),
             ("run --nmae x --exec x", "`starling run` has no flag --nmae", "", "mean --name?"),
             ("run --foo --exec x", "`starling run` has no flag --foo", "", "starling run --help"),
             ("ps --replicas 2", "`starling ps` has no flag --replicas", "", "of `starling run`"),
@@ -197,9 +197,9 @@ mod tests {
             ("run -m -5 --exec x", "invalid value '-5' for '--memory", "like 512m", "like 64m"),
             ("run -m --exec x", "invalid value '--exec' for", "like 512m", "like 64m"),
             ("run --tmpfs x y", "invalid value 'x' for '--tmpfs", "in the container", "like /tmp"),
-            ("run --network x y", "invalid value 'x'", "bridge, host, none", "run --help"),
+            ("run --network x y", "invalid value 'x'", "bridge, host and none", "starling doctor"),
             ("logs --tail x c", "invalid value 'x' for '--tail", "like 20, or all", "logs --help"),
-            ("run --exec", "required arguments were not provided", "<CMD>...", "run --help"),
+            ("run --exec", "required arguments were not provided", "<IMAGE|CMD>...", "run --help"),
             ("--json exec", "required arguments were not provided", "<TASK>", "exec --help"),
         ] {
             let told = told_of(words);

@@ -7,8 +7,8 @@
 use gossip_core::fact::TaskEnd;
 use gossip_core::id::JobId;
 use gossip_core::resources::Resources;
-use gossip_core::slot::GroupName;
-use gossip_core::spec::{GroupSpec, JobKind, JobSpec, Program, SPEC_VERSION, TaskSpec, Unknown};
+use gossip_core::restart::Restart;
+use gossip_core::spec::{JobKind, JobSpec, Program, TaskSpec};
 use starling_core::effect::Dice;
 
 use super::HEAL_AT;
@@ -16,6 +16,9 @@ use super::dice::Seeded;
 
 /// A batch task runs at most this long.
 pub(super) const BATCH_MS_MAX: u64 = 8000;
+
+/// Every second batch starts again what failed, at most this often.
+const RESTARTS_MAX: u32 = 2;
 
 /// What users submit.
 #[derive(Clone, Debug)]
@@ -52,7 +55,7 @@ pub(super) fn draw(dice: &mut Seeded, capacities: &[Resources]) -> Vec<Job> {
         id[..8].copy_from_slice(&dice.roll().to_be_bytes());
         id[8] = u8::try_from(number).unwrap_or(0);
         let grace = dice.range(200, 3000);
-        let spec = spec(&format!("job-{number}"), kind, count, ask, grace);
+        let spec = spec(number, kind, count, ask, grace);
         jobs.push(Job { id: JobId::new(id), spec });
     }
     jobs
@@ -70,21 +73,12 @@ pub(super) fn changed(dice: &mut Seeded, spec: &JobSpec) -> JobSpec {
     spec
 }
 
-fn spec(name: &str, kind: JobKind, count: u32, ask: Resources, stop_grace_ms: u64) -> JobSpec {
+fn spec(number: u64, kind: JobKind, count: u32, ask: Resources, stop_grace_ms: u64) -> JobSpec {
     let run = Program::process(vec!["simulated".to_owned()], None);
-    let task = TaskSpec { resources: ask, stop_grace_ms, ..TaskSpec::of(run) };
-    let name_of_group = GroupName::main();
-    let group =
-        GroupSpec { name: name_of_group, count, tasks: vec![task], unknown: Unknown::new() };
-    JobSpec {
-        version: SPEC_VERSION,
-        name: name.to_owned(),
-        namespace: "default".to_owned(),
-        owner: String::new(),
-        kind,
-        groups: vec![group],
-        unknown: Unknown::new(),
-    }
+    let restart = (kind == JobKind::Batch && number % 4 == 3)
+        .then_some(Restart::OnFailure { most: Some(RESTARTS_MAX) });
+    let task = TaskSpec { resources: ask, stop_grace_ms, restart, ..TaskSpec::of(run) };
+    JobSpec::of_task(format!("job-{number}"), kind, count, task)
 }
 
 /// After how long a task that starts now ends by itself, and how; `None` if never.

@@ -9,6 +9,7 @@ pub(super) mod capacity;
 pub(super) mod copies;
 pub(super) mod finale;
 pub(super) mod promises;
+pub(super) mod restarts;
 pub(super) mod sight;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use std::fmt;
 use self::capacity::Capacity;
 use self::copies::Healing;
 use self::promises::Promises;
+use self::restarts::Restarts;
 use self::sight::Sight;
 use super::WARM_UP;
 use super::tasks::TaskName;
@@ -43,6 +45,8 @@ pub enum Judge {
     Views,
     /// When all is stopped, everything is free.
     Residue,
+    /// A batch's task is started again only as its job says.
+    Restarts,
 }
 
 impl fmt::Display for Judge {
@@ -56,6 +60,7 @@ impl fmt::Display for Judge {
             Judge::Replicas => "equal replicas",
             Judge::Views => "true views",
             Judge::Residue => "no residue",
+            Judge::Restarts => "no restart without a rule",
         })
     }
 }
@@ -81,6 +86,7 @@ pub(super) struct Bench {
     pub(super) capacity: Capacity,
     pub(super) promises: Promises,
     pub(super) healing: Healing,
+    pub(super) restarts: Restarts,
     pub(super) violations: Vec<Violation>,
     /// When somebody last wrote a record.
     pub(super) written_at: u64,
@@ -104,6 +110,7 @@ impl Bench {
             let what = format!("{copies} copies of {:?}", name.0.slot);
             self.complain(Judge::WarmUp, at, what);
         }
+        self.judge_restart(at, host, name);
     }
 
     pub(super) fn task_ended(&mut self, at: u64, host: usize, name: &TaskName) {

@@ -6,7 +6,7 @@
 
 use std::str::FromStr;
 
-use gossip_core::fact::{Claim, Entry, Record, Update};
+use gossip_core::fact::{Claim, Entry, Record, TaskEnd, Update};
 use gossip_core::id::NodeId;
 use gossip_core::log::LogId;
 use gossip_core::market::Message;
@@ -36,10 +36,12 @@ pub enum Mutant {
     NoPull,
     /// The ends of some tasks are not reported.
     LostEnd,
+    /// Some tasks that ended well are said to have failed.
+    FalseFailure,
 }
 
 /// All flaws with their names and the judge that catches each.
-pub const MUTANTS: [(&str, Mutant, super::Judge); 10] = [
+pub const MUTANTS: [(&str, Mutant, super::Judge); 11] = [
     ("no-hold", Mutant::NoHold, super::Judge::Capacity),
     ("second-award", Mutant::SecondAward, super::Judge::WarmUp),
     ("never-yield", Mutant::NeverYield, super::Judge::Healed),
@@ -50,6 +52,7 @@ pub const MUTANTS: [(&str, Mutant, super::Judge); 10] = [
     ("lying-fsync", Mutant::LyingFsync, super::Judge::Promises),
     ("no-pull", Mutant::NoPull, super::Judge::Replicas),
     ("lost-end", Mutant::LostEnd, super::Judge::Residue),
+    ("false-failure", Mutant::FalseFailure, super::Judge::Restarts),
 ];
 
 /// There is no such flaw.
@@ -79,6 +82,9 @@ impl Mutant {
         match (self, input) {
             (Mutant::NeverYield, Input::Market { message: Message::Ready { .. }, .. }) => None,
             (Mutant::LostEnd, Input::Ended { id, .. }) if id.epoch.tender.is_multiple_of(4) => None,
+            (Mutant::FalseFailure, Input::Ended { id, end: TaskEnd::Exited { code: 0 } }) => {
+                Some(Input::Ended { id, end: TaskEnd::Exited { code: 1 } })
+            }
             (Mutant::NoEpochOrder, Input::Updates(updates)) => {
                 Some(Input::Updates(updates.into_iter().map(|update| raise(me, update)).collect()))
             }

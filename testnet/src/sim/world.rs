@@ -90,6 +90,7 @@ impl World {
         Outcome {
             packets: self.air.packets,
             promised: bench.promises.promised(),
+            restarted: bench.restarts.failed,
             worst_copies: bench.sight.worst(),
             heal_ms: bench.healing.took(),
             violations: bench.violations,

@@ -61,6 +61,9 @@ impl Core {
                 Ok(entries) => (job, entries),
                 Err(reply) => return out.push(Effect::Reply { request, reply }),
             },
+            Ask::Stop(job) if self.is_removed_at_its_end(&job) => {
+                (job, vec![Entry::Edit { job, edit: Edit::Remove }])
+            }
             Ask::Stop(job) => (job, vec![Entry::Edit { job, edit: Edit::Stop }]),
             Ask::Remove(job) => (job, vec![Entry::Edit { job, edit: Edit::Remove }]),
         };
@@ -121,7 +124,7 @@ impl Core {
     }
 
     /// Whether all slots of a batch job have ended.
-    fn is_over(&self, job: &JobId) -> bool {
+    pub(super) fn is_over(&self, job: &JobId) -> bool {
         self.state.spec_of(job).is_some() && self.state.wanted(job).is_empty()
     }
 

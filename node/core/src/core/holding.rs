@@ -264,8 +264,7 @@ impl Core {
     ) {
         let Some(it) = self.allocations.get_mut(id).filter(|it| it.has_task()) else { return };
         let kind = self.state.spec(&it.generation.spec).map_or(JobKind::Batch, |spec| spec.kind);
-        let lost = matches!(end, TaskEnd::Lost { .. });
-        if it.stop.is_some() || (kind == JobKind::Batch && !lost) {
+        if it.stop.is_some() || !it.starts_again(kind, &end) {
             return self.finish(now, id, end, out);
         }
         if let Phase::Running(since) = it.phase

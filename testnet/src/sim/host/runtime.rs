@@ -115,6 +115,7 @@ impl Host {
     pub(super) fn set_end(&mut self, air: &mut Air, name: &TaskName, end: TaskEnd) {
         air.note(Some(self.index), || format!("{name:?} ends: {end}"));
         if let Some(task) = self.tasks.get_mut(name) {
+            air.bench.restarts.ended(self.index, name, &end);
             task.state = State::Ended(end);
             air.bench.task_ended(air.now, self.index, name);
         }

@@ -112,6 +112,10 @@ impl Sight {
         Some((intent, generation, self.specs.get(&generation.spec)?))
     }
 
+    pub(super) fn spec(&self, job: &JobId) -> Option<&JobSpec> {
+        self.wanted_spec(job).map(|(_, _, spec)| spec)
+    }
+
     pub(crate) fn is_service(&self, job: &JobId) -> bool {
         self.wanted_spec(job).is_some_and(|(_, _, spec)| spec.kind == JobKind::Service)
     }
