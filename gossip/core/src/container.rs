@@ -407,6 +407,11 @@ impl ContainerSpec {
 }
 
 impl ImageSpec {
+    /// The image of that name, whichever it is when the job is submitted.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), id: None, bytes: None, pull: Pull::default() }
+    }
+
     /// What any name must be; its grammar is the isolator's to know.
     fn check(&self) -> Result<(), BadContainer> {
         plain("image", &self.name)?;
