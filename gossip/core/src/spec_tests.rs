@@ -101,7 +101,7 @@ fn what_cannot_run_is_refused_with_a_reason() {
 #[test]
 fn only_a_container_over_an_image_may_leave_its_command_to_others() {
     use crate::container::ImageSpec;
-    let image = || RootSpec::Image(ImageSpec { name: "nginx".into(), id: None });
+    let image = || RootSpec::Image(ImageSpec::named("nginx"));
     let of = |root, entrypoint: Option<&[&str]>| {
         let mut container = ContainerSpec::new(root, Vec::new());
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();

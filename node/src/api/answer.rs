@@ -22,6 +22,11 @@ impl Refused {
         Self { status, complaint }
     }
 
+    /// Adds a reason.
+    pub(super) fn because(self, why: impl ToString) -> Self {
+        Self { complaint: self.complaint.because(why), ..self }
+    }
+
     /// What it says, for an answer that has begun already.
     pub(super) fn complaint(self) -> Complaint {
         self.complaint

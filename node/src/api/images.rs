@@ -32,6 +32,7 @@ use crate::cli::client::segment;
 use census::Whom;
 use local::{Prune, Remove};
 pub(super) use pin::pin;
+use pin::unknown;
 
 /// How long a node may take to remove images: the files of many are many.
 const REMOVE_FOR: Duration = Duration::from_secs(60);
@@ -129,26 +130,18 @@ async fn inspect(
 }
 
 /// The image that a text means, as it is in the cluster now.
-async fn one(doors: &Doors, text: &str) -> Result<(ImageView, Vec<(String, String)>), Refused> {
+async fn one(doors: &Doors, text: &str) -> Result<(ImageView, pin::Unheard), Refused> {
     let mut census = census::take(doors, Whom::All, Some(text)).await?;
     let unheard = std::mem::take(&mut census.unheard);
     if census.held.iter().all(|(_, _, images)| images.is_empty()) {
         return Err(unknown(text, unheard));
     }
-    let id = pin::resolve(doors, text).await?.id;
+    let Ok(pinned) = pin::resolve(doors, text).await? else { return Err(unknown(text, unheard)) };
+    let id = pinned.id;
     // Others may have it under no name.
     let all = census::take(doors, Whom::All, Some(&id.to_string())).await?;
     let found = all.merged().into_iter().find(|view| view.id == id);
     found.map(|view| (view, unheard.clone())).ok_or_else(|| unknown(text, unheard))
-}
-
-fn unknown(text: &str, unheard: Vec<(String, String)>) -> Refused {
-    let complaint = Complaint::new("no_such_image", format!("there is no image {text}"))
-        .hint("starling image ls   which there are");
-    let because = |complaint: Complaint, (node, why)| {
-        complaint.because(format!("{node} was not asked: {why}"))
-    };
-    Refused::new(StatusCode::NOT_FOUND, unheard.into_iter().fold(complaint, because))
 }
 
 /// Its config, from whichever node gives it.

@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn commands_of_docker_lead_to_ours() {
         let hint_of = |words| hint(&refused(words), false).unwrap_or_default();
-        assert!(hint_of("pull alpine").contains("image pull"));
+        assert!(hint_of("build .").contains("image load"));
         assert!(
             hint(&refused("inspect web"), false).is_some_and(|hint| hint.contains("starling ps"))
         );

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
-use gossip_core::container::RootSpec;
+use gossip_core::container::{Pull, RootSpec};
 use gossip_core::id::{ContentHash, NodeId};
 use gossip_core::spec::{JobSpec, Program};
 use runtime::image::{Digest, ImageError, ImageInfo, Origin, Reference};
@@ -36,13 +36,15 @@ pub(super) struct Candidate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pinned {
     pub(super) id: Digest,
+    /// Bytes of its uncompressed layers.
+    pub(super) bytes: u64,
     /// Something that whoever asked should know.
     pub(super) notice: Option<String>,
 }
 
 /// Writes the content of each image into a job. Answers what its submitter should know.
 pub(in crate::api) async fn pin(doors: &Doors, spec: &mut JobSpec) -> Result<Vec<String>, Refused> {
-    let mut known: BTreeMap<String, Digest> = BTreeMap::new();
+    let mut known: BTreeMap<String, Pinned> = BTreeMap::new();
     let mut notices = Vec::new();
     for task in spec.groups.iter_mut().flat_map(|group| &mut group.tasks) {
         let Program::Container(container) = &mut task.run else { continue };
@@ -50,27 +52,43 @@ pub(in crate::api) async fn pin(doors: &Doors, spec: &mut JobSpec) -> Result<Vec
         if image.id.is_some() {
             continue;
         }
-        let id = match known.get(&image.name) {
-            Some(id) => *id,
+        let pinned = match known.get(&image.name) {
+            Some(pinned) => pinned.clone(),
             None => {
-                let pinned = resolve(doors, &image.name).await?;
-                notices.extend(pinned.notice);
-                known.insert(image.name.clone(), pinned.id);
-                pinned.id
+                let mut pinned = find(doors, &image.name, image.pull).await?;
+                notices.extend(pinned.notice.take());
+                known.insert(image.name.clone(), pinned.clone());
+                pinned
             }
         };
-        image.id = Some(ContentHash::new(*id.as_bytes()));
+        image.id = Some(ContentHash::new(*pinned.id.as_bytes()));
+        image.bytes = Some(pinned.bytes);
     }
     Ok(notices)
 }
 
-/// What a text stands for: a name, an id, or an id's first digits.
-pub(super) async fn resolve(doors: &Doors, text: &str) -> Result<Pinned, Refused> {
+/// What a name of a job stands for, asked for at its registry when the job says so.
+async fn find(doors: &Doors, text: &str, pull: Pull) -> Result<Pinned, Refused> {
+    let known = match pull {
+        Pull::Missing | Pull::Never => resolve(doors, text).await?,
+        Pull::Always => Err(Vec::new()),
+    };
+    match known {
+        Ok(pinned) => Ok(pinned),
+        Err(unheard) if pull == Pull::Never => Err(unknown(text, unheard)),
+        Err(unheard) => from_registry(doors, text, unheard).await,
+    }
+}
+
+/// Members whose images are not known: name, and why.
+pub(super) type Unheard = Vec<(String, String)>;
+
+/// What a text stands for in the cluster: a name, an id, or an id's first digits. If nobody
+/// has it: who could not be asked.
+pub(super) async fn resolve(doors: &Doors, text: &str) -> Result<Result<Pinned, Unheard>, Refused> {
     let owned = text.to_owned();
     let own = match in_store(doors, move |images| images.find(&owned)).await {
-        Ok(info) if info.origin == Origin::Asked => {
-            return Ok(Pinned { id: info.id, notice: None });
-        }
+        Ok(info) if info.origin == Origin::Asked => return Ok(Ok(pinned(&info))),
         Ok(info) => Some(info),
         Err(ImageError::Unknown { .. }) => None,
         Err(error) => return Err(failed(&error)),
@@ -89,9 +107,14 @@ pub(super) async fn resolve(doors: &Doors, text: &str) -> Result<Pinned, Refused
         candidates = proven(doors, candidates, digest).await;
     }
     if candidates.is_empty() {
-        return from_registry(doors, text, reference, census.unheard).await;
+        return Ok(Err(census.unheard));
     }
-    choose(text, reference.as_ref(), candidates).map_err(|ids| ambiguous(text, &ids))
+    choose(text, reference.as_ref(), candidates).map(Ok).map_err(|ids| ambiguous(text, &ids))
+}
+
+fn pinned(info: &ImageInfo) -> Pinned {
+    let bytes = info.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.bytes));
+    Pinned { id: info.id, bytes, notice: None }
 }
 
 /// Of those that a text may mean, the one that it does: loaded or pulled by somebody rather
@@ -126,7 +149,7 @@ fn choose(
         let others = others.join(", ");
         format!("{text} is not the same everywhere: {short} of {node} is taken, {others}")
     });
-    Ok(Pinned { id, notice })
+    Ok(Pinned { notice, ..pinned(&best.info) })
 }
 
 /// Those whose manifest has this digest, as its bytes say and not only whoever has it.
@@ -153,28 +176,22 @@ async fn proven(doors: &Doors, candidates: Vec<Candidate>, digest: &Digest) -> V
 }
 
 /// Pulls what no member has, so that its content is known.
-async fn from_registry(
-    doors: &Doors,
-    text: &str,
-    name: Option<Reference>,
-    unheard: Vec<(String, String)>,
-) -> Result<Pinned, Refused> {
+async fn from_registry(doors: &Doors, text: &str, unheard: Unheard) -> Result<Pinned, Refused> {
+    let Ok(name) = text.parse::<Reference>() else { return Err(unknown(text, unheard)) };
+    let host = name.host().to_owned();
+    match sources::pull(doors, name, Origin::Asked).await {
+        Ok(info) => Ok(pinned(&info)),
+        Err(error) => Err(unknown(text, unheard).because(format!("{host}: {}", chain(&error)))),
+    }
+}
+
+/// What whoever asked for it is told.
+pub(super) fn unknown(text: &str, unheard: Unheard) -> Refused {
     let mut complaint = Complaint::new("no_such_image", format!("there is no image {text}"));
     for (node, why) in unheard {
         complaint = complaint.because(format!("{node} was not asked: {why}"));
     }
-    match name {
-        Some(name) => {
-            let host = name.host().to_owned();
-            match sources::pull(doors, name, Origin::Asked).await {
-                Ok(info) => return Ok(Pinned { id: info.id, notice: None }),
-                Err(ImageError::Unknown { .. }) => {}
-                Err(error) => complaint = complaint.because(format!("{host}: {}", chain(&error))),
-            }
-        }
-        None => complaint = complaint.because("it is no name, and no image's id begins so"),
-    }
-    Err(Refused::new(StatusCode::NOT_FOUND, complaint.hint(HINT)))
+    Refused::new(StatusCode::NOT_FOUND, complaint.hint(HINT))
 }
 
 const HINT: &str = "starling image load FILE   from an archive of docker save or an OCI layout\n\
@@ -209,7 +226,7 @@ mod tests {
         let new = || image("new", &["app:1"], 20);
         let of = |candidates: Vec<Candidate>| choose("app:1", Some(&name), candidates);
         let same = of(vec![at("h1", old()), at("h2", old())]).expect("one");
-        assert_eq!(same, Pinned { id: Digest::of(b"old"), notice: None });
+        assert_eq!(same, Pinned { id: Digest::of(b"old"), bytes: 10, notice: None });
         let newer = of(vec![at("h1", old()), at("h2", new())]).expect("one");
         assert_eq!(newer.id, Digest::of(b"new"));
         let notice = newer.notice.expect("they differ");
