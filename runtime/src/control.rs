@@ -262,11 +262,6 @@ impl Runtime {
         attach::tell(&self.0.shared, id, &Command::Attach).await.map(Attached::new)
     }
 
-    /// The images of this machine.
-    pub fn images(&self) -> &crate::image::Images {
-        unimplemented!()
-    }
-
     /// What all handles share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
