@@ -407,6 +407,11 @@ impl ContainerSpec {
 }
 
 impl ImageSpec {
+    /// The image that is called so, whichever that is when somebody takes the job.
+    pub fn named(name: String) -> Self {
+        Self { name, id: None, bytes: None, pull: Pull::Missing }
+    }
+
     /// What any name must be; its grammar is the isolator's to know.
     fn check(&self) -> Result<(), BadContainer> {
         plain("image", &self.name)?;

@@ -43,7 +43,7 @@ fn an_older_spec_is_read_and_keeps_its_bytes() {
 #[test]
 fn labels_restarts_and_images_survive_a_blob() {
     let mut image = ContainerSpec::new(
-        RootSpec::Image(ImageSpec { name: "web:1".into(), id: None, pull: Pull::Always }),
+        RootSpec::Image(ImageSpec { pull: Pull::Always, ..ImageSpec::named("web:1".into()) }),
         vec![],
     );
     image.entrypoint = Some(vec!["sh".into()]);

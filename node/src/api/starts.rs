@@ -238,7 +238,8 @@ impl Starts<'_> {
             state.jobs().any(|(job, _)| {
                 let spec = state.spec_of(job).map(|(_, spec)| spec);
                 spec.is_some_and(|spec| {
-                    let ruled = |group: &GroupSpec| group.tasks.iter().any(|it| it.restart.is_some());
+                    let ruled =
+                        |group: &GroupSpec| group.tasks.iter().any(|it| it.restart.is_some());
                     (spec.kind == JobKind::Service || spec.groups.iter().any(ruled))
                         && spec.groups.iter().any(|group| {
                             let slot = SlotId { job: *job, group: group.name.clone(), index };

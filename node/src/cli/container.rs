@@ -129,7 +129,7 @@ impl ContainerArgs {
             Some(PullWord::Always) => Pull::Always,
             Some(PullWord::Never) => Pull::Never,
         };
-        ImageSpec { name, id: None, pull }
+        ImageSpec { pull, ..ImageSpec::named(name) }
     }
 
     /// Refuses ports beside a network through which none is led: Docker lets them go with a
