@@ -407,9 +407,9 @@ impl ContainerSpec {
 }
 
 impl ImageSpec {
-    /// The image of that name, whichever it is when the job is submitted.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), id: None, bytes: None, pull: Pull::default() }
+    /// The image that is called so, whichever that is when somebody takes the job.
+    pub fn named(name: String) -> Self {
+        Self { name, id: None, bytes: None, pull: Pull::Missing }
     }
 
     /// What any name must be; its grammar is the isolator's to know.

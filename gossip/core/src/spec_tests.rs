@@ -43,7 +43,7 @@ fn an_older_spec_is_read_and_keeps_its_bytes() {
 #[test]
 fn labels_restarts_and_images_survive_a_blob() {
     let mut image = ContainerSpec::new(
-        RootSpec::Image(ImageSpec { pull: Pull::Always, ..ImageSpec::named("web:1") }),
+        RootSpec::Image(ImageSpec { pull: Pull::Always, ..ImageSpec::named("web:1".into()) }),
         vec![],
     );
     image.entrypoint = Some(vec!["sh".into()]);
@@ -100,8 +100,7 @@ fn what_cannot_run_is_refused_with_a_reason() {
 
 #[test]
 fn only_a_container_over_an_image_may_leave_its_command_to_others() {
-    use crate::container::ImageSpec;
-    let image = || RootSpec::Image(ImageSpec::named("nginx"));
+    let image = || RootSpec::Image(ImageSpec::named("nginx".into()));
     let of = |root, entrypoint: Option<&[&str]>| {
         let mut container = ContainerSpec::new(root, Vec::new());
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();

@@ -222,7 +222,8 @@ mod tests {
     #[test]
     fn an_image_that_is_not_here_is_paid_for_once_and_never_makes_copies_stack() {
         let mut spec = spec(100);
-        let image = ImageSpec { id: Some(ContentHash::of(b"x")), ..ImageSpec::named("app") };
+        let mut image = ImageSpec::named("app".to_owned());
+        image.id = Some(ContentHash::of(b"x"));
         let container = ContainerSpec::new(RootSpec::Image(image), Vec::new());
         spec.groups[0].tasks[0].run = Program::Container(Box::new(container));
         let prices = |bidder: &mut Bidder, epoch| {

@@ -59,7 +59,8 @@ mod tests {
     fn fetching_costs_by_the_time_it_takes_and_less_than_a_second_copy() {
         let id = ContentHash::of(b"config");
         let group = |bytes| {
-            let image = ImageSpec { id: Some(id), bytes, ..ImageSpec::named("app") };
+            let named = ImageSpec::named("app".to_owned());
+            let image = ImageSpec { id: Some(id), bytes, ..named };
             let root = RootSpec::Image(image);
             let mut spec = crate::core::tests::spec(100);
             let container = ContainerSpec::new(root, Vec::new());

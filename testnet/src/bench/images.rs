@@ -190,7 +190,7 @@ impl Stage {
 
     /// Removes the image everywhere in the cluster.
     fn forget(&self) -> io::Result<()> {
-        self.cluster.run(HOST, &["image", "prune", "--all", "--force"]).map(drop)
+        self.cluster.run(HOST, &["image", "prune", "--all"]).map(drop)
     }
 
     /// Puts the image into the registry: by ours, which is then pulled by both.

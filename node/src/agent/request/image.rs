@@ -87,7 +87,7 @@ mod tests {
     }
 
     fn of(change: impl FnOnce(&mut ContainerSpec), image: &ImageConfig) -> Call {
-        let root = RootSpec::Image(ImageSpec::named("x"));
+        let root = RootSpec::Image(ImageSpec::named("x".to_owned()));
         let mut spec = ContainerSpec::new(root, Vec::new());
         change(&mut spec);
         let task = TaskSpec::of(Program::Container(Box::new(spec.clone())));
