@@ -15,6 +15,7 @@
 mod fetch;
 mod layer;
 mod pipe;
+mod stock;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -23,11 +24,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, WeakShared};
 use runtime::image::{Digest, Held, ImageError, Images, Reference};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use stock::Link;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{Doors, chain};
 pub(crate) use fetch::{DOCUMENTS_BYTES_MAX, verified};
 pub(crate) use pipe::{Inlet, Outlet, pipe};
+pub(super) use stock::tell as tell_stock;
 pub(super) use upkeep::keep;
 
 /// Archives that are read, written, pulled or pushed at a time for users: each takes a thread,
@@ -75,12 +78,20 @@ pub(crate) struct Supply(Arc<Inner>);
 struct Inner {
     underway: Mutex<BTreeMap<Digest, WeakShared<Fetching>>>,
     transfers: Arc<Semaphore>,
+    changed: Notify,
+    link: Link,
 }
 
 impl Supply {
     pub(super) fn new() -> Self {
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        Self(Arc::new(Inner { underway: Mutex::default(), transfers }))
+        let (underway, changed, link) = Default::default();
+        Self(Arc::new(Inner { underway, transfers, changed, link }))
+    }
+
+    /// Something came, or went.
+    pub(crate) fn touch(&self) {
+        self.0.changed.notify_one();
     }
 
     /// A turn to move an archive for a user; none while too many are moved.
@@ -127,6 +138,16 @@ impl Supply {
         };
         fetching.await
     }
+}
+
+/// Changes the store.
+pub(crate) async fn change_store<T: Send + 'static>(
+    doors: &Doors,
+    work: impl FnOnce(&Images) -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    let done = in_store(doors, work).await;
+    doors.supply.touch();
+    done
 }
 
 /// Asks the store something that may touch the disk.

@@ -23,6 +23,7 @@ use starling_core::core::{Found, Identity};
 use starling_core::effect::{Dice, Effect, Input, Now, Reply};
 use starling_core::event::What;
 use starling_core::ledger::AllocationId;
+use starling_core::stock::Stock;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -85,6 +86,7 @@ pub(super) struct Running {
     runtime: Runtime,
     runtime_events: mpsc::Receiver<runtime::Event>,
     questions: mpsc::Receiver<Question>,
+    stocks: mpsc::Receiver<Stock>,
     changed: watch::Sender<u64>,
     doors: Doors,
     work: JoinSet<Done>,
@@ -128,6 +130,7 @@ impl Running {
         let Listeners { socket, socket_path, operators } = listeners;
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (changed, changes) = watch::channel(0);
+        let (stock, stocks) = mpsc::channel(1);
         let doors = Doors {
             agent: Agent::new(questions, changes),
             gossip: parts.gossip.clone(),
@@ -153,6 +156,7 @@ impl Running {
             runtime: parts.runtime,
             runtime_events: parts.runtime_events,
             questions: asked,
+            stocks,
             changed,
             doors: doors.clone(),
             work: JoinSet::new(),
@@ -181,6 +185,7 @@ impl Running {
         doors.tasks.spawn(api::serve::unix(socket, doors.clone()));
         doors.tasks.spawn(remote::server::serve(operators, doors.clone()));
         doors.tasks.spawn(images::keep(doors.clone(), parts.data));
+        doors.tasks.spawn(images::tell_stock(doors.clone(), stock));
         running.perform(effects);
         running
     }
@@ -223,6 +228,7 @@ impl Running {
                     None => break Err(died("gossip")),
                 },
                 Some(question) = self.questions.recv() => self.question(question),
+                Some(stock) = self.stocks.recv() => vec![Input::Stock(stock)],
                 () = terminate.recv(), if self.down.is_none() => {
                     let (done, _) = oneshot::channel();
                     self.question(Question::Down(How::TasksStay, done))

@@ -26,7 +26,7 @@ use super::answer::Refused;
 use super::image_types::{ImageDetail, ImageList, ImageView, RemovedImages, RemovedOn};
 use super::peer;
 use super::types::{Complaint, Failure};
-use crate::agent::images::{DOCUMENTS_BYTES_MAX, Wanted, in_store, verified};
+use crate::agent::images::{DOCUMENTS_BYTES_MAX, Wanted, change_store, in_store, verified};
 use crate::agent::{Doors, chain, wall_now};
 use crate::cli::client::segment;
 use census::Whom;
@@ -250,7 +250,7 @@ async fn everywhere(
     });
     let own = async {
         let me = nodes.iter().find(|(node, _)| *node == doors.facts.node)?;
-        let done = in_store(doors, here).await.map_err(|error| chain(&error));
+        let done = change_store(doors, here).await.map_err(|error| chain(&error));
         Some((me.1.clone(), done))
     };
     let (own, others) = futures::join!(own, join_all(asked));

@@ -9,7 +9,7 @@ use runtime::image::{Digest, ImageConfig, ImageError, Origin, Reference, Staged}
 use serde::Deserialize;
 
 use super::layer::{self, Stuck};
-use super::{Missing, Wanted, in_store};
+use super::{Missing, Wanted, change_store};
 use crate::agent::{Doors, chain};
 use crate::api::image_types::{Documents, HeldImages};
 use crate::api::peer::{self, PeerError};
@@ -133,7 +133,7 @@ async fn from_members(
         }
     }
     let (name, id) = (wanted.reference(), wanted.id);
-    in_store(doors, move |images| {
+    change_store(doors, move |images| {
         let names = name.filter(|name| is_free(images.named(name), &id));
         let names: Vec<Reference> = names.into_iter().collect();
         images.commit(&config, manifest.as_deref(), staged, &names, Origin::Needed)

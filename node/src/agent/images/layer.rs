@@ -8,7 +8,7 @@
 //! All of them send the same archive, because its digest names it. Whoever sends another is
 //! found out at its end, and not asked again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
 use runtime::image::{Digest, ImageError, Staged};
@@ -53,9 +53,13 @@ pub(super) async fn bring(
 ) -> Result<Staged, Stuck> {
     for _ in 0..TRIES_MAX {
         let mut senders = Vec::new();
+        let began = Instant::now();
         let staged = attempt(doors, diff_id, holders, &mut senders, tried).await;
         let error = match staged {
-            Ok(staged) => return Ok(staged),
+            Ok(staged) => {
+                doors.supply.0.link.measured(staged.packed_bytes(), began.elapsed());
+                return Ok(staged);
+            }
             Err(error) => error,
         };
         match error {

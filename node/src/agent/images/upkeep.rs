@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::in_store;
+use super::change_store;
 use crate::agent::{Doors, chain};
 
 /// How long an image that no task runs from stays: over a long weekend, so that Monday's
@@ -41,7 +41,7 @@ pub(in crate::agent) async fn keep(doors: Doors, dir: PathBuf) {
         }
         old_at = Instant::now() + OLD_EVERY;
         let wanted = room.map_or(0, |(_, wanted)| wanted);
-        match in_store(&doors, move |images| images.collect(UNUSED_FOR, wanted)).await {
+        match change_store(&doors, move |images| images.collect(UNUSED_FOR, wanted)).await {
             Ok(removed) if removed.images.is_empty() => {}
             Ok(removed) => {
                 let (images, bytes) = (removed.images.len(), removed.bytes);

@@ -19,7 +19,7 @@ use super::super::answer::Refused;
 use super::super::image_types::{Documents, HeldImages};
 use super::{census, failed};
 use crate::agent::Doors;
-use crate::agent::images::in_store;
+use crate::agent::images::{change_store, in_store};
 
 /// How much of a layer is read at a time: large enough that the walk to a thread that may
 /// block costs nothing beside it, small enough for many readers.
@@ -128,7 +128,7 @@ pub(in crate::api) async fn remove(
     Query(wanted): Query<Remove>,
 ) -> Result<Json<Removed>, Refused> {
     let Remove { name, force } = wanted;
-    let removed = in_store(&doors, move |images| images.remove(&name, force)).await;
+    let removed = change_store(&doors, move |images| images.remove(&name, force)).await;
     removed.map(Json).map_err(|error| failed(&error))
 }
 
@@ -138,7 +138,7 @@ pub(in crate::api) async fn prune(
     Query(wish): Query<Prune>,
 ) -> Result<Json<Removed>, Refused> {
     let before = before(&wish);
-    let removed = in_store(&doors, move |images| images.prune(wish.all, before)).await;
+    let removed = change_store(&doors, move |images| images.prune(wish.all, before)).await;
     removed.map(Json).map_err(|error| failed(&error))
 }
 

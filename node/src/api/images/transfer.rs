@@ -133,6 +133,7 @@ fn ended<T>(done: Result<Result<T, ImageError>, tokio::task::JoinError>) -> Resu
 }
 
 async fn tell_end(lines: &Lines, doors: &Doors, done: Result<Vec<ImageInfo>, ImageError>) {
+    doors.supply.touch();
     let node = doors.facts.name.clone();
     let item = match done {
         Ok(images) => ImageItem::Done { images, node },

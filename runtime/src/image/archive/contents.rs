@@ -405,7 +405,9 @@ impl<R: Read> Pass<'_, R> {
         }
         match staged {
             Ok(staged) if content.begun => {
-                check_name(name, || staged.packed())?;
+                if let Some(packed) = staged.packed() {
+                    check_name(name, || packed)?;
+                }
                 let diff_id = staged.diff_id();
                 Ok(Item::Layer(Layer { staged: Some(staged), diff_id, bytes: size }))
             }
