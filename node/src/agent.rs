@@ -195,7 +195,6 @@ async fn start_behind(
     let Started { gossip: handle, events, cluster, past, addresses, .. } = gossip;
     let parts = steps::Parts {
         here: Here::new(options.name.clone(), &options.data, options.trust_jobs),
-        data: options.data.clone(),
         identity,
         past,
         found,
@@ -210,6 +209,7 @@ async fn start_behind(
     let facts = handle::Facts {
         node,
         name: options.name,
+        data: options.data,
         cluster,
         operator_addresses: operator_addresses(&operators, &addresses),
         addresses,

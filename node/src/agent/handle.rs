@@ -5,6 +5,7 @@
 //! user sees, never a pile-up.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -118,6 +119,8 @@ pub(crate) struct Facts {
     pub(crate) node: NodeId,
     /// Its name.
     pub(crate) name: String,
+    /// Its agent's own directory.
+    pub(crate) data: PathBuf,
     /// Its cluster.
     pub(crate) cluster: ClusterId,
     /// Where it listens.

@@ -1,15 +1,18 @@
 //! Where images come from and go to outside of the cluster: archives and registries, in the
 //! runtime's words.
 
+mod registries;
+
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use runtime::image::{
-    self, Changes, Digest, ImageError, ImageInfo, Images, LoadOptions, Loaded, Origin, Progress,
-    Reference, Watcher,
+    self, Changes, Digest, ImageError, ImageInfo, Images, LoadOptions, Loaded, Origin,
+    PullOptions, PushOptions, Reference, RegistryOptions, SharedWatcher, Watcher,
 };
 
-use super::images::Outlet;
+use super::images::{Outlet, in_store};
 use super::{Doors, chain};
 
 /// Takes an archive of `docker save` or an OCI layout in. Blocks.
@@ -63,13 +66,19 @@ pub(crate) fn pack_directory(path: &Path, to: &mut dyn Write) -> io::Result<()> 
     image::pack_layout(path, to).map_err(|error| io::Error::other(chain(&error)))
 }
 
-/// Pulls an image from its registry into this node's store.
+/// How registries are reached from this node.
+async fn options(doors: &Doors) -> Result<RegistryOptions, ImageError> {
+    let data = doors.facts.data.clone();
+    in_store(doors, move |_| Ok(registries::options(&data)?)).await
+}
+
+/// Pulls an image from its registry into this node's store. Dropped, it is called off.
 pub(crate) async fn pull(
     doors: &Doors,
     name: Reference,
     origin: Origin,
 ) -> Result<ImageInfo, ImageError> {
-    pull_told(doors, name, origin, |_| true).await
+    pull_told(doors, name, origin, Arc::new(|_| true)).await
 }
 
 /// The same, and tells how far it is.
@@ -77,10 +86,12 @@ pub(crate) async fn pull_told(
     doors: &Doors,
     name: Reference,
     origin: Origin,
-    watch: impl Fn(Progress) -> bool + Send + Sync + 'static,
+    watcher: SharedWatcher,
 ) -> Result<ImageInfo, ImageError> {
-    let _ = (doors, origin, watch);
-    Err(ImageError::Unknown { wanted: name.familiar() })
+    let options = PullOptions { registry: options(doors).await?, origin, ..Default::default() };
+    let pulled = image::pull(doors.runtime.images(), &name, &options, watcher).await;
+    doors.supply.touch();
+    pulled
 }
 
 /// Pushes an image of this node to a registry.
@@ -88,8 +99,12 @@ pub(crate) async fn push(
     doors: &Doors,
     id: Digest,
     to: Reference,
-    watch: impl Fn(Progress) -> bool + Send + Sync + 'static,
+    watcher: SharedWatcher,
 ) -> Result<ImageInfo, ImageError> {
-    let _ = (doors, id, watch);
-    Err(ImageError::Unknown { wanted: to.familiar() })
+    let options = PushOptions { registry: options(doors).await?, ..Default::default() };
+    let images = doors.runtime.images();
+    image::push(images, &id, &to, &options, watcher).await?;
+    let info = images.get(&id);
+    let info = info.ok_or_else(|| ImageError::Unknown { wanted: id.to_string() })?;
+    Ok(ImageInfo { names: vec![to], ..info })
 }

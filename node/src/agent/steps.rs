@@ -56,7 +56,6 @@ const INPUTS_AT_ONCE: usize = 64;
 /// What a loop is made of.
 pub(super) struct Parts {
     pub(super) here: Here,
-    pub(super) data: PathBuf,
     pub(super) identity: Identity,
     pub(super) past: Vec<(LogId, Update)>,
     pub(super) found: BTreeMap<AllocationId, (u32, Found)>,
@@ -107,7 +106,7 @@ pub(super) struct Running {
 /// What an owned task came to.
 enum Done {
     /// What a launch came to, for the core.
-    Launched(AllocationId, Input),
+    Launched(Box<(AllocationId, Input)>),
     /// Nothing more.
     Nothing,
 }
@@ -184,7 +183,7 @@ impl Running {
         }
         doors.tasks.spawn(api::serve::unix(socket, doors.clone()));
         doors.tasks.spawn(remote::server::serve(operators, doors.clone()));
-        doors.tasks.spawn(images::keep(doors.clone(), parts.data));
+        doors.tasks.spawn(images::keep(doors.clone()));
         doors.tasks.spawn(images::tell_stock(doors.clone(), stock));
         running.perform(effects);
         running
@@ -307,7 +306,7 @@ impl Running {
                     self.work.spawn(async move {
                         let id = launch.id.clone();
                         let input = machine::launch(doors, here, *launch, start, stop).await;
-                        Done::Launched(id, input)
+                        Done::Launched(Box::new((id, input)))
                     });
                 }
                 Effect::Stop { id, grace_ms } => {
@@ -343,7 +342,8 @@ impl Running {
 
     fn done(&mut self, done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
         match done {
-            Ok(Done::Launched(id, input)) => {
+            Ok(Done::Launched(launched)) => {
+                let (id, input) = *launched;
                 self.launching.remove(&id);
                 vec![input]
             }

@@ -3,7 +3,7 @@
 //! Must never: remove what somebody loaded or pulled, or what a task runs from; the store
 //! itself knows both.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,15 +26,15 @@ const ROOM_EVERY: Duration = Duration::from_secs(60);
 /// begin to be slow, and on large disks no more than this.
 const ROOM_BYTES_MAX: u64 = 20 << 30;
 
-/// Looks after the images in this directory until the agent goes down.
-pub(in crate::agent) async fn keep(doors: Doors, dir: PathBuf) {
+/// Looks after the images of this node until the agent goes down.
+pub(in crate::agent) async fn keep(doors: Doors) {
     let mut old_at = Instant::now() + OLD_EVERY;
     loop {
         tokio::select! {
             () = tokio::time::sleep(ROOM_EVERY) => {}
             () = doors.stop.cancelled() => return,
         }
-        let room = room(&dir);
+        let room = room(&doors.facts.data);
         let is_short = room.is_some_and(|(free, wanted)| free < wanted);
         if !is_short && Instant::now() < old_at {
             continue;
@@ -53,7 +53,7 @@ pub(in crate::agent) async fn keep(doors: Doors, dir: PathBuf) {
 }
 
 /// Bytes that are free on its disk, and how many should be.
-fn room(dir: &std::path::Path) -> Option<(u64, u64)> {
+fn room(dir: &Path) -> Option<(u64, u64)> {
     let found = rustix::fs::statvfs(dir).ok()?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let all = found.f_blocks.saturating_mul(found.f_frsize);

@@ -18,6 +18,7 @@ use super::super::peer;
 use super::super::types::Complaint;
 use super::census::{self, Whom};
 use super::failed;
+use super::transfer::turn;
 use crate::agent::images::{DOCUMENTS_BYTES_MAX, in_store, verified};
 use crate::agent::{Doors, chain, sources};
 
@@ -179,6 +180,7 @@ async fn proven(doors: &Doors, candidates: Vec<Candidate>, digest: &Digest) -> V
 async fn from_registry(doors: &Doors, text: &str, unheard: Unheard) -> Result<Pinned, Refused> {
     let Ok(name) = text.parse::<Reference>() else { return Err(unknown(text, unheard)) };
     let host = name.host().to_owned();
+    let _turn = turn(doors)?;
     match sources::pull(doors, name, Origin::Asked).await {
         Ok(info) => Ok(pinned(&info)),
         Err(error) => Err(unknown(text, unheard).because(format!("{host}: {}", chain(&error)))),

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -80,7 +80,8 @@ fn reference(text: &str) -> Result<Reference, Refused> {
     text.parse().map_err(|bad| failed(&ImageError::Reference(bad)))
 }
 
-fn turn(doors: &Doors) -> Result<OwnedSemaphorePermit, Refused> {
+/// A turn to move an image for a user, or what to answer.
+pub(super) fn turn(doors: &Doors) -> Result<OwnedSemaphorePermit, Refused> {
     doors.supply.turn().ok_or_else(|| {
         let complaint = Complaint::new("busy", "too many images are moved here just now")
             .hint("try again when one of them is done, or ask another node with --peer");
@@ -279,7 +280,7 @@ pub(super) async fn pull(
     owner.spawn(async move {
         let _turn = turn;
         let teller = Teller::new(lines.clone());
-        let watch = move |progress| teller.tell(progress);
+        let watch = Arc::new(move |progress| teller.tell(progress));
         tokio::select! {
             done = sources::pull_told(&doors, name, runtime::image::Origin::Asked, watch) => {
                 tell_end(&lines, &doors, done.map(|info| vec![info])).await;
@@ -305,7 +306,7 @@ pub(super) async fn push(
     owner.spawn(async move {
         let (_turn, _held) = (turn, held);
         let teller = Teller::new(lines.clone());
-        let watch = move |progress| teller.tell(progress);
+        let watch = Arc::new(move |progress| teller.tell(progress));
         tokio::select! {
             done = sources::push(&doors, view.id, to, watch) => {
                 tell_end(&lines, &doors, done.map(|info| vec![info])).await;
