@@ -28,8 +28,9 @@ const ARCHIVE_BYTES: u64 = 1 << 40;
 /// from are as long as books) must not fill the memory; the few that count come to kilobytes.
 const DOCUMENTS_BYTES: usize = 128 << 20;
 
-/// Most layers that are unpacked before anybody knows whose they are: each keeps a file open.
-const LAYERS: usize = 600;
+/// Most layers that are unpacked before anybody knows whose they are: two images with as many
+/// as there may be. Each keeps two files open, and a process often has no more than 1024.
+const LAYERS: usize = 256;
 
 /// What tells how a file is packed or what it is: one header of an archive.
 const HEAD_BYTES: usize = 512;
@@ -87,13 +88,7 @@ impl<'a, R: Read> Pass<'a, R> {
         let head = self.head()?;
         match sort(&head) {
             Sort::Document => self.document(name, size, head),
-            Sort::Layer => {
-                self.layers += 1;
-                if self.layers > LAYERS {
-                    return Err(bad_archive(format!("it has more than {LAYERS} layers")));
-                }
-                self.layer(name, size, head)
-            }
+            Sort::Layer => self.layer(name, size, head),
             Sort::Other(why) => Ok(Item::Other(why)),
         }
     }
@@ -161,11 +156,20 @@ impl<'a, R: Read> Pass<'a, R> {
         };
         // One that was here is not read: what is in the archive must be what it is called all
         // the same.
-        let packed = if content.begun { staged.packed() } else { content.sum()? };
+        let packed = match staged.packed() {
+            Some(packed) => packed,
+            None => content.sum()?,
+        };
         if let Some(wanted) = named {
             same(printable(name), wanted, packed)?;
         }
         self.layers_bytes = self.layers_bytes.saturating_add(staged.bytes());
+        self.layers += usize::from(staged.packed().is_some());
+        if self.layers > LAYERS {
+            let why =
+                format!("it brings more than {LAYERS} new layers; save fewer images into one");
+            return Err(bad_archive(why));
+        }
         let diff_id = staged.diff_id();
         Ok(Item::Layer(Layer { staged: Some(staged), diff_id, packed, bytes: size }))
     }
@@ -175,15 +179,13 @@ impl<'a, R: Read> Pass<'a, R> {
 struct Content<'p, 'a, R> {
     pass: &'p mut Pass<'a, R>,
     head: Cursor<Vec<u8>>,
-    /// Whether anybody has read any of it.
-    begun: bool,
     /// Why the archive cannot be read further.
     failed: Option<UnpackError>,
 }
 
 impl<'p, 'a, R: Read> Content<'p, 'a, R> {
     fn new(pass: &'p mut Pass<'a, R>, head: Vec<u8>) -> Self {
-        Self { pass, head: Cursor::new(head), begun: false, failed: None }
+        Self { pass, head: Cursor::new(head), failed: None }
     }
 
     /// What a reader's error meant.
@@ -208,7 +210,6 @@ impl<'p, 'a, R: Read> Content<'p, 'a, R> {
 
 impl<R: Read> Read for Content<'_, '_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.begun = true;
         match self.head.read(into)? {
             0 => {}
             read => return Ok(read),

@@ -51,6 +51,9 @@ impl Wanted {
             );
             return Err(bad_archive(why));
         }
+        if diff_ids.is_empty() {
+            return Err(bad_archive("an image of it has no layers"));
+        }
         let layers = files.into_iter().zip(diff_ids);
         let layers = layers.map(|(file, diff_id)| WantedLayer { file, diff_id }).collect();
         let id = Digest::of(&config);
