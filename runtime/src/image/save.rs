@@ -13,8 +13,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Digest, Held, ImageError, ImageInfo, Images, LayerInfo, LayerReader, Progress, Reference,
-    Stage, Watcher,
+    Digest, Held, ImageError, ImageInfo, Images, LayerInfo, Progress, Reference, Stage, Watcher,
 };
 use crate::inside::timeless;
 
@@ -230,8 +229,7 @@ impl Archive<'_> {
         let label = layer.diff_id.short();
         let unread = |source| ImageError::Read { what: format!("the layer {label}"), source };
         let mut content = images.read_layer(&layer.diff_id)?;
-        // Not the reader's method of that name, which would take it apart.
-        let size = LayerReader::bytes(&content);
+        let size = content.length();
         self.put(&timeless(&path(&layer.diff_id), Some(size)))?;
         let mut sum = Sha256::new();
         let mut piece = vec![0; PIECE_BYTES];

@@ -74,7 +74,7 @@ impl<R: Read> Entries<R> {
 
     /// Some of the current file's content; nothing once all of it has been read.
     pub(crate) fn read(&mut self, into: &mut [u8]) -> Result<usize, UnpackError> {
-        self.archive.read(into)
+        self.archive.read_content(into)
     }
 
     /// Bytes of the archive so far, unpacked.
@@ -83,7 +83,7 @@ impl<R: Read> Entries<R> {
     }
 
     /// Reads what follows the last entry, and makes sure that it was the last.
-    pub(crate) fn finish(self) -> Result<(), UnpackError> {
+    pub(crate) fn finish(mut self) -> Result<(), UnpackError> {
         if !self.archive.has_end() {
             return Err(UnpackError::CutOff { at: self.archive.at() });
         }
