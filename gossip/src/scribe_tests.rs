@@ -111,6 +111,7 @@ fn claim(index: u32) -> Claim {
         since: WallTime(1_800_000_000_000),
         restarts: 0,
         paused: false,
+        health: None,
     }
 }
 

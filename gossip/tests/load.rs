@@ -54,6 +54,7 @@ async fn a_node_with_very_many_claims_opens_and_all_reach_the_others() {
         since: support::now(),
         restarts: 0,
         paused: false,
+        health: None,
     };
     let holdings = (1..=OPEN_CLAIMS_MAX as u32).map(claim).collect();
     let open = Record::Open { card: b.card(), holdings };

@@ -125,8 +125,8 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a program on whichever node suits best
-    #[command(after_help = "Examples:\n  starling run --exec -- echo hello\n  \
-        starling run -d --name web --replicas 3 --exec -- python3 -m http.server 8080\n  \
+    #[command(after_help = "Examples:\n  starling run --rm -it alpine sh\n  \
+        starling run -d --name web --replicas 3 -p 8080:80 nginx:1.27\n  \
         starling run --array 100 --cpus 1 -m 512m --exec -- ./simulate")]
     Run(Box<run::RunArgs>),
     /// List tasks and where they run

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
 use crate::grant::Chain;
+use crate::health::Health;
 use crate::id::{ContentHash, JobId, NodeId};
 use crate::moment::WallTime;
 use crate::resources::Resources;
@@ -51,6 +52,9 @@ pub struct Claim {
     /// Whether the task, which runs, is held still.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// What its checks came to, while it runs and has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
 /// How far a claimed slot is.
@@ -325,6 +329,7 @@ mod blob {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::{HealthState, OUTPUT_BYTES_MAX};
 
     #[test]
     fn a_record_of_a_newer_kind_is_skipped_and_a_broken_one_refused() {
@@ -353,6 +358,7 @@ mod tests {
             since: WallTime(u64::MAX),
             restarts: u32::MAX,
             paused: true,
+            health: None,
         };
         let card = NodeCard {
             name: "n".repeat(256),
@@ -363,9 +369,16 @@ mod tests {
             enforces_limits: true,
             trusts_jobs: false,
         };
-        let open = Record::Open { card, holdings: vec![claim; OPEN_CLAIMS_MAX] };
-        let bytes = open.encode().expect("encodes").len();
-        assert!(bytes < RECORD_BYTES_MAX, "{bytes}");
+        // One that runs tells of its checks, and none of its last end.
+        let mut running = Claim { state: ClaimState::Running, ..claim.clone() };
+        running.health =
+            Some(Health { state: HealthState::Unhealthy, output: "x".repeat(OUTPUT_BYTES_MAX) });
+        for claim in [claim, running] {
+            let holdings = vec![claim; OPEN_CLAIMS_MAX];
+            let open = Record::Open { card: card.clone(), holdings };
+            let bytes = open.encode().expect("encodes").len();
+            assert!(bytes < RECORD_BYTES_MAX, "{bytes}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod codec;
 pub mod container;
 pub mod fact;
 pub mod grant;
+pub mod health;
 pub mod id;
 pub mod intent;
 pub mod invite;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
 use crate::container::{BadContainer, ContainerSpec, RootSpec};
+use crate::health::{BadHealth, HealthSpec};
 use crate::id::ContentHash;
 use crate::limits::{BadLimit, LimitKind, OOM_SCORES, TaskLimits};
 use crate::resources::{DEFAULT_ASK, Resources};
@@ -125,6 +126,9 @@ pub struct TaskSpec {
     /// service's always is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
+    /// How it is asked whether it is well; as its image says where nothing is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
     /// How willingly the kernel kills it when the node runs out of memory, -1000 to 1000;
     /// as its node's agent where none is given. Below 0 only for nodes that trust their jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,6 +273,9 @@ pub enum BadSpec {
     /// Not a limit, or too many.
     #[error("ulimits: {0:?} is no limit; write it like 1024, 1024:2048 or unlimited")]
     Ulimit(String),
+    /// A check that cannot be.
+    #[error(transparent)]
+    Health(#[from] BadHealth),
     /// Limits that cannot be.
     #[error(transparent)]
     Limits(#[from] BadLimit),
@@ -430,6 +437,7 @@ impl TaskSpec {
             stop_signal: None,
             stop_grace_ms: STOP_GRACE_MS,
             restart: None,
+            health: None,
             oom_score_adj: None,
             unknown: Unknown::new(),
         }
@@ -475,6 +483,7 @@ impl TaskSpec {
             return Err(BadSpec::Ulimit(format!("{name}={text}")));
         }
         self.limits.check()?;
+        self.health.as_ref().map_or(Ok(()), HealthSpec::check)?;
         if let Some(score) = self.oom_score_adj.filter(|score| !OOM_SCORES.contains(score)) {
             return Err(BadSpec::OomScore(score));
         }

@@ -47,6 +47,7 @@ fn claim(index: u32, counter: u64) -> Claim {
         since: WallTime(0),
         restarts: 0,
         paused: false,
+        health: None,
     }
 }
 

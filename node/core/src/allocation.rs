@@ -122,6 +122,7 @@ impl Allocation {
         self.claim.restarts = self.restarts;
         // Whatever ends, starts or is stopped is not held still any more.
         self.claim.paused = false;
+        self.claim.health = None;
         self.claim.clone()
     }
 }

@@ -21,13 +21,14 @@ use gossip_core::advert::Advert;
 use gossip_core::fact::{
     Claim, ClaimState, Entry, NodeCard, OPEN_CLAIMS_MAX, Record, TaskEnd, Update,
 };
+use gossip_core::health::HealthState;
 use gossip_core::id::{ClusterId, JobId, NodeId};
 use gossip_core::intent::JobIntent;
 use gossip_core::log::LogId;
 use gossip_core::market::{Decline, Message};
 use gossip_core::moment::Moment;
 use gossip_core::resources::Resources;
-use gossip_core::slot::{Epoch, Generation};
+use gossip_core::slot::{Epoch, Generation, SlotId};
 use gossip_core::spec::{GroupSpec, JobSpec};
 use gossip_core::state::{State, Touched};
 
@@ -202,6 +203,7 @@ impl Core {
             Input::Asked { request, ask } => self.asked(now, request, ask, out),
             Input::Started(id) => self.started(now, &id, out),
             Input::Held { id, paused } => self.held(&id, paused, out),
+            Input::Checked { id, health } => self.checked(&id, health, out),
             Input::Ended { id, end } => self.ended(now, &id, end, out),
             Input::Stock(stock) => self.bidder.stock = stock,
             Input::Drain => self.drain(now, out),
@@ -484,8 +486,17 @@ impl Core {
 
 fn told(node: NodeId, claim: &Claim) -> What {
     let slot = claim.slot.clone();
-    match &claim.state {
-        ClaimState::Starting => What::Claimed { slot, node, epoch: claim.epoch.counter },
+    match (&claim.state, &claim.health) {
+        (ClaimState::Running, Some(health)) if health.state != HealthState::Starting => {
+            What::Checked { slot, node, health: health.clone() }
+        }
+        (state, _) => of_state(slot, node, claim.epoch.counter, state),
+    }
+}
+
+fn of_state(slot: SlotId, node: NodeId, epoch: u64, state: &ClaimState) -> What {
+    match state {
+        ClaimState::Starting => What::Claimed { slot, node, epoch },
         ClaimState::Running | ClaimState::Stopping => What::Running { slot, node },
         ClaimState::Waiting { last } => What::Restarting { slot, node, end: last.clone() },
     }

@@ -6,6 +6,7 @@
 
 use gossip_core::advert::Advert;
 use gossip_core::fact::{Entry, TaskEnd, Update};
+use gossip_core::health::Health;
 use gossip_core::id::{JobId, NodeId};
 use gossip_core::log::LogId;
 use gossip_core::market::Message;
@@ -88,6 +89,13 @@ pub enum Input {
         id: AllocationId,
         /// Which of the two.
         paused: bool,
+    },
+    /// The checks of a task that runs came to something else.
+    Checked {
+        /// Whose.
+        id: AllocationId,
+        /// What.
+        health: Health,
     },
     /// A task is gone, or never was.
     Ended {

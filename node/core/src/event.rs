@@ -5,6 +5,7 @@
 //! reading them back.
 
 use gossip_core::fact::TaskEnd;
+use gossip_core::health::Health;
 use gossip_core::id::{JobId, NodeId};
 use gossip_core::moment::WallTime;
 use gossip_core::slot::SlotId;
@@ -99,7 +100,16 @@ pub enum What {
         /// Where.
         node: NodeId,
     },
-    /// A service's task ended and will be started again.
+    /// The checks of a task came to something else.
+    Checked {
+        /// Which slot's.
+        slot: SlotId,
+        /// Where.
+        node: NodeId,
+        /// What.
+        health: Health,
+    },
+    /// A task ended and will be started again.
     Restarting {
         /// Which slot's.
         slot: SlotId,
@@ -158,6 +168,7 @@ impl What {
             | What::Unplaced { job, .. } => Some(*job),
             What::Claimed { slot, .. }
             | What::Running { slot, .. }
+            | What::Checked { slot, .. }
             | What::Restarting { slot, .. }
             | What::Ended { slot, .. }
             | What::ClaimedTwice { slot, .. } => Some(slot.job),

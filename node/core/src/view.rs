@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use gossip_core::fact::{Claim, ClaimState, TaskEnd};
+use gossip_core::health::{Health, HealthState};
 use gossip_core::id::{JobId, NodeId};
 use gossip_core::market::Decline;
 use gossip_core::moment::{Moment, WallTime};
@@ -62,6 +63,9 @@ pub struct JobView {
     /// How many of those are held still.
     #[serde(default)]
     pub paused: u32,
+    /// How many run and are not well, by their checks.
+    #[serde(default)]
+    pub unhealthy: u32,
     /// How many ended, and wait to be started again.
     #[serde(default)]
     pub restarting: u32,
@@ -143,6 +147,9 @@ pub struct TaskView {
     pub tender: u64,
     /// Whether it ended.
     pub ended: bool,
+    /// What its checks came to, while it runs and has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
 }
 
 /// One node.
@@ -260,6 +267,7 @@ impl Core {
             wanted: 0,
             running: 0,
             paused: 0,
+            unhealthy: 0,
             restarting: 0,
             succeeded: 0,
             failed: 0,
@@ -302,6 +310,9 @@ impl Core {
             let mut running = claims.filter(|(_, claim)| claim.state == ClaimState::Running);
             let first = running.next();
             view.running += u32::from(first.is_some());
+            let health = first.and_then(|(_, claim)| claim.health.as_ref());
+            view.unhealthy +=
+                u32::from(health.is_some_and(|it| it.state == HealthState::Unhealthy));
             // Of two copies one that goes on is enough.
             let is_held = first.is_some_and(|(_, claim)| claim.paused);
             view.paused += u32::from(is_held && running.all(|(_, claim)| claim.paused));
@@ -365,6 +376,7 @@ impl Core {
         view.restarts = claim.restarts;
         view.epoch = claim.epoch.counter;
         view.tender = claim.epoch.tender;
+        view.health.clone_from(&claim.health);
         let (state, detail) = match &claim.state {
             ClaimState::Starting => ("starting", String::new()),
             ClaimState::Running if claim.paused => ("paused", String::new()),
@@ -380,6 +392,7 @@ impl Core {
         if self.is_lost(&node) {
             view.state = "lost".to_owned();
             view.detail = format!("{} is silent", view.node_name);
+            view.health = None;
         }
         view
     }
@@ -408,6 +421,7 @@ impl Core {
             epoch: 0,
             tender: 0,
             ended: false,
+            health: None,
         }
     }
 

@@ -212,6 +212,7 @@ fn kind(what: &What) -> &'static str {
         What::Unplaced { .. } => "unplaced",
         What::Claimed { .. } => "claimed",
         What::Running { .. } => "running",
+        What::Checked { .. } => "checked",
         What::Restarting { .. } => "restarting",
         What::Ended { .. } => "ended",
         What::ClaimedTwice { .. } => "claimed-twice",

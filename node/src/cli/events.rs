@@ -135,6 +135,11 @@ impl Names {
             What::Running { slot, node } => {
                 format!("{} runs on {}", self.slot(slot), self.node(node))
             }
+            What::Checked { slot, node, health } => {
+                let why = if health.output.is_empty() { "" } else { ": " };
+                let (slot, node) = (self.slot(slot), self.node(node));
+                format!("{slot} on {node} is {}{why}{}", health.state.as_str(), health.output)
+            }
             What::Restarting { slot, node, end } => {
                 format!("{} restarts on {}: {end}", self.slot(slot), self.node(node))
             }

@@ -13,8 +13,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Digest, Held, ImageError, ImageInfo, Images, LayerInfo, Progress, Reference,
-    Stage, Watcher,
+    Digest, Held, ImageError, ImageInfo, Images, LayerInfo, Progress, Reference, Stage, Watcher,
 };
 use crate::inside::timeless;
 

@@ -74,7 +74,7 @@ impl<R: Read> Entries<R> {
 
     /// Some of the current file's content; nothing once all of it has been read.
     pub(crate) fn read(&mut self, into: &mut [u8]) -> Result<usize, UnpackError> {
-        self.archive.read(into)
+        self.archive.read_content(into)
     }
 
     /// Bytes of the archive so far, unpacked.

@@ -40,7 +40,7 @@ use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-pub(crate) use entries::{Entries, What, begins_archive};
+pub(crate) use entries::{Entries, Found, What, begins_archive};
 pub(crate) use error::printable;
 pub use error::{Flaw, UnpackError};
 pub(crate) use layer::{again, unpack_layer};

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gossip_core::fact::{Claim, ClaimState, Entry, Outcome, Record, TaskEnd};
+use gossip_core::health::{Health, HealthSpec, HealthState};
 use gossip_core::id::{ContentHash, NodeId};
 use gossip_core::market::{Answer, Call, Decline, Message};
 use gossip_core::slot::{ClaimRank, Epoch, Generation, SlotId};
@@ -140,7 +141,16 @@ impl Core {
             }
             let state = ClaimState::Starting;
             let since = now.wall;
-            let claim = Claim { slot, generation, epoch, state, since, restarts: 0, paused: false };
+            let claim = Claim {
+                slot,
+                generation,
+                epoch,
+                state,
+                since,
+                restarts: 0,
+                paused: false,
+                health: None,
+            };
             claims.push((id, claim, task.clone()));
         }
         self.bidder.release(&from, &epoch);
@@ -238,7 +248,11 @@ impl Core {
             // No claim is written any more: this node may have claimed the slot anew meanwhile.
             return out.push(Effect::Stop { id: id.clone(), grace_ms });
         }
-        let claim = it.say(ClaimState::Running, now.wall);
+        let health = it.task.as_ref().and_then(|task| task.health.as_ref());
+        let is_checked = health.is_some_and(HealthSpec::has_test);
+        let mut claim = it.say(ClaimState::Running, now.wall);
+        claim.health = is_checked.then(Health::starting);
+        it.claim.health.clone_from(&claim.health);
         out.push(Effect::Tell(told(self.me, &claim)));
         self.append(vec![Entry::Fact(Record::Claim(claim))], out);
     }
@@ -252,6 +266,28 @@ impl Core {
             it.claim.paused = paused;
             let claim = it.claim.clone();
             self.append(vec![Entry::Fact(Record::Claim(claim))], out);
+        }
+    }
+
+    /// The checks of a task that runs came to something else. A service's that is not well
+    /// is started again, as if it had ended by itself; of a batch's it is only told.
+    pub(super) fn checked(&mut self, id: &AllocationId, health: Health, out: &mut Vec<Effect>) {
+        let runs =
+            |it: &&mut Allocation| it.stop.is_none() && matches!(it.phase, Phase::Running(_));
+        let Some(it) = self.allocations.get_mut(id).filter(runs) else { return };
+        let state = health.state;
+        if it.claim.health.as_ref().is_some_and(|before| before.state == state) {
+            return;
+        }
+        it.claim.health = Some(health);
+        let claim = it.claim.clone();
+        let grace_ms = it.task.as_ref().map_or(STOP_GRACE_MS, |task| task.stop_grace_ms);
+        let spec = self.state.spec(&claim.generation.spec);
+        let is_service = spec.is_some_and(|spec| spec.kind == JobKind::Service);
+        out.push(Effect::Tell(told(self.me, &claim)));
+        self.append(vec![Entry::Fact(Record::Claim(claim))], out);
+        if state == HealthState::Unhealthy && is_service {
+            out.push(Effect::Stop { id: id.clone(), grace_ms });
         }
     }
 

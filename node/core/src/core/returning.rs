@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gossip_core::fact::{Claim, ClaimState};
+use gossip_core::health::{Health, HealthState};
 use gossip_core::id::ContentHash;
 use gossip_core::resources::DEFAULT_ASK;
 use gossip_core::spec::STOP_GRACE_MS;
@@ -43,6 +44,13 @@ impl Core {
             };
             if claim.state != state {
                 (claim.state, claim.since) = (state, now.wall);
+            }
+            if claim.state != ClaimState::Running {
+                claim.health = None;
+            }
+            // What was to be done about it may not have been done: it is found out anew.
+            if claim.health.as_ref().is_some_and(|it| it.state == HealthState::Unhealthy) {
+                claim.health = Some(Health::starting());
             }
             let allocation = Allocation {
                 id: id.clone(),

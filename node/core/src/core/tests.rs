@@ -3,6 +3,7 @@
 //! Faults belong to the simulator; here every message arrives at once, so that
 //! what is said can be read line by line.
 
+mod keeping;
 mod wires;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,6 @@ use gossip_core::id::{ContentHash, JobId, NodeId};
 use gossip_core::market::{Call, Message};
 use gossip_core::moment::WallTime;
 use gossip_core::resources::Resources;
-use gossip_core::restart::Restart;
 use gossip_core::slot::{Epoch, Generation, GroupName, SlotId};
 use gossip_core::spec::{JobKind, JobSpec, Program, TaskSpec};
 
@@ -51,8 +51,16 @@ pub(crate) fn allocation() -> Allocation {
     let epoch = Epoch { counter: 1, tender: 1 };
     let generation = Generation { counter: 1, spec: ContentHash::of(b"") };
     let (state, since) = (ClaimState::Starting, WallTime(0));
-    let claim =
-        Claim { slot: slot.clone(), generation, epoch, state, since, restarts: 0, paused: false };
+    let claim = Claim {
+        slot: slot.clone(),
+        generation,
+        epoch,
+        state,
+        since,
+        restarts: 0,
+        paused: false,
+        health: None,
+    };
     Allocation {
         id: AllocationId { slot, epoch },
         generation,
@@ -64,15 +72,6 @@ pub(crate) fn allocation() -> Allocation {
         claim,
         probe: None,
     }
-}
-
-/// A batch of one task that is started again when it failed.
-fn retried(most: Option<u32>) -> JobSpec {
-    let mut spec = spec(100);
-    spec.kind = JobKind::Batch;
-    spec.groups[0].count = 1;
-    spec.groups[0].tasks[0].restart = Some(Restart::OnFailure { most });
-    spec
 }
 
 fn job() -> JobId {
@@ -205,86 +204,6 @@ fn a_service_that_ends_is_started_again_and_a_batch_task_is_not() {
     let view = cluster.cores[0].job_view(&job).expect("known");
     assert_eq!((view.state, view.exit_code), (crate::view::JobState::Failed, Some(3)));
     assert_eq!(cluster.tasks.len(), 3, "only the service");
-}
-
-#[test]
-fn a_batch_task_with_a_rule_is_started_again_on_its_node_until_it_is_used_up() {
-    let failed = TaskEnd::Exited { code: 3 };
-    let killed = TaskEnd::Signalled { signal: 9 };
-    let well = TaskEnd::Exited { code: 0 };
-    let never = TaskEnd::NotStarted { code: 127, reason: String::new() };
-    // The most restarts, the ends one after the other, the restarts, and the job's exit code.
-    type Case<'a> = (Option<u32>, &'a [&'a TaskEnd], u32, Option<i32>);
-    let cases: [Case<'_>; 6] = [
-        (Some(2), &[&failed, &failed], 2, None),
-        (Some(2), &[&failed, &killed, &failed], 2, Some(3)),
-        (Some(2), &[&failed, &well], 1, Some(0)),
-        (Some(1), &[&never], 0, Some(127)),
-        (None, &[&failed, &failed, &failed, &failed], 4, None),
-        (None, &[&well], 0, Some(0)),
-    ];
-    for (most, ends, restarts, exit) in cases {
-        let mut cluster = Cluster::new(&[1000, 1000]);
-        cluster.ask(0, Ask::Submit { job: job(), spec: Box::new(retried(most)) });
-        let (at, id) = cluster.tasks.keys().next().expect("runs").clone();
-        for end in ends {
-            assert!(cluster.tasks.remove(&(at, id.clone())).is_some(), "{most:?} {ends:?}");
-            cluster.mail.push_back((at, Input::Ended { id: id.clone(), end: (*end).clone() }));
-            cluster.run(9000);
-        }
-        let view = cluster.cores[1 - at].job_view(&job()).expect("known");
-        assert_eq!(view.exit_code, exit, "{most:?} {ends:?}");
-        let runs: Vec<_> = cluster.tasks.keys().cloned().collect();
-        let wanted = if exit.is_none() { vec![(at, id.clone())] } else { vec![] };
-        assert_eq!(runs, wanted, "on the same node, under the same claim");
-        let counted = cluster.cores[at].allocations().get(&id).map_or(restarts, |it| it.restarts);
-        assert_eq!(counted, restarts);
-    }
-}
-
-#[test]
-fn restarts_are_not_forgotten_over_an_agents_own() {
-    let mut cluster = Cluster::new(&[1000]);
-    cluster.ask(0, Ask::Submit { job: job(), spec: Box::new(retried(Some(1))) });
-    let (_, id) = cluster.tasks.keys().next().expect("runs").clone();
-    let end = TaskEnd::Exited { code: 3 };
-    cluster.mail.push_back((0, Input::Ended { id: id.clone(), end: end.clone() }));
-    cluster.run(1000);
-    let past = cluster.past();
-    cluster.mail.clear();
-    // It ended once more while no agent looked.
-    cluster.add(0, 1000, 2, past, &BTreeMap::from([(id, Found::Ended(end))]));
-    cluster.run(1000);
-    let view = cluster.cores[0].job_view(&job()).expect("known");
-    assert_eq!((view.state, view.exit_code), (crate::view::JobState::Failed, Some(3)));
-}
-
-#[test]
-fn a_job_that_says_so_is_removed_once_it_is_over_or_stopped() {
-    let of = |kind| {
-        let mut spec = spec(100);
-        (spec.kind, spec.remove) = (kind, true);
-        Ask::Submit { job: job(), spec: Box::new(spec) }
-    };
-    let is_removed = |cluster: &Cluster, job: &JobId| {
-        let removed = |core: &super::Core| core.state().job(job).is_some_and(|it| it.removed);
-        cluster.cores.iter().all(removed)
-    };
-    let mut cluster = Cluster::new(&[1000, 1000, 1000]);
-    cluster.ask(0, of(JobKind::Batch));
-    let tasks: Vec<_> = cluster.tasks.keys().cloned().collect();
-    for (at, id) in tasks {
-        assert!(!is_removed(&cluster, &job()), "a task runs still");
-        cluster.tasks.remove(&(at, id.clone()));
-        cluster.mail.push_back((at, Input::Ended { id, end: TaskEnd::Exited { code: 0 } }));
-        cluster.run(50);
-    }
-    assert!(is_removed(&cluster, &job()));
-    let mut cluster = Cluster::new(&[1000, 1000, 1000]);
-    cluster.ask(0, of(JobKind::Service));
-    assert!(!is_removed(&cluster, &job()));
-    cluster.ask(1, Ask::Stop(job()));
-    assert!(is_removed(&cluster, &job()) && cluster.places().is_empty());
 }
 
 #[test]

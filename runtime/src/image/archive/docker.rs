@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::contents::Contents;
-use super::wanted::Wanted;
+use super::wanted::{LayerFile, Wanted};
 use super::{IMAGES, bad_archive};
 use crate::image::documents::{MANIFEST_BYTES, from_json, in_document, shown};
 use crate::image::{Digest, ImageError, Reference};
@@ -43,7 +43,10 @@ fn image(contents: &Contents, row: Row) -> Result<Wanted, ImageError> {
     });
     let names = names.collect::<Result<Vec<Reference>, ImageError>>()?;
     let layers = row.layers.unwrap_or_default();
-    let files = layers.into_iter().map(|file| (file.into_bytes(), None)).collect();
+    let files = layers
+        .into_iter()
+        .map(|file| LayerFile { name: file.into_bytes(), promised: None })
+        .collect();
     Wanted::new(config, None, names, files)
 }
 

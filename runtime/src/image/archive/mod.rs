@@ -1,8 +1,9 @@
 //! Images out of archives: `docker save`, OCI layouts, and roots without an image.
 //!
 //! ```text
-//! tar ──▶ contents: layers are staged as they pass,      ──▶ docker, oci: which files are
-//!         documents kept, all else passed over                which image's ──▶ commit
+//! tar ──▶ pass: layers are staged   ──▶ contents ──▶ docker, oci: which  ──▶ wanted ──▶ commit
+//!         as they come, documents       by name      files are which
+//!         kept, all else passed over                 image's
 //! ```
 //!
 //! Archives have their parts in any order, and what says which part is what may come last.
@@ -16,6 +17,7 @@ mod docker;
 mod import;
 mod layout;
 mod oci;
+mod pass;
 mod wanted;
 
 use std::io::Read;

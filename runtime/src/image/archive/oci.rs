@@ -6,12 +6,12 @@
 //! the archive: tools list what they left out.
 
 use super::contents::{Contents, blob};
-use super::wanted::Wanted;
+use super::wanted::{LayerFile, Wanted};
 use super::{IMAGES, bad_archive};
 use crate::image::documents::{
     Descriptor, Document, INDEX_DEPTH, Manifest, Platform, choose, from_json, in_document, shown,
 };
-use crate::image::{ImageError, Reference};
+use crate::image::{Digest, ImageError, Reference};
 
 /// Where it is.
 pub(super) const INDEX: &[u8] = b"index.json";
@@ -143,7 +143,14 @@ fn blob_of<'a>(contents: &'a Contents, of: &Descriptor) -> Result<&'a [u8], Imag
         let why = format!("its document {digest} has {have} bytes, and {} by its list", of.size);
         return Err(bad_archive(why));
     }
-    Ok(text)
+    // By its name it is the right one, but a link may have led elsewhere.
+    match Digest::of(text) {
+        found if found == of.digest => Ok(text),
+        found => {
+            let what = "a document of the archive".to_owned();
+            Err(ImageError::Mismatch { what, wanted: of.digest, found })
+        }
+    }
 }
 
 fn wanted(
@@ -160,7 +167,10 @@ fn wanted(
             return Err(bad_archive(why));
         }
     }
-    let files = manifest.layers.iter().map(|layer| (blob(&layer.digest), Some(layer.size)));
+    let files = manifest.layers.iter().map(|layer| LayerFile {
+        name: blob(&layer.digest),
+        promised: Some((layer.digest, layer.size)),
+    });
     let names = name.cloned().into_iter().collect();
     Wanted::new(config, Some(text.to_vec()), names, files.collect())
 }

@@ -21,12 +21,18 @@ pub(super) struct Wanted {
 
 #[derive(Debug)]
 pub(super) struct WantedLayer {
-    /// Its name in the archive.
-    pub(super) file: Vec<u8>,
-    /// Its length as its manifest says.
-    pub(super) size: Option<u64>,
+    pub(super) file: LayerFile,
     /// What it must unpack to.
     pub(super) diff_id: Digest,
+}
+
+/// Where a layer lies.
+#[derive(Debug)]
+pub(super) struct LayerFile {
+    /// Its name in the archive.
+    pub(super) name: Vec<u8>,
+    /// What its manifest says of the file, if it does: its digest and its length.
+    pub(super) promised: Option<(Digest, u64)>,
 }
 
 impl Wanted {
@@ -34,7 +40,7 @@ impl Wanted {
         config: Vec<u8>,
         manifest: Option<Vec<u8>>,
         names: Vec<Reference>,
-        files: Vec<(Vec<u8>, Option<u64>)>,
+        files: Vec<LayerFile>,
     ) -> Result<Self, ImageError> {
         let diff_ids = ImageConfig::parse(&config)?.layers;
         if diff_ids.len() != files.len() || files.len() > LAYERS {
@@ -45,9 +51,11 @@ impl Wanted {
             );
             return Err(bad_archive(why));
         }
+        if diff_ids.is_empty() {
+            return Err(bad_archive("an image of it has no layers"));
+        }
         let layers = files.into_iter().zip(diff_ids);
-        let layers =
-            layers.map(|((file, size), diff_id)| WantedLayer { file, size, diff_id }).collect();
+        let layers = layers.map(|(file, diff_id)| WantedLayer { file, diff_id }).collect();
         let id = Digest::of(&config);
         let mut image = Self { id, config, manifest, names: Vec::new(), layers };
         image.add_names(&names);
