@@ -23,6 +23,7 @@ use tracing::warn;
 
 use crate::call::Caller;
 use crate::cgroup::Tree;
+use crate::image::ImageError;
 use crate::launch::{End, StartFault, TaskId};
 use crate::order;
 use crate::record::{self, Claim, RecordError, State};
@@ -63,6 +64,12 @@ pub enum OpenError {
         id: TaskId,
         /// Why.
         source: RecordError,
+    },
+    /// Its images cannot be used.
+    #[error("cannot use the images kept here")]
+    Images {
+        /// Why.
+        source: ImageError,
     },
     /// The machine lacks something.
     #[error("cannot read /proc")]

@@ -25,6 +25,7 @@ use crate::adopt::{self, Host, OpenError, Standing};
 use crate::attach::{self, Attached};
 use crate::call::Caller;
 use crate::cgroup::Usage;
+use crate::image::Images;
 use crate::keeper;
 use crate::launch::{Event, Found, FoundState, Hold, Launch, StartFault, TaskId};
 use crate::loans::Loans;
@@ -262,6 +263,11 @@ impl Runtime {
         attach::tell(&self.0.shared, id, &Command::Attach).await.map(Attached::new)
     }
 
+    /// The images of this machine.
+    pub fn images(&self) -> &Images {
+        self.0.shared.loans.images()
+    }
+
     /// What all handles share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
@@ -373,7 +379,8 @@ fn prepare(config: Config) -> Result<Prepared, OpenError> {
     let tasks = order::open_below(&handle, TASKS).map_err(failed)?;
     let host = Host { boot: adopt::boot()?, tree: supervisor::tree(&handle) };
     let stat = rustix::fs::fstat(&handle).map_err(|error| failed(error.into()))?;
-    let loans = Loans::new(&path, stat.st_dev.rotate_left(32) ^ stat.st_ino);
+    let loans = Loans::new(&path, stat.st_dev.rotate_left(32) ^ stat.st_ino)
+        .map_err(|source| OpenError::Images { source })?;
     let caller = Caller::new(handle, path, program);
     let standings = adopt::examine_all(&tasks, &tasks_path, &host, &caller)?;
     Ok(Prepared { caller, tasks, tasks_path, host, lock, standings, loans })

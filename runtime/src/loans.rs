@@ -1,5 +1,5 @@
 //! What the agent lends a container for its life, and takes back at its end: a range
-//! of ids, an unpacked root, a place on the bridge.
+//! of ids, an unpacked root or an image's layers, a place on the bridge.
 //!
 //! ```text
 //! launch ──lend──▶ ids, root ──▶ supervisor ──NetworkWanted──▶ connect ──▶ it runs
@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::container::{Container, Ids, Network, Publish, Root};
 use crate::ids::{self, Granted};
+use crate::image::{Held, ImageError, Images};
 use crate::launch::{Launch, Place, TaskId};
 use crate::net::{self, Bridge, BridgeConfig, Closed};
 use crate::order::chain;
@@ -32,6 +33,9 @@ use crate::unpack::{Bounds, Kept, Owners, Store};
 
 /// Where unpacked roots are kept.
 const ROOTS: &str = "roots";
+
+/// Where images are kept.
+const IMAGES: &str = "images";
 
 /// What cannot be lent.
 #[derive(Debug, thiserror::Error)]
@@ -45,15 +49,26 @@ pub(crate) enum LoanError {
         /// Why, with its path.
         reason: String,
     },
+    /// An image that is not here.
+    #[error("container.root.image: {0}")]
+    Image(ImageError),
 }
 
 /// What one task has.
 #[derive(Debug, Default)]
 struct Loan {
     id_base: Option<u32>,
-    /// Kept from being swept.
-    _root: Option<Kept>,
+    root: Option<Lent>,
     bridge: Option<Wanted>,
+}
+
+/// Whose files are kept from being swept.
+#[derive(Debug)]
+enum Lent {
+    /// An archive's.
+    Root { _kept: Kept },
+    /// An image's.
+    Image(Held),
 }
 
 /// What a task on the bridge asked for.
@@ -70,6 +85,7 @@ pub(crate) struct Loans {
     tag: u64,
     granted: Granted,
     is_root: bool,
+    images: Images,
     roots: OnceLock<Store>,
     bridge: Mutex<Option<Arc<Bridge>>>,
     lent: Mutex<BTreeMap<TaskId, Loan>>,
@@ -77,16 +93,24 @@ pub(crate) struct Loans {
 
 impl Loans {
     /// Nothing lent yet. `tag` tells this runtime from others on the machine.
-    pub(crate) fn new(dir: &Path, tag: u64) -> Self {
-        Self {
+    pub(crate) fn new(dir: &Path, tag: u64) -> Result<Self, ImageError> {
+        let is_root = rustix::process::geteuid().is_root();
+        let images = Images::open(&dir.join(IMAGES), owners(is_root))?;
+        Ok(Self {
             dir: dir.to_owned(),
             tag,
             granted: Granted::read(),
-            is_root: rustix::process::geteuid().is_root(),
+            is_root,
+            images,
             roots: OnceLock::new(),
             bridge: Mutex::new(None),
             lent: Mutex::default(),
-        }
+        })
+    }
+
+    /// The images of this machine.
+    pub(crate) fn images(&self) -> &Images {
+        &self.images
     }
 
     /// Whether a launch needs something of us that takes time.
@@ -103,10 +127,10 @@ impl Loans {
     pub(crate) fn lend(&self, launch: &mut Launch) -> Result<(), LoanError> {
         let id = launch.id.clone();
         let Place::Container(container) = &mut launch.place else { return Ok(()) };
-        let root = self.unpack(container)?;
+        let root = self.files(container)?;
         let bridge = wanted(&id, container);
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut loan = Loan { id_base: None, _root: root, bridge };
+        let mut loan = Loan { id_base: None, root, bridge };
         if self.is_root && container.ids == Ids::Own && container.id_base.is_none() {
             let taken = lent.values().filter_map(|loan| loan.id_base).collect();
             let base = ids::pick(self.tag, &taken, &self.granted).ok_or(LoanError::Ids)?;
@@ -117,25 +141,46 @@ impl Loans {
         Ok(())
     }
 
-    fn unpack(&self, container: &mut Container) -> Result<Option<Kept>, LoanError> {
-        let Root::Tar(path) = &container.root else { return Ok(None) };
-        let path = path.clone();
+    /// Says in which directories a container's files are, and keeps them there.
+    fn files(&self, container: &mut Container) -> Result<Option<Lent>, LoanError> {
+        match &container.root {
+            Root::Directory(_) => Ok(None),
+            Root::Tar(path) => {
+                let kept = self.unpack(&path.clone())?;
+                container.root = Root::Directory(kept.path().to_owned());
+                Ok(Some(Lent::Root { _kept: kept }))
+            }
+            Root::Layers(paths) => Ok(self.hold_layers(paths)),
+            Root::Image(id) => {
+                let held = self.images.hold(id).map_err(LoanError::Image)?;
+                container.root = Root::Layers(held.layers().to_vec());
+                Ok(Some(Lent::Image(held)))
+            }
+        }
+    }
+
+    /// Keeps those of some layers that are an image's.
+    fn hold_layers(&self, paths: &[PathBuf]) -> Option<Lent> {
+        let held = self.images.hold_layers(paths);
+        (!held.layers().is_empty()).then_some(Lent::Image(held))
+    }
+
+    fn unpack(&self, path: &Path) -> Result<Kept, LoanError> {
         let failed = |reason: String| LoanError::Root { reason };
         let kept = self
             .store()
             .map_err(&failed)?
-            .tree(&path, &Bounds::default())
+            .tree(path, &Bounds::default())
             .map_err(|error| failed(chain(&error)))?;
-        container.root = Root::Directory(kept.path().to_owned());
-        Ok(Some(kept))
+        Ok(kept)
     }
 
     fn store(&self) -> Result<&Store, String> {
         if let Some(store) = self.roots.get() {
             return Ok(store);
         }
-        let owners = if self.is_root { Owners::Keep } else { Owners::Mine };
-        let store = Store::open(&self.dir.join(ROOTS), owners).map_err(|error| chain(&error))?;
+        let store = Store::open(&self.dir.join(ROOTS), owners(self.is_root))
+            .map_err(|error| chain(&error))?;
         Ok(self.roots.get_or_init(|| store))
     }
 
@@ -143,13 +188,18 @@ impl Loans {
     pub(crate) fn resume(&self, launch: &Launch) {
         let Place::Container(container) = &launch.place else { return };
         let bridge = wanted(&launch.id, container);
-        let loan = Loan { id_base: container.id_base, _root: None, bridge };
+        let root = match &container.root {
+            Root::Layers(paths) => self.hold_layers(paths),
+            Root::Directory(_) | Root::Tar(_) | Root::Image(_) => None,
+        };
+        let loan = Loan { id_base: container.id_base, root, bridge };
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         lent.insert(launch.id.clone(), loan);
     }
 
     /// Frees what tasks had that ended while no agent lived. Blocks.
     pub(crate) fn sweep(&self) {
+        self.images.sweep();
         let tag = self.bridge_tag();
         match Bridge::remains(&tag) {
             Ok(remains) if remains.is_empty() => {}
@@ -237,14 +287,23 @@ impl Loans {
         format!("{:x}", u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h]))
     }
 
-    /// Whether a task has something whose return takes time.
-    pub(crate) fn is_on_bridge(&self, id: &TaskId) -> bool {
+    fn is_on_bridge(&self, id: &TaskId) -> bool {
         let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         lent.get(id).is_some_and(|loan| loan.bridge.is_some())
     }
 
-    /// Takes back what a task had; it has ended, or will never start. Blocks for one on
-    /// the bridge.
+    /// Whether a task has something whose return takes time: a place on the bridge, or the
+    /// last hold on an image that was removed.
+    pub(crate) fn returns_slowly(&self, id: &TaskId) -> bool {
+        let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        lent.get(id).is_some_and(|loan| {
+            let last = |root: &Lent| matches!(root, Lent::Image(held) if held.is_last());
+            loan.bridge.is_some() || loan.root.as_ref().is_some_and(last)
+        })
+    }
+
+    /// Takes back what a task had; it has ended, or will never start. Blocks where that
+    /// [takes time](Self::returns_slowly).
     pub(crate) fn take_back(&self, id: &TaskId) {
         if self.is_on_bridge(id) {
             let detached = self
@@ -254,7 +313,9 @@ impl Loans {
                 warn!(%id, error, "its network may stay until the next start");
             }
         }
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        // Let go without the lock: to remove an image takes a while.
+        let loan = self.lent.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        drop(loan);
     }
 
     /// Removes the bridge if nobody is on it. Blocks.
@@ -266,6 +327,10 @@ impl Loans {
             Some(Ok(_)) | None => {}
         }
     }
+}
+
+fn owners(is_root: bool) -> Owners {
+    if is_root { Owners::Keep } else { Owners::Mine }
 }
 
 fn wanted(id: &TaskId, container: &Container) -> Option<Wanted> {

@@ -99,7 +99,7 @@ impl Shared {
 
     /// Takes back what a task had that has ended or never started.
     async fn take_back(self: &Arc<Self>, id: &TaskId) {
-        if !self.loans.is_on_bridge(id) {
+        if !self.loans.returns_slowly(id) {
             return self.loans.take_back(id);
         }
         let (shared, id) = (Arc::clone(self), id.clone());

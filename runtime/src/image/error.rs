@@ -27,6 +27,19 @@ pub enum ImageError {
         /// Its owner.
         owner: u32,
     },
+    /// A store of a later version.
+    #[error(
+        "{} was written by a newer version of this program ({version}; this one knows {known})",
+        path.display()
+    )]
+    Newer {
+        /// The store's directory.
+        path: PathBuf,
+        /// What it says.
+        version: u32,
+        /// What we can read.
+        known: u32,
+    },
     /// No such image here.
     #[error("there is no image {wanted} here")]
     Unknown {

@@ -59,10 +59,11 @@ impl<'a> Applier<'a> {
         })
     }
 
-    /// Ends the work: the last directory gets its time back.
-    pub(super) fn finish(mut self) -> Result<Unpacked, Flaw> {
+    /// Ends the work: the last directory gets its time back. Says as well whether something
+    /// was replaced that the archive itself had made.
+    pub(super) fn finish(mut self) -> Result<(Unpacked, bool), Flaw> {
         self.tree.leave()?;
-        Ok(self.done)
+        Ok((self.done, self.tree.has_replaced()))
     }
 
     fn make<R: Read>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), Stop> {
@@ -115,7 +116,7 @@ impl<'a> Applier<'a> {
             rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
         })?;
         loop {
-            let read = archive.read(&mut self.piece)?;
+            let read = archive.read_content(&mut self.piece)?;
             if read == 0 {
                 break;
             }
@@ -130,10 +131,23 @@ impl<'a> Applier<'a> {
         }
         self.done.files += 1;
         self.done.bytes += entry.size;
+        let mut mode = entry.mode;
+        if let Some(recorder) = archive.recorder() {
+            if entry.size > 0 {
+                let stat = rustix::fs::fstat(&file).map_err(Flaw::in_step("look at it"))?;
+                recorder
+                    .content(path.bytes(), stat.st_ino, entry.size)
+                    .map_err(|source| UnpackError::Recipe { source })?;
+            }
+            // Whoever writes the archive again must be able to read it.
+            if self.options.owners == Owners::Mine {
+                mode |= Mode::RUSR.as_raw_mode();
+            }
+        }
         if self.must_own(path, entry)? {
             self.own(&file, entry)?;
         }
-        Ok(self.dress(file.as_fd(), entry, entry.mode)?)
+        Ok(self.dress(file.as_fd(), entry, mode)?)
     }
 
     fn directory(&mut self, path: &EntryPath, entry: &Entry) -> Result<(), Flaw> {

@@ -11,6 +11,7 @@ use super::Bounds;
 use super::error::{Flaw, Stop, UnpackError, printable};
 use super::extended::Extended;
 use super::header::{BLOCK, Header};
+use super::recipe::Recorder;
 use super::stream::Stream;
 
 /// Longest extended header: sixteen times the largest attribute of Linux, and
@@ -101,8 +102,13 @@ impl<R: Read> Archive<R> {
     }
 
     /// Reads what follows the last entry. Returns the sum if one was asked for.
-    pub(super) fn finish(mut self) -> Result<Option<[u8; 32]>, UnpackError> {
+    pub(super) fn finish(&mut self) -> Result<Option<[u8; 32]>, UnpackError> {
         self.stream.finish()
+    }
+
+    /// Gives back who wrote down.
+    pub(super) fn take_recorder(&mut self) -> Option<Recorder> {
+        self.stream.take_recorder()
     }
 
     /// The next entry, skipping what is left of the current one.
@@ -242,13 +248,31 @@ impl<R: Read> Archive<R> {
 
     /// Some of the current entry's content; nothing once it has been read.
     pub(super) fn read(&mut self, into: &mut [u8]) -> Result<usize, UnpackError> {
+        self.read_by(Stream::read, into)
+    }
+
+    /// The same for content that goes into a file of the tree, all of it.
+    pub(super) fn read_content(&mut self, into: &mut [u8]) -> Result<usize, UnpackError> {
+        self.read_by(Stream::read_content, into)
+    }
+
+    /// Who writes down how the archive is made, if anybody does.
+    pub(super) fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.stream.recorder()
+    }
+
+    fn read_by(
+        &mut self,
+        read: impl FnOnce(&mut Stream<R>, &mut [u8]) -> Result<usize, UnpackError>,
+        into: &mut [u8],
+    ) -> Result<usize, UnpackError> {
         self.stream.check_time()?;
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(into.len());
         let into = into.get_mut(..most).unwrap_or_default();
         if into.is_empty() {
             return Ok(0);
         }
-        let read = self.stream.read(into)?;
+        let read = read(&mut self.stream, into)?;
         if read == 0 {
             return Err(UnpackError::CutOff { at: self.stream.at() });
         }

@@ -83,7 +83,7 @@ impl<R: Read> Entries<R> {
     }
 
     /// Reads what follows the last entry, and makes sure that it was the last.
-    pub(crate) fn finish(self) -> Result<(), UnpackError> {
+    pub(crate) fn finish(mut self) -> Result<(), UnpackError> {
         if !self.archive.has_end() {
             return Err(UnpackError::CutOff { at: self.archive.at() });
         }

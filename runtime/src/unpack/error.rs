@@ -41,7 +41,7 @@ pub enum UnpackError {
         at: u64,
     },
     /// Packed in a way not read here.
-    #[error("the archive is compressed with {with}; only gzip and none are read")]
+    #[error("the archive is compressed with {with}; only gzip, zstd and none are read")]
     Compression {
         /// Name of the program that packed it.
         with: &'static str,
@@ -63,7 +63,16 @@ pub enum UnpackError {
     /// The caller's deadline has passed.
     #[error("unpacking took longer than allowed")]
     TooSlow,
-    /// The source failed, or is not valid gzip.
+    /// What is needed to write the archive again cannot be kept.
+    #[error("cannot write down how the archive is made")]
+    Recipe {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Entries that replace others, so that the archive cannot be written again.
+    #[error("the archive replaces directories that it has filled, which no sound layer does")]
+    Replaced,
+    /// The source failed, or is not valid gzip or zstd.
     #[error("cannot read the archive")]
     Read {
         /// What the source said.

@@ -5,7 +5,8 @@
 //! bytes ─▶ stream ─▶ archive ─▶ apply ─▶ tree ─▶ walk
 //!          gunzip,   headers,   one       the     openat2
 //!          count     checks     entry     last    in root
-//!                               each      dir
+//!            │                  each      dir
+//!            └▶ recipe: what no file has, to write the archive again (layers only)
 //! ```
 //!
 //! The archive comes from a stranger, and we may be root. Every path is resolved
@@ -25,8 +26,10 @@ mod entries;
 mod error;
 mod extended;
 mod header;
+mod layer;
 mod marks;
 mod path;
+mod recipe;
 mod remove;
 mod store;
 mod stream;
@@ -40,8 +43,12 @@ use std::time::Instant;
 pub(crate) use entries::{Entries, What, begins_archive};
 pub(crate) use error::printable;
 pub use error::{Flaw, UnpackError};
+pub(crate) use layer::{again, unpack_layer};
+pub(crate) use recipe::Replay;
 pub use remove::remove_tree;
+pub(crate) use store::part;
 pub use store::{BadContentId, ContentId, Kept, Store, StoreError, Way};
+pub(crate) use walk::DIRECTORY;
 
 use apply::Applier;
 use archive::Archive;
@@ -169,7 +176,7 @@ pub struct Unpacked {
     pub sha256: Option<[u8; 32]>,
 }
 
-/// Unpacks an archive, plain or gzip, into an empty directory, open for reading
+/// Unpacks an archive, plain, gzip or zstd, into an empty directory, open for reading
 /// (not `O_PATH`) and out of everybody else's reach.
 ///
 /// The source is read to its end. A source that fails ends the work, so a caller
@@ -184,24 +191,42 @@ pub fn unpack(
     into: BorrowedFd,
     options: &Options,
 ) -> Result<Unpacked, UnpackError> {
-    let mut options = options.clone();
-    options.bounds.depth = options.bounds.depth.min(DEPTH_MAX);
-    options.bounds.path_bytes = options.bounds.path_bytes.min(PATH_BYTES_MAX);
+    let options = options.within_limits();
     let tree = Tree::new(into)
         .map_err(|error| UnpackError::Into { action: "open it", source: error.into() })?;
     let stream = Stream::open(from, &options.bounds, options.digest)?;
     let mut archive = Archive::new(stream, &options.bounds);
-    let mut applier = Applier::new(tree, &options);
+    let (done, _) = apply_all(&mut archive, tree, &options)?;
+    Ok(done)
+}
+
+impl Options {
+    /// The same, but for bounds that the kernel or others could not bear.
+    fn within_limits(&self) -> Self {
+        let mut options = self.clone();
+        options.bounds.depth = options.bounds.depth.min(DEPTH_MAX);
+        options.bounds.path_bytes = options.bounds.path_bytes.min(PATH_BYTES_MAX);
+        options
+    }
+}
+
+/// Makes every entry; says as well whether any replaced another.
+fn apply_all<R: Read>(
+    archive: &mut Archive<R>,
+    tree: Tree,
+    options: &Options,
+) -> Result<(Unpacked, bool), UnpackError> {
+    let mut applier = Applier::new(tree, options);
     while let Some(entry) = archive.next()? {
-        applier.apply(&entry, &mut archive)?;
+        applier.apply(&entry, archive)?;
     }
     if options.form == Form::Rootfs && !archive.has_end() {
         return Err(UnpackError::CutOff { at: archive.at() });
     }
     let sha256 = archive.finish()?;
-    let done = applier.finish().map_err(|flaw| UnpackError::Into {
+    let (done, replaced) = applier.finish().map_err(|flaw| UnpackError::Into {
         action: "finish its last directory",
         source: io::Error::other(flaw.to_string()),
     })?;
-    Ok(Unpacked { sha256, ..done })
+    Ok((Unpacked { sha256, ..done }, replaced))
 }

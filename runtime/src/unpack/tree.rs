@@ -27,6 +27,9 @@ pub(super) struct Tree {
     root: OwnedFd,
     walk: Walk,
     here: Option<Here>,
+    /// Where files go that are replaced, if their content is needed still.
+    aside: Option<OwnedFd>,
+    replaced: bool,
 }
 
 /// The current directory.
@@ -50,7 +53,18 @@ impl Here {
 impl Tree {
     pub(super) fn new(into: BorrowedFd) -> rustix::io::Result<Self> {
         let root = rustix::fs::openat(into, ".", DIRECTORY, Mode::empty())?;
-        Ok(Self { root, walk: Walk::Kernel, here: None })
+        Ok(Self { root, walk: Walk::Kernel, here: None, aside: None, replaced: false })
+    }
+
+    /// Has files that are replaced kept in a directory of the same file system, each under
+    /// the number of its inode.
+    pub(super) fn keep_replaced(&mut self, aside: OwnedFd) {
+        self.aside = Some(aside);
+    }
+
+    /// Whether anything was replaced.
+    pub(super) fn has_replaced(&self) -> bool {
+        self.replaced
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -120,8 +134,10 @@ impl Tree {
     /// Removes what is at a path, with all below it.
     pub(super) fn clear(&mut self, path: &EntryPath) -> Result<(), Flaw> {
         let (parent, name) = path.split().ok_or(Flaw::NoName)?;
+        self.replaced = true;
+        self.parent(parent)?.touched = true;
+        self.set_aside(name)?;
         let here = self.parent(parent)?;
-        here.touched = true;
         let removed = match rustix::fs::unlinkat(&here.dir, name, AtFlags::empty()) {
             Err(Errno::ISDIR | Errno::PERM) => remove_tree(here.dir.as_fd(), name),
             Err(Errno::NOENT) => Ok(()),
@@ -133,6 +149,19 @@ impl Tree {
             action: "replace what has its name",
             source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
         })
+    }
+
+    /// Keeps a file of the current directory that is about to go, if such are kept.
+    fn set_aside(&mut self, name: &[u8]) -> Result<(), Flaw> {
+        let (Some(aside), Some(here)) = (&self.aside, &self.here) else { return Ok(()) };
+        match look(here.dir.as_fd(), name)? {
+            // If it is there already under another name, this does nothing.
+            Some((FileType::RegularFile, stat)) => {
+                rustix::fs::renameat(&here.dir, name, aside, stat.st_ino.to_string())
+                    .map_err(Flaw::in_step("keep what it replaces"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes a directory that was just opened the current one.

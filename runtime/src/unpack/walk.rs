@@ -18,7 +18,7 @@ use rustix::io::{Errno, Result};
 
 /// How all directories are opened: to read, so that times and attributes can be
 /// set through the handle.
-pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Links followed for one path, as in the kernel.
 const LINKS_MAX: usize = 40;

@@ -230,10 +230,11 @@ fn garbage_and_foreign_archives_are_refused_with_a_name() {
     for length in [1, 511, 512, 513, 5000] {
         let garbage: Vec<u8> = (0..length).map(|_| dice.roll(256) as u8).collect();
         stage.rootfs(&garbage).unwrap_err();
-        stage.rootfs(&[b"\x1f\x8b".to_vec(), garbage].concat()).unwrap_err();
+        stage.rootfs(&[&b"\x1f\x8b"[..], &garbage].concat()).unwrap_err();
+        stage.rootfs(&[&b"\x28\xb5\x2f\xfd"[..], &garbage].concat()).unwrap_err();
     }
     for (begin, name) in
-        [(&b"\x28\xb5\x2f\xfd"[..], "zstd"), (b"\xfd7zXZ\0", "xz"), (b"BZh9", "bzip2")]
+        [(&b"\x04\x22\x4d\x18"[..], "lz4"), (b"\xfd7zXZ\0", "xz"), (b"BZh9", "bzip2")]
     {
         let error = stage.rootfs(begin).unwrap_err().to_string();
         assert!(error.contains(name), "{error}");

@@ -13,6 +13,7 @@ mod kinds;
 mod marks;
 mod random;
 mod remove;
+mod seeded;
 mod speed;
 mod stage;
 mod store;

@@ -1,14 +1,42 @@
 //! The images of this machine: layers unpacked once each, configs, names.
+//!
+//! ```text
+//! stage ──▶ a part, verified ──commit──▶ layers, image, names ──hold──▶ a task
+//!                                              │                   │
+//!                                              └──remove, collect──┴──▶ gone
+//! ```
+//!
+//! Two locks. One, over what is in memory, is short and never held while the disk works: a
+//! launch takes it. The other is held by whoever changes what has its place on the disk, and
+//! always taken first.
+//!
+//! Invariant: what memory shows is on the disk, whole; what the disk shows after a crash at
+//! any moment is whole too. What somebody holds stays.
 
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+mod commit;
+mod disk;
+mod hold;
+mod reader;
+mod record;
+mod removal;
+mod stage;
+mod state;
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, ImageConfig, ImageError, Reference, Watcher};
-use crate::unpack::{Bounds, Owners};
+use super::{Digest, ImageConfig, ImageError, Reference};
+use crate::unpack::Owners;
+use disk::Disk;
+use record::{CONFIG, MANIFEST};
+use state::{Meant, State};
+
+pub use hold::Held;
+pub use reader::LayerReader;
+pub use stage::Staged;
 
 /// How an image came here, which decides whether it may go by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,218 +102,139 @@ pub struct Images(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    path: PathBuf,
-}
-
-/// A layer that is unpacked and verified but belongs to no image yet. Removed when dropped.
-#[derive(Debug)]
-pub struct Staged {
-    diff_id: Digest,
-    packed: Digest,
-    packed_bytes: u64,
-    bytes: u64,
-}
-
-/// An image in somebody's hands: it stays while this is held.
-#[derive(Debug)]
-pub struct Held {
-    layers: Vec<PathBuf>,
-}
-
-/// The uncompressed archive of a layer, byte by byte as it once was.
-#[derive(Debug)]
-pub struct LayerReader {
-    bytes: u64,
+    disk: Disk,
+    owners: Owners,
+    state: Mutex<State>,
+    /// Told whenever a layer is no longer being staged.
+    changed: Condvar,
+    /// Held by whoever changes what has its place.
+    writing: Mutex<()>,
 }
 
 impl Images {
-    /// Opens a store, making its directory (whose parent must exist) and removing what a
-    /// crash left in it.
+    /// Opens a store, making its directory (whose parent must exist) and removing parts that a
+    /// crash left in it. Layers that it left are removed by [`sweep`](Self::sweep).
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be used, is another user's, or was written by a newer program.
     pub fn open(path: &Path, owners: Owners) -> Result<Self, ImageError> {
-        let _ = owners;
-        Ok(Self(Arc::new(Inner { path: path.to_owned() })))
+        let disk = Disk::open(path)?;
+        let state = Mutex::new(record::read_all(&disk)?);
+        let (changed, writing) = (Condvar::new(), Mutex::new(()));
+        Ok(Self(Arc::new(Inner { disk, owners, state, changed, writing })))
     }
 
     /// Whether a layer is here, of whichever image.
     pub fn has_layer(&self, diff_id: &Digest) -> bool {
-        let _ = diff_id;
-        false
+        self.0.state().layers.contains_key(diff_id)
     }
 
     /// The layer whose compressed form had this digest, if one is here that came so.
     pub fn layer_of(&self, packed: &Digest) -> Option<Digest> {
-        let _ = packed;
-        None
-    }
-
-    /// Unpacks a layer from its archive, plain, gzip or zstd, read to its end; sums up both
-    /// what is read and what it unpacks to. Blocks. If the layer with `diff_id` is here or
-    /// being staged by another thread, that is waited for and the source is not read.
-    pub fn stage(
-        &self,
-        from: &mut dyn Read,
-        label: &str,
-        diff_id: Option<&Digest>,
-        bounds: &Bounds,
-        watcher: Watcher,
-    ) -> Result<Staged, ImageError> {
-        let _ = (from, label, diff_id, bounds, watcher);
-        Err(self.todo())
-    }
-
-    /// Makes an image of a config, whose layers are each here or staged, and gives it names
-    /// (which other images lose). All of it is on the disk when this returns. Blocks.
-    pub fn commit(
-        &self,
-        config: &[u8],
-        manifest: Option<&[u8]>,
-        staged: Vec<Staged>,
-        names: &[Reference],
-        origin: Origin,
-    ) -> Result<ImageInfo, ImageError> {
-        let _ = (config, manifest, staged, names, origin);
-        Err(self.todo())
+        let state = self.0.state();
+        let mut layers = state.layers.iter();
+        layers.find(|(_, record)| record.packed == *packed).map(|(layer, _)| *layer)
     }
 
     /// All images, the newest first.
     pub fn list(&self) -> Vec<ImageInfo> {
-        Vec::new()
+        let state = self.0.state();
+        let mut all: Vec<_> = state.images.keys().filter_map(|id| state.info(id)).collect();
+        all.sort_by_key(|info| std::cmp::Reverse(info.came_ms));
+        all
     }
 
     /// What is known of an image.
     pub fn get(&self, id: &Digest) -> Option<ImageInfo> {
-        let _ = id;
-        None
+        self.0.state().info(id)
     }
 
     /// The image of that name (by tag, or by its manifest's digest).
     pub fn named(&self, name: &Reference) -> Option<ImageInfo> {
-        let _ = name;
-        None
+        let state = self.0.state();
+        state.named(name).and_then(|id| state.info(&id))
     }
 
     /// The image that people mean: a name, an id, or an id's first digits.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or several begin so.
     pub fn find(&self, text: &str) -> Result<ImageInfo, ImageError> {
-        Err(ImageError::Unknown { wanted: text.to_owned() })
+        let state = self.0.state();
+        let (Meant::Name(_, id) | Meant::Image(id)) = state.meant(text)?;
+        state.info(&id).ok_or_else(|| ImageError::Unknown { wanted: text.to_owned() })
     }
 
     /// What an image says of itself.
+    ///
+    /// # Errors
+    ///
+    /// If it is not here, or cannot be read.
     pub fn config(&self, id: &Digest) -> Result<Arc<ImageConfig>, ImageError> {
-        let _ = id;
-        Err(self.todo())
+        if let Some(config) = self.0.state().config(id) {
+            return Ok(config);
+        }
+        let config = Arc::new(ImageConfig::parse(&self.config_bytes(id)?)?);
+        self.0.state().keep_config(*id, Arc::clone(&config));
+        Ok(config)
     }
 
     /// The bytes of an image's config, whose digest is its id.
+    ///
+    /// # Errors
+    ///
+    /// If it is not here, or cannot be read.
     pub fn config_bytes(&self, id: &Digest) -> Result<Vec<u8>, ImageError> {
-        let _ = id;
-        Err(self.todo())
+        self.0.known(id)?;
+        record::document(&self.0.disk, id, CONFIG).map_err(self.0.disk.failed("read a config"))
     }
 
     /// The bytes of the manifest that an image came with, if it came with one.
+    ///
+    /// # Errors
+    ///
+    /// If the image is not here, or it cannot be read.
     pub fn manifest_bytes(&self, id: &Digest) -> Result<Option<Vec<u8>>, ImageError> {
-        let _ = id;
-        Err(self.todo())
-    }
-
-    /// A layer's archive again.
-    pub fn read_layer(&self, diff_id: &Digest) -> Result<LayerReader, ImageError> {
-        let _ = diff_id;
-        Err(self.todo())
-    }
-
-    /// Takes an image into hand, for a task that runs from it.
-    pub fn hold(&self, id: &Digest) -> Result<Held, ImageError> {
-        let _ = id;
-        Err(self.todo())
-    }
-
-    /// Takes the layers at these paths of the store into hand: those of a task that an earlier
-    /// agent launched. Paths elsewhere are passed over.
-    pub fn hold_layers(&self, paths: &[PathBuf]) -> Held {
-        let _ = paths;
-        Held { layers: Vec::new() }
-    }
-
-    /// Gives an image one more name, which another may lose.
-    pub fn tag(&self, id: &Digest, name: &Reference) -> Result<(), ImageError> {
-        let _ = (id, name);
-        Err(self.todo())
-    }
-
-    /// Removes a name, and with its last one the image; or the image with all its names if it
-    /// is asked for by id. One that a task runs from is refused; with `force` it loses its
-    /// names at once and goes with its last task.
-    pub fn remove(&self, wanted: &str, force: bool) -> Result<Removed, ImageError> {
-        let _ = force;
-        Err(ImageError::Unknown { wanted: wanted.to_owned() })
-    }
-
-    /// Removes images that nobody holds: those without a name, with `all` named ones too;
-    /// only those unused since `before`, where it is given.
-    pub fn prune(&self, all: bool, before: Option<SystemTime>) -> Result<Removed, ImageError> {
-        let _ = (all, before);
-        Err(self.todo())
-    }
-
-    /// Removes images that came because a task needed them and that nobody holds: those unused
-    /// for `age`, and, the longest unused first, as many as it takes until `room` bytes are
-    /// free on the disk.
-    pub fn collect(&self, age: Duration, room: u64) -> Result<Removed, ImageError> {
-        let _ = (age, room);
-        Err(self.todo())
-    }
-
-    fn todo(&self) -> ImageError {
-        let source = io::ErrorKind::Unsupported.into();
-        ImageError::Store { action: "do that yet", path: self.0.path.clone(), source }
+        if self.0.known(id)?.manifest.is_none() {
+            return Ok(None);
+        }
+        let manifest = record::document(&self.0.disk, id, MANIFEST);
+        manifest.map(Some).map_err(self.0.disk.failed("read a manifest"))
     }
 }
 
-impl Staged {
-    /// The digest of what was unpacked.
-    pub fn diff_id(&self) -> Digest {
-        self.diff_id
+impl Inner {
+    fn known(&self, id: &Digest) -> Result<ImageInfo, ImageError> {
+        let unknown = || ImageError::Unknown { wanted: id.to_string() };
+        self.state().info(id).ok_or_else(unknown)
     }
 
-    /// The digest of what was read: the same for an archive that is not compressed.
-    pub fn packed(&self) -> Digest {
-        self.packed
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes read.
-    pub fn packed_bytes(&self) -> u64 {
-        self.packed_bytes
-    }
-
-    /// Bytes unpacked.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
-    /// Where the unpacked layers are, lowest first. Not to be changed.
-    pub fn layers(&self) -> &[PathBuf] {
-        &self.layers
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.used_is_news {
+            record::write_used(&self.disk, &state.used);
+        }
     }
 }
 
-impl LayerReader {
-    /// How many bytes it has in all.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Goes on at this byte.
-    pub fn seek(&mut self, to: u64) -> io::Result<()> {
-        let _ = to;
-        Ok(())
-    }
+fn now_ms() -> u64 {
+    ms_of(SystemTime::now())
 }
 
-impl Read for LayerReader {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let _ = into;
-        Ok(0)
-    }
+/// In milliseconds since 1970.
+fn ms_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

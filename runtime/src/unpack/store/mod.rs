@@ -17,13 +17,13 @@
 //! programs of strangers. A tree in somebody's hands ([`Kept`]) is never removed.
 
 mod known;
-mod part;
+pub(crate) mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -71,7 +71,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A directory, pipe or device was named as an archive.
-    #[error("{} is not a file; name a tar archive, plain or gzip", path.display())]
+    #[error("{} is not a file; name a tar archive, plain, gzip or zstd", path.display())]
     NotAFile {
         /// As it was named.
         path: PathBuf,
@@ -418,12 +418,12 @@ impl Inner {
     }
 }
 
-/// Renames within a directory unless the new name is taken.
-fn rename_new(dir: &OwnedFd, from: &str, to: &str) -> rustix::io::Result<()> {
-    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+/// Renames unless the new name is taken.
+fn rename_new(from: BorrowedFd, name: &str, to: BorrowedFd, new: &str) -> rustix::io::Result<()> {
+    match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
         // Some filesystems cannot refuse. A directory replaces only an empty one,
         // which is no worse than ours.
-        Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(dir, from, dir, to),
+        Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(from, name, to, new),
         renamed => renamed,
     }
 }

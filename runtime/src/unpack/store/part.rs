@@ -22,7 +22,7 @@ const TRIES: usize = 16;
 
 /// A tree being made. Removed if dropped before it got its name.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(crate) struct Part {
     store: OwnedFd,
     name: String,
     dir: OwnedFd,
@@ -30,7 +30,7 @@ pub(super) struct Part {
 }
 
 /// A name that no other part of this machine has.
-pub(super) fn name() -> String {
+pub(crate) fn name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{PREFIX}{}-{number}", rustix::process::getpid().as_raw_nonzero())
@@ -38,7 +38,7 @@ pub(super) fn name() -> String {
 
 impl Part {
     /// An empty, locked directory with mode 0755.
-    pub(super) fn make(store: BorrowedFd) -> rustix::io::Result<Self> {
+    pub(crate) fn make(store: BorrowedFd) -> rustix::io::Result<Self> {
         for _ in 0..TRIES {
             let name = name();
             match rustix::fs::mkdirat(store, &name, Mode::RWXU) {
@@ -64,13 +64,20 @@ impl Part {
         Err(Errno::EXIST)
     }
 
-    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 
     /// Gives the tree its name, unless there is one of that name.
-    pub(super) fn rename(mut self, to: &str) -> rustix::io::Result<()> {
-        rename_new(&self.store, &self.name, to)?;
+    pub(crate) fn rename(mut self, to: &str) -> rustix::io::Result<()> {
+        rename_new(self.store.as_fd(), &self.name, self.store.as_fd(), to)?;
+        self.is_named = true;
+        Ok(())
+    }
+
+    /// The same in another directory. On an error it is a part still.
+    pub(crate) fn move_to(&mut self, dir: BorrowedFd, to: &str) -> rustix::io::Result<()> {
+        rename_new(self.store.as_fd(), &self.name, dir, to)?;
         self.is_named = true;
         Ok(())
     }
@@ -86,7 +93,7 @@ impl Drop for Part {
 }
 
 /// All names in the store.
-pub(super) fn names(store: BorrowedFd) -> io::Result<Vec<String>> {
+pub(crate) fn names(store: BorrowedFd) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(store)? {
         names.extend(entry?.file_name().to_str().ok().map(str::to_owned));
@@ -95,7 +102,7 @@ pub(super) fn names(store: BorrowedFd) -> io::Result<Vec<String>> {
 }
 
 /// Removes the parts that nobody holds.
-pub(super) fn sweep(store: BorrowedFd) -> io::Result<()> {
+pub(crate) fn sweep(store: BorrowedFd) -> io::Result<()> {
     for name in names(store)?.iter().filter(|name| name.starts_with(PREFIX)) {
         let flags = DIRECTORY | OFlags::NOFOLLOW;
         let held = match rustix::fs::openat(store, name, flags, Mode::empty()) {

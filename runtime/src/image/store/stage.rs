@@ -1,0 +1,327 @@
+//! Unpacking a layer, once, however many want it at the same time.
+//!
+//! Whoever names the layer that they bring waits for another who brings the same, and need
+//! not be read at all. Whoever cannot name it is read, and compared at the end.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use super::super::{Digest, ImageError, Progress, Stage, Watcher};
+use super::disk::{self, INFO};
+use super::hold::Grip;
+use super::record::{self, LayerRecord};
+use super::{Images, Inner};
+use crate::unpack::part::Part;
+use crate::unpack::{self, Bounds, Form, Options, UnpackError, again, unpack_layer};
+
+/// Bytes between two words to the watcher: often enough for a bar on a thin link.
+const TELL_BYTES: u64 = 128 * 1024;
+
+/// How often a watcher is asked whether to go on while another thread does the work.
+const ASK: Duration = Duration::from_millis(200);
+
+/// Bytes read at once of an archive that is written again to be compared.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// A layer that is unpacked and verified but belongs to no image yet. Removed when dropped,
+/// unless another has it too.
+#[derive(Debug)]
+pub struct Staged {
+    diff_id: Digest,
+    packed: Digest,
+    packed_bytes: u64,
+    bytes: u64,
+    pub(super) ground: Ground,
+}
+
+/// Where a staged layer is.
+#[derive(Debug)]
+pub(super) enum Ground {
+    /// In the store.
+    Here { _grip: Grip },
+    /// In a part, perhaps of several who brought it.
+    Fresh(Arc<Fresh>),
+}
+
+/// A layer that was unpacked just now.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    pub(super) diff_id: Digest,
+    pub(super) record: LayerRecord,
+    /// Before its first byte was written.
+    pub(super) since: Instant,
+    part: Mutex<Part>,
+    /// Since it has its place in the store.
+    pub(super) settled: OnceLock<Grip>,
+    /// That the disk may not have what was written.
+    pub(super) unflushed: AtomicBool,
+}
+
+impl Fresh {
+    pub(super) fn part(&self) -> MutexGuard<'_, Part> {
+        self.part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Staged {
+    /// The digest of what was unpacked.
+    pub fn diff_id(&self) -> Digest {
+        self.diff_id
+    }
+
+    /// The digest of what was read: the same for an archive that is not compressed. If the
+    /// source was not read, as the layer was here, of what it came from then.
+    pub fn packed(&self) -> Digest {
+        self.packed
+    }
+
+    /// Bytes read; 0 if the layer was here.
+    pub fn packed_bytes(&self) -> u64 {
+        self.packed_bytes
+    }
+
+    /// Bytes unpacked.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Images {
+    /// Unpacks a layer from its archive, plain, gzip or zstd, read to its end; sums up both
+    /// what is read and what it unpacks to. Blocks. If the layer with `diff_id` is here or
+    /// being staged by another thread, that is waited for and the source is not read.
+    ///
+    /// # Errors
+    ///
+    /// If the source fails or the archive must not be unpacked, if it is not the layer with
+    /// `diff_id`, if the disk is full, or if the watcher wants no more. Nothing of it stays.
+    pub fn stage(
+        &self,
+        from: &mut dyn Read,
+        label: &str,
+        diff_id: Option<&Digest>,
+        bounds: &Bounds,
+        watcher: Watcher,
+    ) -> Result<Staged, ImageError> {
+        let _busy = match diff_id {
+            None => None,
+            Some(wanted) => match self.0.find_or_begin(wanted, label, watcher)? {
+                Begun::Found(staged) => return Ok(staged),
+                Begun::Ours(busy) => Some(busy),
+            },
+        };
+        let mut taken = Taken::new(from, label, watcher);
+        let since = Instant::now();
+        let part = Part::make(self.0.disk.parts.as_fd());
+        let part = part.map_err(self.0.disk.failed("make a layer"))?;
+        let unpacked = self.0.unpack(&mut taken, part.dir(), bounds);
+        let (bytes, hides_all, sum) = taken.judge(unpacked)?;
+        let (packed, packed_bytes) = taken.finish();
+        let found = sum.map_or(packed, Digest::new);
+        if let Some(wanted) = diff_id.filter(|wanted| **wanted != found) {
+            let (what, wanted) = (format!("layer {label}"), *wanted);
+            return Err(ImageError::Mismatch { what, wanted, found });
+        }
+        let record = LayerRecord::new(bytes, hides_all, packed);
+        record::text(&record)
+            .and_then(|text| disk::write(part.dir(), INFO, &text))
+            .map_err(self.0.disk.failed("write down a layer"))?;
+        let fresh = Fresh {
+            diff_id: found,
+            record,
+            since,
+            part: Mutex::new(part),
+            settled: OnceLock::new(),
+            unflushed: AtomicBool::new(false),
+        };
+        let ground = self.0.place(fresh);
+        watcher(progress(label, Stage::Done, packed_bytes));
+        Ok(Staged { diff_id: found, packed, packed_bytes, bytes, ground })
+    }
+}
+
+/// What became of the wish for a layer.
+enum Begun<'a> {
+    Found(Staged),
+    Ours(Busy<'a>),
+}
+
+impl Inner {
+    /// Takes a layer into hand that is here or staged, waiting for whoever is at it; or gives
+    /// it to the caller to stage.
+    fn find_or_begin(
+        self: &Arc<Self>,
+        wanted: &Digest,
+        label: &str,
+        watcher: Watcher,
+    ) -> Result<Begun<'_>, ImageError> {
+        loop {
+            // The watcher is called without the lock: it may ask us something.
+            if !watcher(progress(label, Stage::Working, 0)) {
+                return Err(ImageError::CalledOff);
+            }
+            let mut state = self.state();
+            // What is found is let go without the lock only: it may be the last of its kind.
+            let found = if let Some(record) = state.layers.get(wanted) {
+                let record = record.clone();
+                state.hold(&[], &[*wanted]);
+                let grip = Grip::counted(self, Vec::new(), vec![*wanted]);
+                Some((record, Ground::Here { _grip: grip }))
+            } else {
+                let fresh = state.fresh.get(wanted).and_then(Weak::upgrade);
+                fresh.map(|fresh| (fresh.record.clone(), Ground::Fresh(fresh)))
+            };
+            if let Some((LayerRecord { packed, bytes, .. }, ground)) = found {
+                drop(state);
+                watcher(progress(label, Stage::Known, bytes));
+                let (diff_id, packed_bytes) = (*wanted, 0);
+                return Ok(Begun::Found(Staged { diff_id, packed, packed_bytes, bytes, ground }));
+            }
+            if state.busy.insert(*wanted) {
+                return Ok(Begun::Ours(Busy { store: self, layer: *wanted }));
+            }
+            drop(self.changed.wait_timeout(state, ASK).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Unpacks into a part; says how long the archive is, whether it hides all below it, and
+    /// its sum if it is not that of what was read.
+    fn unpack(
+        &self,
+        taken: &mut Taken,
+        part: BorrowedFd,
+        bounds: &Bounds,
+    ) -> Result<(u64, bool, Option<[u8; 32]>), UnpackError> {
+        let options = Options {
+            bounds: bounds.clone(),
+            form: Form::Layer,
+            owners: self.owners,
+            digest: unpack::Digest::Skip,
+        };
+        let layer = unpack_layer(&mut *taken, part, &options)?;
+        if layer.replaced {
+            let sum = layer.sum.unwrap_or_else(|| taken.hash.clone().finalize().into());
+            compare(part, sum)?;
+        }
+        Ok((layer.bytes, layer.unpacked.hides_all, layer.sum))
+    }
+
+    /// Has others find what was staged; takes theirs if they were faster.
+    fn place(self: &Arc<Self>, fresh: Fresh) -> Ground {
+        let layer = fresh.diff_id;
+        let fresh = Arc::new(fresh);
+        let mut state = self.state();
+        state.fresh.retain(|_, fresh| fresh.strong_count() > 0);
+        if state.layers.contains_key(&layer) {
+            state.hold(&[], &[layer]);
+            return Ground::Here { _grip: Grip::counted(self, Vec::new(), vec![layer]) };
+        }
+        if let Some(theirs) = state.fresh.get(&layer).and_then(Weak::upgrade) {
+            return Ground::Fresh(theirs);
+        }
+        state.fresh.insert(layer, Arc::downgrade(&fresh));
+        Ground::Fresh(fresh)
+    }
+}
+
+/// Writes an archive again and looks whether it is the same.
+fn compare(part: BorrowedFd, wanted: [u8; 32]) -> Result<(), UnpackError> {
+    let again = || -> io::Result<bool> {
+        let mut replay = again(part)?;
+        let mut hash = Sha256::new();
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let read = replay.read(&mut piece)?;
+            if read == 0 {
+                return Ok(<[u8; 32]>::from(hash.finalize()) == wanted);
+            }
+            hash.update(piece.get(..read).unwrap_or_default());
+        }
+    };
+    match again() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(UnpackError::Replaced),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(UnpackError::Replaced),
+        Err(source) => Err(UnpackError::Recipe { source }),
+    }
+}
+
+fn progress(label: &str, stage: Stage, bytes: u64) -> Progress {
+    Progress { layer: Some(label.to_owned()), stage, bytes, of: None }
+}
+
+/// Ends a layer's busy time, however the work ends.
+struct Busy<'a> {
+    store: &'a Inner,
+    layer: Digest,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.store.state().busy.remove(&self.layer);
+        self.store.changed.notify_all();
+    }
+}
+
+/// A source on its way: summed up, counted, told of, and called off.
+struct Taken<'a> {
+    from: &'a mut dyn Read,
+    label: &'a str,
+    watcher: Watcher<'a>,
+    hash: Sha256,
+    bytes: u64,
+    told: u64,
+    failed: Option<io::Error>,
+    called_off: bool,
+}
+
+impl<'a> Taken<'a> {
+    fn new(from: &'a mut dyn Read, label: &'a str, watcher: Watcher<'a>) -> Self {
+        let hash = Sha256::new();
+        Self { from, label, watcher, hash, bytes: 0, told: 0, failed: None, called_off: false }
+    }
+
+    /// Says what went wrong in the words of who brought it.
+    fn judge<T>(&mut self, unpacked: Result<T, UnpackError>) -> Result<T, ImageError> {
+        match unpacked {
+            _ if self.called_off => Err(ImageError::CalledOff),
+            Ok(done) => Ok(done),
+            Err(error) => Err(match self.failed.take() {
+                Some(source) => ImageError::Read { what: format!("layer {}", self.label), source },
+                None => ImageError::Layer { layer: self.label.to_owned(), source: error },
+            }),
+        }
+    }
+
+    fn finish(self) -> (Digest, u64) {
+        (Digest::new(self.hash.finalize().into()), self.bytes)
+    }
+}
+
+impl Read for Taken<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.called_off {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let read = match self.from.read(into) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                let kind = error.kind();
+                self.failed = Some(error);
+                return Err(kind.into());
+            }
+            read => read?,
+        };
+        self.hash.update(into.get(..read).unwrap_or_default());
+        self.bytes += read as u64;
+        if self.bytes - self.told >= TELL_BYTES {
+            self.told = self.bytes;
+            self.called_off = !(self.watcher)(progress(self.label, Stage::Working, self.bytes));
+        }
+        Ok(read)
+    }
+}

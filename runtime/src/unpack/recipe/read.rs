@@ -1,0 +1,342 @@
+//! Writing an archive again, by its recipe.
+//!
+//! The tree is as good as any container's files: it is walked as the applier walked it, its
+//! files are opened without following a link and without waiting for a fifo, and one that
+//! has not the length it had is damage.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use zstd::bulk::Decompressor;
+
+use super::{
+    FILE, FOOT_BYTES, FRAME_BYTES_MAX, INDEX_BYTES_MAX, LITERAL, MAGIC, MARK_BYTES, Mark,
+    PATH_BYTES_MAX,
+};
+use crate::unpack::error::printable;
+use crate::unpack::walk::{Walk, open_dir};
+
+/// The archive of a tree.
+pub(crate) struct Replay {
+    recipe: File,
+    tree: Tree,
+    marks: Vec<Mark>,
+    bytes: u64,
+    unpacker: Decompressor<'static>,
+    /// The frame at hand, and how far in it we are.
+    frame: Vec<u8>,
+    at: usize,
+    next_frame: usize,
+    now: Now,
+    /// The byte of the archive that comes next.
+    archive: u64,
+}
+
+/// What is being read.
+#[derive(Debug)]
+enum Now {
+    /// A record is to be taken next.
+    Nothing,
+    /// Bytes of the frame.
+    Literal { left: usize },
+    /// A file, opened once something of it is wanted.
+    Content { path: Vec<u8>, inode: u64, size: u64, done: u64, file: Option<File> },
+}
+
+impl fmt::Debug for Replay {
+    fn fmt(&self, to: &mut fmt::Formatter) -> fmt::Result {
+        write!(to, "Replay({} of {} bytes)", self.archive, self.bytes)
+    }
+}
+
+fn damaged(what: impl fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the layer is damaged: {what}"))
+}
+
+const SHORT: &str = "its recipe is cut off";
+
+impl Replay {
+    /// Begins at the first byte. `aside` holds the files that the archive itself replaced.
+    pub(crate) fn new(recipe: File, tree: OwnedFd, aside: Option<OwnedFd>) -> io::Result<Self> {
+        let (marks, bytes) = read_index(&recipe)?;
+        Ok(Self {
+            recipe,
+            tree: Tree { root: tree, aside, walk: Walk::Kernel, last: None },
+            marks,
+            bytes,
+            unpacker: Decompressor::new()?,
+            frame: Vec::new(),
+            at: 0,
+            next_frame: 0,
+            now: Now::Nothing,
+            archive: 0,
+        })
+    }
+
+    /// Bytes of the archive.
+    pub(crate) fn length(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Goes on at this byte of the archive; at its end there is nothing to read.
+    pub(crate) fn seek(&mut self, to: u64) -> io::Result<()> {
+        if to > self.bytes {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "beyond the layer's end"));
+        }
+        let frame = self.marks.partition_point(|mark| mark.archive <= to).saturating_sub(1);
+        if frame + 1 != self.next_frame || to < self.archive {
+            self.next_frame = frame;
+            self.archive = self.marks.get(frame).map_or(0, |mark| mark.archive);
+            (self.at, self.now) = (0, Now::Nothing);
+            self.frame.clear();
+        }
+        while self.archive < to {
+            let ahead = to - self.archive;
+            if matches!(self.now, Now::Nothing) && !self.take_record()? {
+                return Err(damaged(SHORT));
+            }
+            let passed = match &mut self.now {
+                Now::Nothing => 0,
+                Now::Literal { left } => {
+                    let passed = usize::try_from(ahead).unwrap_or(usize::MAX).min(*left);
+                    *left -= passed;
+                    self.at += passed;
+                    passed as u64
+                }
+                Now::Content { size, done, .. } => {
+                    let passed = ahead.min(*size - *done);
+                    *done += passed;
+                    passed
+                }
+            };
+            self.archive += passed;
+            self.end_record();
+        }
+        Ok(())
+    }
+
+    /// Forgets a record that has been read.
+    fn end_record(&mut self) {
+        let over = match &self.now {
+            Now::Nothing => false,
+            Now::Literal { left } => *left == 0,
+            Now::Content { size, done, .. } => done == size,
+        };
+        if over {
+            self.now = Now::Nothing;
+        }
+    }
+
+    /// Takes the next record into hand; false at the end.
+    fn take_record(&mut self) -> io::Result<bool> {
+        while self.at >= self.frame.len() {
+            let Some(mark) = self.marks.get(self.next_frame).copied() else { return Ok(false) };
+            if mark.archive != self.archive {
+                return Err(damaged("its recipe does not add up"));
+            }
+            self.frame = unpack(&mut self.unpacker, &self.recipe, &mark)?;
+            self.next_frame += 1;
+            self.at = 0;
+        }
+        match self.take::<1>()? {
+            [LITERAL] => {
+                let left = u32::from_le_bytes(self.take()?) as usize;
+                if left > self.frame.len() - self.at {
+                    return Err(damaged(SHORT));
+                }
+                self.now = Now::Literal { left };
+            }
+            [FILE] => {
+                let length = usize::from(u16::from_le_bytes(self.take()?));
+                let path = self.frame.get(self.at..self.at + length);
+                let path =
+                    path.filter(|_| length <= PATH_BYTES_MAX).ok_or_else(|| damaged(SHORT))?;
+                let path = path.to_vec();
+                self.at += length;
+                let inode = u64::from_le_bytes(self.take()?);
+                let size = u64::from_le_bytes(self.take()?);
+                self.now = Now::Content { path, inode, size, done: 0, file: None };
+            }
+            [_] => return Err(damaged("its recipe has what no recipe has")),
+        }
+        self.end_record();
+        Ok(true)
+    }
+
+    fn take<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let rest = self.frame.get(self.at..).unwrap_or_default();
+        let bytes = *rest.first_chunk::<N>().ok_or_else(|| damaged(SHORT))?;
+        self.at += N;
+        Ok(bytes)
+    }
+
+    /// Some of the record at hand; nothing if there is none.
+    fn read_now(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.now {
+            Now::Nothing => Ok(0),
+            Now::Literal { left } => {
+                let length = into.len().min(*left);
+                let from = self.frame.get(self.at..self.at + length).unwrap_or_default();
+                into.get_mut(..length).unwrap_or_default().copy_from_slice(from);
+                *left -= length;
+                self.at += length;
+                Ok(length)
+            }
+            Now::Content { path, inode, size, done, file } => {
+                let file = match file {
+                    Some(file) => file,
+                    None => file.insert(self.tree.open(path, *inode, *size)?),
+                };
+                let most = usize::try_from(*size - *done).unwrap_or(usize::MAX).min(into.len());
+                let read = file.read_at(into.get_mut(..most).unwrap_or_default(), *done)?;
+                if read == 0 {
+                    return Err(damaged(format_args!("{} is cut off", printable(path))));
+                }
+                *done += read as u64;
+                Ok(read)
+            }
+        }
+    }
+}
+
+impl Read for Replay {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        // Filled up, as headers are short and whoever asks for much wants few calls.
+        while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            if matches!(self.now, Now::Nothing) && !self.take_record()? {
+                if self.archive != self.bytes {
+                    return Err(damaged(SHORT));
+                }
+                break;
+            }
+            let read = match self.read_now(rest) {
+                // Told by the next call, which finds the same.
+                Err(_) if filled > 0 => break,
+                read => read?,
+            };
+            filled += read;
+            self.archive += read as u64;
+            self.end_record();
+        }
+        Ok(filled)
+    }
+}
+
+/// The files of a layer.
+#[derive(Debug)]
+struct Tree {
+    root: OwnedFd,
+    aside: Option<OwnedFd>,
+    walk: Walk,
+    /// The directory of the last file: the next lies there too, mostly.
+    last: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl Tree {
+    fn open(&mut self, path: &[u8], inode: u64, size: u64) -> io::Result<File> {
+        let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
+            Some(slash) => path.split_at(slash),
+            None => (&b"."[..], path),
+        };
+        let name = name.strip_prefix(b"/").unwrap_or(name);
+        let bad = |why: &dyn fmt::Display| damaged(format_args!("{}: {why}", printable(path)));
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(bad(&"no name of a file"));
+        }
+        let aside = match &self.aside {
+            Some(aside) => open_file(aside.as_fd(), inode.to_string().as_bytes()),
+            None => Err(Errno::NOENT),
+        };
+        let file = match aside {
+            Err(Errno::NOENT) => {
+                let dir = self.dir(parent).map_err(|error| bad(&io::Error::from(error)))?;
+                open_file(dir, name)
+            }
+            opened => opened,
+        };
+        let file = file.map_err(|error| bad(&io::Error::from(error)))?;
+        let stat = rustix::fs::fstat(&file)?;
+        let length = u64::try_from(stat.st_size).unwrap_or_default();
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || length != size {
+            return Err(bad(&format_args!("was a file of {size} bytes")));
+        }
+        Ok(file)
+    }
+
+    fn dir(&mut self, path: &[u8]) -> rustix::io::Result<BorrowedFd<'_>> {
+        let known = self.last.take_if(|(last, _)| last == path);
+        let last = match known {
+            Some(last) => last,
+            None => (path.to_vec(), open_dir(&mut self.walk, self.root.as_fd(), path)?),
+        };
+        Ok(self.last.insert(last).1.as_fd())
+    }
+}
+
+fn open_file(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from)
+}
+
+/// Where the frames are, and how long the archive is.
+fn read_index(recipe: &File) -> io::Result<(Vec<Mark>, u64)> {
+    let length = recipe.metadata()?.len();
+    let foot_at = length.checked_sub(FOOT_BYTES as u64).ok_or_else(|| damaged(SHORT))?;
+    let mut begin = [0; MAGIC.len()];
+    let mut foot = [0; FOOT_BYTES];
+    recipe.read_exact_at(&mut begin, 0)?;
+    recipe.read_exact_at(&mut foot, foot_at)?;
+    let (offset, rest) = number::<8>(&foot);
+    let (packed, rest) = number::<4>(rest);
+    let (raw, rest) = number::<4>(rest);
+    let (bytes, magic) = number::<8>(rest);
+    match (begin, magic) {
+        (MAGIC, end) if end == MAGIC => {}
+        (begin, _) if begin[..7] == MAGIC[..7] && begin[7] > MAGIC[7] => {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the layer was written by a newer version of this program",
+            ));
+        }
+        _ => return Err(damaged("its recipe is none")),
+    }
+    let limit = INDEX_BYTES_MAX as u64;
+    if packed > limit || raw > limit || offset.checked_add(packed) != Some(foot_at) {
+        return Err(damaged("its recipe has no index"));
+    }
+    let mut index = vec![0; packed as usize];
+    recipe.read_exact_at(&mut index, offset)?;
+    let index = Decompressor::new()?.decompress(&index, raw as usize)?;
+    let marks = index.chunks_exact(MARK_BYTES).map(|mark| {
+        let (archive, rest) = number::<8>(mark);
+        let (offset, rest) = number::<8>(rest);
+        let (packed, rest) = number::<4>(rest);
+        let (raw, _) = number::<4>(rest);
+        Mark { archive, offset, packed: packed as u32, raw: raw as u32 }
+    });
+    Ok((marks.collect(), bytes))
+}
+
+/// A number of `N` bytes, and what follows it.
+fn number<const N: usize>(bytes: &[u8]) -> (u64, &[u8]) {
+    let (number, rest) = bytes.split_at_checked(N).unwrap_or((bytes, &[]));
+    let number = number.iter().rev().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+    (number, rest)
+}
+
+fn unpack(unpacker: &mut Decompressor, recipe: &File, mark: &Mark) -> io::Result<Vec<u8>> {
+    let (packed, raw) = (mark.packed as usize, mark.raw as usize);
+    if raw == 0 || raw > FRAME_BYTES_MAX || packed > 2 * FRAME_BYTES_MAX {
+        return Err(damaged("its recipe has a frame of no sound length"));
+    }
+    let mut bytes = vec![0; packed];
+    recipe.read_exact_at(&mut bytes, mark.offset)?;
+    let frame = unpacker.decompress(&bytes, raw)?;
+    if frame.len() == raw { Ok(frame) } else { Err(damaged(SHORT)) }
+}

@@ -1,0 +1,16 @@
+//! Images as a runtime keeps them: layers unpacked once, written again byte by byte, shared,
+//! held and removed; whole after every crash.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod recipe;
+#[path = "../unpack/seeded.rs"]
+mod seeded;
+mod shelf;
+#[path = "../unpack/stage.rs"]
+#[allow(dead_code, reason = "its roots are for tests of the applier alone")]
+mod stage;
+mod store;
+#[path = "../unpack/tarball.rs"]
+#[allow(dead_code, reason = "the tests of the applier bend more of it")]
+mod tarball;
