@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod crash;
+mod full;
 mod recipe;
 #[path = "../unpack/seeded.rs"]
 mod seeded;
 mod shelf;
+mod speed;
 #[path = "../unpack/stage.rs"]
 #[allow(dead_code, reason = "its roots are for tests of the applier alone")]
 mod stage;
