@@ -329,6 +329,18 @@ impl Loans {
     }
 }
 
+impl Drop for Loans {
+    fn drop(&mut self) {
+        // Tasks go on without this agent: what they run from stays.
+        let lent = self.lent.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for loan in std::mem::take(lent).into_values() {
+            if let Some(Lent::Image(held)) = loan.root {
+                held.leave();
+            }
+        }
+    }
+}
+
 fn owners(is_root: bool) -> Owners {
     if is_root { Owners::Keep } else { Owners::Mine }
 }

@@ -247,7 +247,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// Some of the current entry's content; nothing once it has been read.
-    fn read(&mut self, into: &mut [u8]) -> Result<usize, UnpackError> {
+    pub(super) fn read(&mut self, into: &mut [u8]) -> Result<usize, UnpackError> {
         self.read_by(Stream::read, into)
     }
 

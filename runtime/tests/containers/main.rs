@@ -17,5 +17,6 @@ mod hangs;
 mod held;
 mod image;
 mod isolation;
+mod layered;
 mod shared;
 mod users;

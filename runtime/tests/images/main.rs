@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod archives;
+mod crash;
+mod full;
 mod hostile;
 mod lies;
 mod mutations;
@@ -15,6 +17,7 @@ mod seeded;
 mod shapes;
 mod shelf;
 mod shop;
+mod speed;
 #[path = "../unpack/stage.rs"]
 #[allow(dead_code, reason = "its roots are for tests of the applier alone")]
 mod stage;

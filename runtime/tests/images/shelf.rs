@@ -15,7 +15,11 @@ pub(crate) struct Shelf {
 
 impl Shelf {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self::in_dir(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn in_dir(dir: tempfile::TempDir) -> Self {
+        Self { dir }
     }
 
     pub(crate) fn path(&self) -> PathBuf {

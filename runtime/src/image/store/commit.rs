@@ -15,60 +15,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use serde::Deserialize;
 
-use super::super::{Digest, ImageError, Reference};
+use super::super::documents::LAYERS;
+use super::super::{Digest, ImageConfig, ImageError, Reference};
 use super::disk::{self, INFO, VERSION};
 use super::hold::Grip;
 use super::record::{self, CONFIG, DOCUMENT_BYTES_MAX, ImageRecord, MANIFEST, NAMES_MAX};
 use super::stage::{Fresh, Ground, Staged};
 use super::{ImageInfo, Images, Inner, LayerInfo, Origin, now_ms};
 use crate::unpack::part::Part;
-
-/// Layers of one image: what Docker allows, and what overlay takes in one mount.
-const LAYERS_MAX: usize = 127;
-
-/// What the store must know of a config.
-#[derive(Debug, Deserialize)]
-struct Outline {
-    #[serde(default)]
-    created: Option<String>,
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: String,
-    rootfs: Rootfs,
-}
-
-#[derive(Debug, Deserialize)]
-struct Rootfs {
-    diff_ids: Vec<Digest>,
-}
-
-impl Outline {
-    fn parse(config: &[u8]) -> Result<Self, ImageError> {
-        let flawed = |why: String| ImageError::Document { what: "the config".to_owned(), why };
-        let outline: Self =
-            serde_json::from_slice(config).map_err(|error| flawed(error.to_string()))?;
-        match outline.rootfs.diff_ids.len() {
-            0 => Err(flawed("it has no layers".to_owned())),
-            count if count > LAYERS_MAX => {
-                Err(flawed(format!("it has {count} layers; {LAYERS_MAX} are the most")))
-            }
-            _ => Ok(outline),
-        }
-    }
-
-    fn platform(&self) -> String {
-        let mut platform = format!("{}/{}", self.os, self.architecture);
-        if !self.variant.is_empty() {
-            platform = format!("{platform}/{}", self.variant);
-        }
-        platform
-    }
-}
 
 /// An image about to be made.
 struct Wanted<'a> {
@@ -95,19 +50,23 @@ impl Images {
         names: &[Reference],
         origin: Origin,
     ) -> Result<ImageInfo, ImageError> {
-        for (what, document) in [("the config", Some(config)), ("the manifest", manifest)] {
+        for (what, document) in [("the image's config", Some(config)), ("the manifest", manifest)] {
             if document.is_some_and(|bytes| bytes.len() as u64 > DOCUMENT_BYTES_MAX) {
                 let why = format!("it is longer than {DOCUMENT_BYTES_MAX} bytes");
                 return Err(ImageError::Document { what: what.to_owned(), why });
             }
         }
-        let outline = Outline::parse(config)?;
-        let (layers, _here) = self.0.gather(&outline.rootfs.diff_ids, &staged)?;
+        let said = ImageConfig::parse(config)?;
+        if said.layers.is_empty() || said.layers.len() > LAYERS {
+            let why = format!("it has {} layers; 1 to {LAYERS} can be", said.layers.len());
+            return Err(ImageError::Document { what: "the image's config".to_owned(), why });
+        }
+        let (layers, _here) = self.0.gather(&said.layers, &staged)?;
         let record = ImageRecord {
             version: VERSION,
             manifest: manifest.map(Digest::of),
-            created: outline.created.clone(),
-            platform: outline.platform(),
+            created: said.created.clone(),
+            platform: said.platform(),
             came_ms: now_ms(),
             origin,
             layers,
@@ -116,7 +75,7 @@ impl Images {
         let wanted = Wanted { id: Digest::of(config), config, manifest, record, names };
         let fresh: Vec<_> = staged
             .iter()
-            .filter(|staged| outline.rootfs.diff_ids.contains(&staged.diff_id()))
+            .filter(|staged| said.layers.contains(&staged.diff_id()))
             .filter_map(|staged| match &staged.ground {
                 Ground::Fresh(fresh) => Some(Arc::clone(fresh)),
                 Ground::Here { .. } => None,

@@ -48,6 +48,14 @@ impl Held {
         &self.layers
     }
 
+    /// Ends the hold of an agent that leaves its tasks running: no layer is removed, and the
+    /// next agent takes them into hand by their paths.
+    pub(crate) fn leave(mut self) {
+        let (images, layers) =
+            (std::mem::take(&mut self.grip.images), std::mem::take(&mut self.grip.layers));
+        self.grip.store.state().release(&images, &layers);
+    }
+
     /// Whether to drop this removes layers, and so takes a while.
     pub(crate) fn is_last(&self) -> bool {
         self.grip.store.state().are_last(&self.grip.layers)

@@ -44,8 +44,8 @@ impl Images {
 }
 
 impl LayerReader {
-    /// How many bytes it has in all. (Not `bytes`: that is a method of [`Read`].)
-    pub fn length(&self) -> u64 {
+    /// How many bytes it has in all. Beside [`Read`] it is called by its full name.
+    pub fn bytes(&self) -> u64 {
         self.replay.length()
     }
 

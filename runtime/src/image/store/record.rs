@@ -13,13 +13,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::super::documents::CONFIG_BYTES;
 use super::super::{Digest, ImageError, Reference};
 use super::disk::{self, Disk, INFO, RECORD_BYTES_MAX, TREE, VERSION};
 use super::state::State;
 use super::{LayerInfo, Origin};
 
-/// Longest config or manifest: registries take no more than 4 MiB of one either.
-pub(super) const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
+/// Longest config or manifest that is read.
+pub(super) const DOCUMENT_BYTES_MAX: u64 = CONFIG_BYTES as u64;
 
 /// Names in one store: a thousand for each image of a large one.
 pub(super) const NAMES_MAX: usize = 65_536;

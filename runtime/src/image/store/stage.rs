@@ -33,7 +33,8 @@ const PIECE_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub struct Staged {
     diff_id: Digest,
-    packed: Option<(Digest, u64)>,
+    packed: Digest,
+    packed_bytes: u64,
     bytes: u64,
     pub(super) ground: Ground,
 }
@@ -73,15 +74,15 @@ impl Staged {
         self.diff_id
     }
 
-    /// The digest of what was read: the same for an archive that is not compressed. None if
-    /// the source was not read, as the layer was here.
-    pub fn packed(&self) -> Option<Digest> {
-        self.packed.map(|(digest, _)| digest)
+    /// The digest of what was read: the same for an archive that is not compressed. If the
+    /// source was not read, as the layer was here, of what it came from then.
+    pub fn packed(&self) -> Digest {
+        self.packed
     }
 
     /// Bytes read; 0 if the layer was here.
     pub fn packed_bytes(&self) -> u64 {
-        self.packed.map_or(0, |(_, bytes)| bytes)
+        self.packed_bytes
     }
 
     /// Bytes unpacked.
@@ -140,7 +141,7 @@ impl Images {
         };
         let ground = self.0.place(fresh);
         watcher(progress(label, Stage::Done, packed_bytes));
-        Ok(Staged { diff_id: found, packed: Some((packed, packed_bytes)), bytes, ground })
+        Ok(Staged { diff_id: found, packed, packed_bytes, bytes, ground })
     }
 }
 
@@ -167,19 +168,19 @@ impl Inner {
             let mut state = self.state();
             // What is found is let go without the lock only: it may be the last of its kind.
             let found = if let Some(record) = state.layers.get(wanted) {
-                let bytes = record.bytes;
+                let record = record.clone();
                 state.hold(&[], &[*wanted]);
                 let grip = Grip::counted(self, Vec::new(), vec![*wanted]);
-                Some((bytes, Ground::Here { _grip: grip }))
+                Some((record, Ground::Here { _grip: grip }))
             } else {
                 let fresh = state.fresh.get(wanted).and_then(Weak::upgrade);
-                fresh.map(|fresh| (fresh.record.bytes, Ground::Fresh(fresh)))
+                fresh.map(|fresh| (fresh.record.clone(), Ground::Fresh(fresh)))
             };
-            if let Some((bytes, ground)) = found {
+            if let Some((LayerRecord { packed, bytes, .. }, ground)) = found {
                 drop(state);
                 watcher(progress(label, Stage::Known, bytes));
-                let diff_id = *wanted;
-                return Ok(Begun::Found(Staged { diff_id, packed: None, bytes, ground }));
+                let (diff_id, packed_bytes) = (*wanted, 0);
+                return Ok(Begun::Found(Staged { diff_id, packed, packed_bytes, bytes, ground }));
             }
             if state.busy.insert(*wanted) {
                 return Ok(Begun::Ours(Busy { store: self, layer: *wanted }));
