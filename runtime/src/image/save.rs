@@ -229,7 +229,7 @@ impl Archive<'_> {
         let label = layer.diff_id.short();
         let unread = |source| ImageError::Read { what: format!("the layer {label}"), source };
         let mut content = images.read_layer(&layer.diff_id)?;
-        let size = content.length();
+        let size = layer.bytes;
         self.put(&timeless(&path(&layer.diff_id), Some(size)))?;
         let mut sum = Sha256::new();
         let mut piece = vec![0; PIECE_BYTES];

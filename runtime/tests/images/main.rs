@@ -3,12 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod archives;
 mod crash;
 mod full;
+mod hostile;
+mod lies;
+mod mutations;
 mod recipe;
+mod roots;
+mod save;
 #[path = "../unpack/seeded.rs"]
 mod seeded;
+mod shapes;
 mod shelf;
+mod shop;
 mod speed;
 #[path = "../unpack/stage.rs"]
 #[allow(dead_code, reason = "its roots are for tests of the applier alone")]

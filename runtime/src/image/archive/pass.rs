@@ -156,15 +156,13 @@ impl<'a, R: Read> Pass<'a, R> {
         };
         // One that was here is not read: what is in the archive must be what it is called all
         // the same.
-        let packed = match staged.packed() {
-            Some(packed) => packed,
-            None => content.sum()?,
-        };
+        let was_read = staged.packed_bytes() > 0;
+        let packed = if was_read { staged.packed() } else { content.sum()? };
         if let Some(wanted) = named {
             same(printable(name), wanted, packed)?;
         }
         self.layers_bytes = self.layers_bytes.saturating_add(staged.bytes());
-        self.layers += usize::from(staged.packed().is_some());
+        self.layers += usize::from(was_read);
         if self.layers > LAYERS {
             let why =
                 format!("it brings more than {LAYERS} new layers; save fewer images into one");
