@@ -11,11 +11,13 @@
 mod calls;
 mod handle;
 mod host;
+pub(crate) mod images;
 pub(crate) mod inside;
 mod machine;
 mod naming;
 mod request;
 mod signals;
+pub(crate) mod sources;
 mod steps;
 pub(crate) mod words;
 
@@ -207,6 +209,7 @@ async fn start_behind(
     let facts = handle::Facts {
         node,
         name: options.name,
+        data: options.data,
         cluster,
         operator_addresses: operator_addresses(&operators, &addresses),
         addresses,

@@ -15,11 +15,13 @@ mod cluster;
 mod events;
 mod find;
 mod follower;
+pub(crate) mod image_types;
+mod images;
 mod jobs;
 mod local;
 mod logs;
 mod metrics;
-mod peer;
+pub(crate) mod peer;
 mod pulse;
 mod relay;
 pub(crate) mod serve;
@@ -56,6 +58,7 @@ fn router(doors: Doors) -> Router {
         .route("/v1/tasks/{task}/{verb}", get(tasks::look).post(tasks::act))
         .route("/v1/events", get(events::events))
         .route("/v1/metrics", get(metrics::metrics))
+        .merge(images::routes())
         .merge(local_routes())
         .fallback(answer::no_such_route)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -79,4 +82,5 @@ fn local_routes() -> Router<Doors> {
             "/v1/local/tasks/{tender}/{index}/{verb}",
             get(tasks::local_look).post(tasks::local_act),
         )
+        .merge(images::local_routes())
 }

@@ -22,6 +22,7 @@ mod exec;
 mod follow;
 mod help;
 mod id_file;
+mod image;
 mod inside;
 mod interrupt;
 mod invite;
@@ -68,6 +69,7 @@ use crate::api::types::Complaint;
 use crate::cli::client::Client;
 use crate::cli::door::Door;
 use crate::cli::errors::Failed;
+use crate::cli::image::ImageCommand;
 use crate::cli::output::{Format, Output};
 use crate::cli::paths::{Places, Surroundings};
 
@@ -188,6 +190,41 @@ enum Command {
     /// Stop jobs if they still run, and forget them
     #[command(after_help = "Examples:\n  starling rm web\n  starling rm train-1 train-2")]
     Rm(stop::RmArgs),
+    /// Load, pull, list, save and remove images
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  starling image load app.tar\n  starling image ls\n  \
+        starling image where app"
+    )]
+    Image {
+        #[command(subcommand)]
+        command: image::ImageCommand,
+    },
+    /// Docker's word for `image ls`
+    #[command(hide = true)]
+    Images(image::LsArgs),
+    /// Docker's word for `image load`
+    #[command(hide = true)]
+    Load(image::LoadArgs),
+    /// Docker's word for `image pull`
+    #[command(hide = true)]
+    Pull(image::PullArgs),
+    /// Docker's word for `image push`
+    #[command(hide = true)]
+    Push(image::PushArgs),
+    /// Docker's word for `image save`
+    #[command(hide = true)]
+    Save(image::SaveArgs),
+    /// Docker's word for `image import`
+    #[command(hide = true)]
+    Import(image::ImportArgs),
+    /// Docker's word for `image tag`
+    #[command(hide = true)]
+    Tag(image::TagArgs),
+    /// Docker's word for `image rm`
+    #[command(hide = true)]
+    Rmi(image::RmArgs),
     /// Show this host's agent and its cluster
     #[command(after_help = "Examples:\n  starling status\n  \
         starling status --json | jq .cluster_free")]
@@ -386,6 +423,15 @@ async fn ask(command: Command, client: &mut Client, out: Output) -> Result<u8, F
         Command::Wait(args) => wait::run(args, client, out).await,
         Command::Stop(args) => stop::stop(args, client, out).await,
         Command::Rm(args) => stop::rm(args, client, out).await,
+        Command::Image { command } => image::run(command, client, out).await,
+        Command::Images(args) => image::run(ImageCommand::Ls(args), client, out).await,
+        Command::Load(args) => image::run(ImageCommand::Load(args), client, out).await,
+        Command::Pull(args) => image::run(ImageCommand::Pull(args), client, out).await,
+        Command::Push(args) => image::run(ImageCommand::Push(args), client, out).await,
+        Command::Save(args) => image::run(ImageCommand::Save(args), client, out).await,
+        Command::Import(args) => image::run(ImageCommand::Import(args), client, out).await,
+        Command::Tag(args) => image::run(ImageCommand::Tag(args), client, out).await,
+        Command::Rmi(args) => image::run(ImageCommand::Rm(args), client, out).await,
         Command::Status => status::run(client, out).await,
         Command::Why { job } => why::run(&job, client, out).await,
         Command::Events(args) => events::run(args, client, out).await,

@@ -97,3 +97,24 @@ fn what_cannot_run_is_refused_with_a_reason() {
         assert!(text.contains(word) || word == "0 to", "{word}: {text}");
     }
 }
+
+#[test]
+fn only_a_container_over_an_image_may_leave_its_command_to_others() {
+    let image = || RootSpec::Image(ImageSpec::named("nginx".into()));
+    let of = |root, entrypoint: Option<&[&str]>| {
+        let mut container = ContainerSpec::new(root, Vec::new());
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        container.entrypoint = entrypoint.map(words);
+        let mut job = spec();
+        job.groups[0].tasks[0].run = Program::Container(Box::new(container));
+        job.check()
+    };
+    assert!(of(image(), None).is_ok());
+    assert!(of(image(), Some(&["sh"])).is_ok());
+    assert!(of(RootSpec::Path("/srv".into()), Some(&["sh"])).is_ok());
+    for none in [&[][..], &[""][..]] {
+        assert!(matches!(of(image(), Some(none)), Err(BadSpec::NoCommand)), "{none:?}");
+    }
+    assert!(matches!(of(RootSpec::Path("/srv".into()), None), Err(BadSpec::NoCommand)));
+    assert!(matches!(of(image(), Some(&["a\0"])), Err(BadSpec::Container(_))));
+}

@@ -5,6 +5,7 @@
 //! user sees, never a pile-up.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -19,6 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::images::Supply;
 use crate::api::serve::Turns;
 
 /// How many asks and questions may wait for the loop.
@@ -117,6 +119,8 @@ pub(crate) struct Facts {
     pub(crate) node: NodeId,
     /// Its name.
     pub(crate) name: String,
+    /// Its agent's own directory.
+    pub(crate) data: PathBuf,
     /// Its cluster.
     pub(crate) cluster: ClusterId,
     /// Where it listens.
@@ -144,6 +148,8 @@ pub(crate) struct Doors {
     pub(crate) facts: Arc<Facts>,
     /// Owns what outlives a request handler's return, such as a log being followed.
     pub(crate) tasks: TaskTracker,
+    /// Images that are brought here.
+    pub(crate) supply: Supply,
     /// How much members may ask at once.
     pub(crate) member_turns: Turns,
     /// The agent is going down.

@@ -1,17 +1,22 @@
 //! Starts tasks through the runtime and stops them, as the core decided.
 //!
-//! Whatever comes of a start is an input for the core; a stop is tried until it
+//! A task over an image waits for the image. Whatever comes of a start is an input for the core; a stop is tried until it
 //! is heard. Neither ever decides anything.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gossip_core::fact::TaskEnd;
+use runtime::image::{Digest, Held, ImageConfig};
 use runtime::{ControlError, LaunchError, Runtime, TaskId};
 use starling_core::effect::{Input, Launch};
 use starling_core::ledger::AllocationId;
 
+use tokio_util::sync::CancellationToken;
+
+use super::images::{Wanted, in_store};
 use super::request::Here;
-use super::{naming, request, words};
+use super::{Doors, naming, request, words};
 
 /// How many earlier starts of a service keep their logs.
 pub(super) const STARTS_KEPT: u32 = 1;
@@ -20,16 +25,36 @@ pub(super) const STARTS_KEPT: u32 = 1;
 const STOP_RETRY: Duration = Duration::from_millis(20);
 const STOP_RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// Starts a task; the answer for the core.
-pub(super) async fn launch(runtime: Runtime, here: Here, launch: Launch, start: u32) -> Input {
+/// Starts a task; the answer for the core. `stop` calls it off while its image is brought;
+/// from then on the runtime is told.
+pub(super) async fn launch(
+    doors: Doors,
+    here: Here,
+    launch: Launch,
+    start: u32,
+    stop: CancellationToken,
+) -> Input {
     let id = launch.id.clone();
+    let runtime = doors.runtime.clone();
     let not_started = |code, reason: String| TaskEnd::NotStarted { code, reason };
     let Some(task) = naming::task_id(&id, start) else {
         let end = not_started(125, "it cannot be named".to_owned());
         return Input::Ended { id, end };
     };
     forget_old_start(&runtime, &id, start).await;
-    let request = match request::of(&launch, &here, task).await {
+    let brought = tokio::select! {
+        brought = bring(&doors, &launch) => brought,
+        () = stop.cancelled() => {
+            let reason = "it was stopped before its image was here".to_owned();
+            return Input::Ended { id, end: TaskEnd::Lost { reason } };
+        }
+    };
+    // The image stays while this is held, until the runtime holds it for the task.
+    let (config, _held) = match brought {
+        Ok(brought) => brought,
+        Err(end) => return Input::Ended { id, end },
+    };
+    let request = match request::of(&launch, &here, task, &config).await {
         Ok(request) => request,
         Err(flaw) => {
             let end = words::not_started(125, flaw.word, &flaw.what, flaw.hint.as_deref());
@@ -60,6 +85,28 @@ pub(super) async fn launch(runtime: Runtime, here: Here, launch: Launch, start: 
             Input::Ended { id, end: not_started(125, naming::short(&super::chain(&other))) }
         }
     }
+}
+
+/// What the task's image says, with the image in hand; nothing for a task without one.
+async fn bring(
+    doors: &Doors,
+    launch: &Launch,
+) -> Result<(Arc<ImageConfig>, Option<Held>), TaskEnd> {
+    let Some(image) = request::image(&launch.task) else { return Ok(Default::default()) };
+    let failed = |what: &str, hint: Option<&str>| {
+        words::not_started(125, words::word("container.image"), what, hint)
+    };
+    let Some(id) = image.id else {
+        return Err(failed("the job does not say which content its name stands for", None));
+    };
+    let wanted = Wanted { id: Digest::new(*id.as_bytes()), name: image.name.clone() };
+    let held = doors.supply.bring(doors, &wanted).await.map_err(|missing| {
+        let why = missing.why.join("; ");
+        failed(&format!("{} cannot be had here: {why}", image.name), None)
+    })?;
+    let config = in_store(doors, move |images| images.config(&wanted.id)).await;
+    let config = config.map_err(|error| failed(&super::chain(&error), None))?;
+    Ok((config, Some(held)))
 }
 
 async fn forget_old_start(runtime: &Runtime, id: &AllocationId, start: u32) {

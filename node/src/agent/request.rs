@@ -6,9 +6,11 @@
 //! ```
 //!
 //! What the job says in words of the cluster becomes what this machine does. The draft is
-//! pure; only [`here`] looks at what a path of this host is, and who its users are.
+//! pure; only [`here`] looks at what a path of this host is, and who its users are. What runs
+//! over an image is put together in [`image`].
 
 mod here;
+mod image;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,7 +23,7 @@ use gossip_core::limits::IoSpec;
 use gossip_core::slot::{Epoch, Generation, SlotId};
 use gossip_core::spec::{GroupSpec, JobSpec, Program, Streams, TaskSpec};
 use runtime::cgroup::{self, IoLimit};
-use runtime::image::Digest;
+use runtime::image::{Digest, ImageConfig};
 use runtime::{
     Access, Changes, Container, Device, Ids, Init, Limits, Mount, Network, Place, Process,
     Protocol, Publish, Rlimit, Root, SHM_BYTES, Seccomp, SystemPaths, TaskId,
@@ -61,7 +63,7 @@ pub(crate) async fn preview(spec: &JobSpec, here: &Here) -> Option<Result<runtim
     let group = spec.groups.first()?;
     let launch = trial(spec, group, group.tasks.first()?);
     let name = naming::task_id(&launch.id, 0)?;
-    Some(of(&launch, here, name).await)
+    Some(of(&launch, here, name, &ImageConfig::default()).await)
 }
 
 /// Refuses of a job what no machine could run, before it is anybody's: by the field, in the
@@ -71,15 +73,16 @@ pub(crate) fn vet(spec: &JobSpec) -> Result<(), Fault> {
         for task in &group.tasks {
             let launch = trial(spec, group, task);
             let Some(name) = naming::task_id(&launch.id, 0) else { continue };
-            let mut draft = draft(&launch, &spec.name, name);
-            if draft.argv.is_empty() && task.run.argv().is_empty() {
-                // Its image says what runs, and is checked for that when it is known.
-                draft.argv.push("true".to_owned());
-            }
+            let draft = draft(&launch, &spec.name, name, &unknown());
             runtime::vet(&draft).map_err(|flaw| Fault::of(&flaw, Some(&draft)))?;
         }
     }
     Ok(())
+}
+
+/// An image that nobody has looked into yet: it may well say what runs.
+fn unknown() -> ImageConfig {
+    ImageConfig { cmd: vec!["its command".to_owned()], ..ImageConfig::default() }
 }
 
 /// A task as it would be launched first.
@@ -95,19 +98,34 @@ fn trial(spec: &JobSpec, group: &GroupSpec, task: &TaskSpec) -> Launch {
     }
 }
 
-/// The launch of a task.
-pub(super) async fn of(launch: &Launch, here: &Here, id: TaskId) -> Result<runtime::Launch, Flaw> {
-    let mut request = draft(launch, &here.name, id);
+/// The image that a task runs from, if it runs from one.
+pub(super) fn image(task: &TaskSpec) -> Option<&ImageSpec> {
+    match &task.run {
+        Program::Container(spec) => spec.image(),
+        Program::Process { .. } => None,
+    }
+}
+
+/// The launch of a task, over what its image says; of one without an image, that is nothing.
+pub(super) async fn of(
+    launch: &Launch,
+    here: &Here,
+    id: TaskId,
+    image: &ImageConfig,
+) -> Result<runtime::Launch, Flaw> {
+    let mut request = draft(launch, &here.name, id, image);
+    if request.argv.first().is_none_or(String::is_empty) {
+        return Err(Flaw::no_command());
+    }
     here::settle(&mut request, launch, here).await?;
     Ok(request)
 }
 
 /// The launch as the job says it: paths as they are written, disks by their place in the
 /// list, the process's user not found yet.
-fn draft(launch: &Launch, node: &str, id: TaskId) -> runtime::Launch {
+fn draft(launch: &Launch, node: &str, id: TaskId, image: &ImageConfig) -> runtime::Launch {
     let task = &launch.task;
     let mut request = runtime::Launch::new(id, task.run.argv().iter().map(String::as_str));
-    request.env = environment(launch, node);
     request.limits = limits(task);
     request.rlimits = rlimits(task);
     request.oom_score_adj = task.oom_score_adj;
@@ -121,21 +139,34 @@ fn draft(launch: &Launch, node: &str, id: TaskId) -> runtime::Launch {
     }
     match &task.run {
         Program::Process { directory, .. } => {
+            request.env = environment(launch, node, &[]);
             request.directory = directory.as_ref().map(PathBuf::from);
             request.place = Place::Process(Process::default());
         }
         Program::Container(spec) => {
-            request.directory = spec.directory.as_ref().map(PathBuf::from);
-            request.place = Place::Container(Box::new(container(spec, launch)));
+            let call = image::call(task, spec, image);
+            request.argv = call.argv;
+            request.env = environment(launch, node, &call.env);
+            request.directory = call.directory;
+            request.stop_signal = call.stop_signal.unwrap_or(request.stop_signal);
+            let mut container = container(spec, launch);
+            container.user = call.user.unwrap_or(container.user);
+            request.place = Place::Container(Box::new(container));
         }
     }
     request
 }
 
-fn environment(launch: &Launch, node: &str) -> BTreeMap<String, String> {
+/// What it runs with: what its image says, then where it is, then what its job says.
+fn environment(
+    launch: &Launch,
+    node: &str,
+    image: &[(String, String)],
+) -> BTreeMap<String, String> {
     let slot = &launch.id.slot;
-    let mut env = BTreeMap::from([
-        ("PATH".to_owned(), PATH.to_owned()),
+    let mut env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
+    env.extend(image.iter().cloned());
+    env.extend([
         ("STARLING_JOB".to_owned(), launch.job_name.clone()),
         ("STARLING_GROUP".to_owned(), slot.group.to_string()),
         ("STARLING_INDEX".to_owned(), slot.index.to_string()),
@@ -198,7 +229,6 @@ fn container(spec: &ContainerSpec, launch: &Launch) -> Container {
     });
     Container {
         changes: if spec.read_only { Changes::Refused } else { Changes::Disk },
-        user: spec.user.clone().unwrap_or(base.user),
         ids: if spec.trust.contains(&Trust::HostIds) { Ids::Host } else { Ids::Own },
         network: network(spec),
         hostname: Some(spec.hostname.clone().unwrap_or_else(|| hostname(launch))),

@@ -23,6 +23,7 @@ use starling_core::core::{Found, Identity};
 use starling_core::effect::{Dice, Effect, Input, Now, Reply};
 use starling_core::event::What;
 use starling_core::ledger::AllocationId;
+use starling_core::stock::Stock;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handle::{Agent, Doors, Events, Facts, How, QUESTIONS_MAX, Question, wall_now};
+use super::images::{self, Supply};
 use super::request::Here;
 use super::signals::signals;
 use super::{Ready, machine, naming};
@@ -83,6 +85,7 @@ pub(super) struct Running {
     runtime: Runtime,
     runtime_events: mpsc::Receiver<runtime::Event>,
     questions: mpsc::Receiver<Question>,
+    stocks: mpsc::Receiver<Stock>,
     changed: watch::Sender<u64>,
     doors: Doors,
     work: JoinSet<Done>,
@@ -91,6 +94,8 @@ pub(super) struct Running {
     unsent: VecDeque<(u64, Vec<Entry>)>,
     starts: BTreeMap<AllocationId, u32>,
     tasks: BTreeMap<TaskId, AllocationId>,
+    /// Launches that are not over, and how to call each off while its image is brought.
+    launching: BTreeMap<AllocationId, CancellationToken>,
     /// Ended tasks whose output is kept, oldest first, with their job where it is known.
     ended: VecDeque<(TaskId, Option<JobId>)>,
     down: Option<(How, oneshot::Sender<()>, Option<Instant>)>,
@@ -100,8 +105,8 @@ pub(super) struct Running {
 
 /// What an owned task came to.
 enum Done {
-    /// Something for the core.
-    Input(Input),
+    /// What a launch came to, for the core.
+    Launched(Box<(AllocationId, Input)>),
     /// Nothing more.
     Nothing,
 }
@@ -124,6 +129,7 @@ impl Running {
         let Listeners { socket, socket_path, operators } = listeners;
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let (changed, changes) = watch::channel(0);
+        let (stock, stocks) = mpsc::channel(1);
         let doors = Doors {
             agent: Agent::new(questions, changes),
             gossip: parts.gossip.clone(),
@@ -131,6 +137,7 @@ impl Running {
             events: Events::new(),
             facts: Arc::new(facts),
             tasks: TaskTracker::new(),
+            supply: Supply::new(),
             member_turns: api::serve::Turns::default(),
             stop,
         };
@@ -148,6 +155,7 @@ impl Running {
             runtime: parts.runtime,
             runtime_events: parts.runtime_events,
             questions: asked,
+            stocks,
             changed,
             doors: doors.clone(),
             work: JoinSet::new(),
@@ -156,6 +164,7 @@ impl Running {
             unsent: VecDeque::new(),
             starts: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            launching: BTreeMap::new(),
             ended: parts.ended.into_iter().map(|task| (task, None)).collect(),
             down: None,
             down_too: Vec::new(),
@@ -174,6 +183,8 @@ impl Running {
         }
         doors.tasks.spawn(api::serve::unix(socket, doors.clone()));
         doors.tasks.spawn(remote::server::serve(operators, doors.clone()));
+        doors.tasks.spawn(images::keep(doors.clone()));
+        doors.tasks.spawn(images::tell_stock(doors.clone(), stock));
         running.perform(effects);
         running
     }
@@ -203,7 +214,7 @@ impl Running {
             let wake = self.wake_at();
             let inputs = tokio::select! {
                 // Fair on purpose: a member that never falls silent must not keep users waiting.
-                Some(done) = self.work.join_next() => done_input(done),
+                Some(done) = self.work.join_next() => self.done(done),
                 event = self.runtime_events.recv() => match event {
                     Some(event) => self.runtime_event(event),
                     None => break Err(died("the task watcher")),
@@ -216,6 +227,7 @@ impl Running {
                     None => break Err(died("gossip")),
                 },
                 Some(question) = self.questions.recv() => self.question(question),
+                Some(stock) = self.stocks.recv() => vec![Input::Stock(stock)],
                 () = terminate.recv(), if self.down.is_none() => {
                     let (done, _) = oneshot::channel();
                     self.question(Question::Down(How::TasksStay, done))
@@ -288,9 +300,13 @@ impl Running {
                     let before = self.starts.get(&launch.id).map_or(0, |start| start + 1);
                     let start = launch.restarts.max(before);
                     self.name_task(&launch.id, start);
-                    let (runtime, here) = (self.runtime.clone(), self.here.clone());
+                    let (doors, here) = (self.doors.clone(), self.here.clone());
+                    let stop = CancellationToken::new();
+                    self.launching.insert(launch.id.clone(), stop.clone());
                     self.work.spawn(async move {
-                        Done::Input(machine::launch(runtime, here, *launch, start).await)
+                        let id = launch.id.clone();
+                        let input = machine::launch(doors, here, *launch, start, stop).await;
+                        Done::Launched(Box::new((id, input)))
                     });
                 }
                 Effect::Stop { id, grace_ms } => {
@@ -320,6 +336,21 @@ impl Running {
             runtime::Event::Ended { id, end } => {
                 let Some(allocation) = self.tasks.get(&id).cloned() else { return Vec::new() };
                 vec![Input::Ended { id: allocation, end: naming::task_end(&end) }]
+            }
+        }
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
+        match done {
+            Ok(Done::Launched(launched)) => {
+                let (id, input) = *launched;
+                self.launching.remove(&id);
+                vec![input]
+            }
+            Ok(Done::Nothing) => Vec::new(),
+            Err(error) => {
+                tracing::error!(%error, "a task of the agent failed");
+                Vec::new()
             }
         }
     }
@@ -444,17 +475,6 @@ impl Running {
             tracing::debug!("some requests were cut off");
         }
         tracing::info!(orderly, "agent down");
-    }
-}
-
-fn done_input(done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
-    match done {
-        Ok(Done::Input(input)) => vec![input],
-        Ok(Done::Nothing) => Vec::new(),
-        Err(error) => {
-            tracing::error!(%error, "a task of the agent failed");
-            Vec::new()
-        }
     }
 }
 

@@ -54,7 +54,7 @@ const PUBLISH: Word = w(
 );
 
 /// Longer names before those that they begin with.
-static WORDS: [Word; 43] = [
+static WORDS: [Word; 44] = [
     w("container.cap_add", "cap-add", "--cap-add", CAPS),
     w("container.cap_drop", "cap-drop", "--cap-drop", CAPS),
     w(
@@ -79,6 +79,12 @@ static WORDS: [Word; 43] = [
     w(TMPFS, "mounts", "--tmpfs", "write it like /tmp:size=64m,mode=1777; at least 4k"),
     w("container.mounts", "mounts", "--volume", MOUNTS),
     PUBLISH,
+    w(
+        "container.image",
+        "image",
+        "the image",
+        "starling image ls   which there are; starling image load FILE or pull NAME brings one",
+    ),
     w(
         "container.network",
         "network",

@@ -22,6 +22,16 @@ impl Refused {
         Self { status, complaint }
     }
 
+    /// Adds a reason.
+    pub(super) fn because(self, why: impl ToString) -> Self {
+        Self { complaint: self.complaint.because(why), ..self }
+    }
+
+    /// What it says, for an answer that has begun already.
+    pub(super) fn complaint(self) -> Complaint {
+        self.complaint
+    }
+
     pub(super) fn no_such_job(reference: &str) -> Self {
         let complaint = Complaint::new("no_such_job", format!("there is no job {reference:?}"))
             .hint("`starling jobs -a` lists all that are known here");
@@ -74,6 +84,7 @@ fn name_taken(job: &JobId) -> Complaint {
 /// The router's answer to an unknown path.
 pub(super) async fn no_such_route(uri: Uri) -> Refused {
     let complaint = Complaint::new("no_such_route", format!("there is nothing at {}", uri.path()))
-        .hint("this version serves /v1/status, /v1/jobs, /v1/tasks, /v1/nodes, /v1/events and /v1/metrics");
+        .hint("this version serves /v1/status, /v1/jobs, /v1/tasks, /v1/nodes, /v1/images, /v1/events \
+               and /v1/metrics");
     Refused::new(StatusCode::NOT_FOUND, complaint)
 }

@@ -17,7 +17,7 @@ use super::answer::{Refused, refusal};
 use super::pulse::Pulse;
 use super::serve::Caller;
 use super::types::{Accepted, Complaint, Durable, Submission, Why};
-use super::{find, peer};
+use super::{find, images, peer};
 use crate::agent::words::{Fault, Reader};
 use crate::agent::{Doors, vet, wall_now};
 
@@ -62,25 +62,29 @@ pub(super) async fn submit(
     };
     spec.check().map_err(|bad| refused(Fault::of_spec(bad)))?;
     vet(&spec).map_err(refused)?;
+    // From here on the job means content, whatever its images' names come to mean.
+    let notices = images::pin(&doors, &mut spec).await?;
     let job = JobId::derive(&doors.facts.cluster, &owner, &key);
     spec.owner = owner;
     let name = spec.name.clone();
     let reply = doors.agent.ask(Ask::Submit { job, spec: Box::new(spec) }).await?;
-    accepted(&doors, reply, name).await.map(|accepted| (StatusCode::ACCEPTED, Json(accepted)))
+    let accepted = accepted(&doors, reply, name).await?;
+    Ok((StatusCode::ACCEPTED, Json(Accepted { notices, ..accepted })))
 }
 
 async fn accepted(doors: &Doors, reply: Reply, name: String) -> Result<Accepted, Refused> {
     let here = doors.facts.name.clone();
+    let notices = Vec::new();
     match reply {
         Reply::Accepted { job, replicated: None } => {
-            Ok(Accepted { job, name, durable: Durable::Local, on: vec![here] })
+            Ok(Accepted { job, name, durable: Durable::Local, on: vec![here], notices })
         }
         Reply::Accepted { job, replicated: Some(node) } => {
             let there = doors.agent.look(move |core, _| core.node_name(&node)).await?;
-            Ok(Accepted { job, name, durable: Durable::Replicated, on: vec![here, there] })
+            Ok(Accepted { job, name, durable: Durable::Replicated, on: vec![here, there], notices })
         }
         Reply::NotReplicated { job } => {
-            Ok(Accepted { job, name, durable: Durable::NotReplicated, on: vec![here] })
+            Ok(Accepted { job, name, durable: Durable::NotReplicated, on: vec![here], notices })
         }
         other => Err(refusal(&other)),
     }

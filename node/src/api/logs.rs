@@ -13,13 +13,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::answer::Refused;
 use super::find;
 use super::follower::{Follower, Wish};
 use super::local::LogQuery;
-use super::types::LogItem;
 use crate::agent::Doors;
 
 /// How many lines may wait for a slow reader.
@@ -43,10 +43,19 @@ impl Lines {
         (Self(sender), body)
     }
 
-    pub(super) async fn item(&self, item: &LogItem) -> Result<(), Left> {
-        let mut line = serde_json::to_vec(item).unwrap_or_default();
-        line.push(b'\n');
-        self.raw(Bytes::from(line)).await
+    pub(super) async fn item(&self, item: &impl Serialize) -> Result<(), Left> {
+        self.raw(line(item)).await
+    }
+
+    /// Sends it if there is room; whoever reads too slowly does without.
+    pub(super) fn item_if_room(&self, item: &impl Serialize) {
+        // Full, or the reader left: neither is to be waited for.
+        let _ = self.0.try_send(Ok(line(item)));
+    }
+
+    /// Whether the reader left.
+    pub(super) fn is_left(&self) -> bool {
+        self.0.is_closed()
     }
 
     pub(super) async fn raw(&self, bytes: Bytes) -> Result<(), Left> {
@@ -63,6 +72,12 @@ impl Lines {
     pub(super) async fn left(&self) {
         self.0.closed().await;
     }
+}
+
+fn line(item: &impl Serialize) -> Bytes {
+    let mut line = serde_json::to_vec(item).unwrap_or_default();
+    line.push(b'\n');
+    Bytes::from(line)
 }
 
 /// One allocation's output.

@@ -12,6 +12,7 @@ use hyper::http::request;
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use starling_core::view::Opinion;
 
 use crate::agent::Doors;
@@ -33,12 +34,12 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why a member did not answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PeerError {
+pub(crate) enum PeerError {
     #[error("cannot be reached from here: {0}")]
     Stream(#[from] OpenStreamError),
     #[error("broke off: {0}")]
     Http(#[from] hyper::Error),
-    #[error("did not answer within {}s", ANSWER_FOR.as_secs())]
+    #[error("did not answer in time")]
     Late,
     #[error("is not heard any more")]
     Lost,
@@ -77,6 +78,7 @@ async fn exchange(
     doors: &Doors,
     node: NodeId,
     request: request::Builder,
+    limit: Duration,
 ) -> Result<Response<Incoming>, PeerError> {
     let stream = open(|| doors.gossip.open_stream(node)).await?;
     let request = request.header(header::HOST, "member").body(Empty::<Bytes>::new());
@@ -91,22 +93,22 @@ async fn exchange(
         });
         Ok::<_, PeerError>(sender.send_request(request).await?)
     };
-    tokio::time::timeout(ANSWER_FOR, asked).await.unwrap_or(Err(PeerError::Late))
+    tokio::time::timeout(limit, asked).await.unwrap_or(Err(PeerError::Late))
 }
 
-async fn whole(response: Response<Incoming>) -> Result<Bytes, PeerError> {
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
+async fn whole(response: Response<Incoming>, most: usize) -> Result<Bytes, PeerError> {
+    let body = Limited::new(response.into_body(), most).collect();
     let body = tokio::time::timeout(ANSWER_FOR, body).await.map_err(|_elapsed| PeerError::Late)?;
     Ok(body.map_err(|_too_large_or_broken| PeerError::Unreadable)?.to_bytes())
 }
 
 /// Reads something of a member; the body comes as it comes.
-pub(super) async fn get(
+pub(crate) async fn get(
     doors: &Doors,
     node: NodeId,
     path: &str,
 ) -> Result<Response<Incoming>, PeerError> {
-    let response = exchange(doors, node, Request::get(path)).await?;
+    let response = exchange(doors, node, Request::get(path), ANSWER_FOR).await?;
     match response.status() {
         status if status.is_success() => Ok(response),
         status => Err(PeerError::Status(status.as_u16())),
@@ -121,7 +123,7 @@ pub(super) async fn upgrade(
 ) -> Result<Upgraded, PeerError> {
     let request =
         Request::get(path).header(header::CONNECTION, "upgrade").header(header::UPGRADE, PROTOCOL);
-    let response = exchange(doors, node, request).await?;
+    let response = exchange(doors, node, request, ANSWER_FOR).await?;
     match response.status() {
         StatusCode::SWITCHING_PROTOCOLS => Ok(hyper::upgrade::on(response).await?),
         status => Err(PeerError::Status(status.as_u16())),
@@ -135,14 +137,36 @@ pub(super) async fn ask(
     method: Method,
     path: &str,
 ) -> Result<(StatusCode, Bytes), PeerError> {
-    let response = exchange(doors, node, Request::builder().method(method).uri(path)).await?;
-    Ok((response.status(), whole(response).await?))
+    ask_within(doors, node, method, path, ANSWER_FOR).await
+}
+
+/// The same, of what may take its time.
+pub(super) async fn ask_within(
+    doors: &Doors,
+    node: NodeId,
+    method: Method,
+    path: &str,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), PeerError> {
+    let request = Request::builder().method(method).uri(path);
+    let response = exchange(doors, node, request, limit).await?;
+    Ok((response.status(), whole(response, ANSWER_BYTES_MAX).await?))
+}
+
+/// Reads one JSON document of a member, of so many bytes at most.
+pub(crate) async fn document<T: DeserializeOwned>(
+    doors: &Doors,
+    node: NodeId,
+    path: &str,
+    most: usize,
+) -> Result<T, PeerError> {
+    let bytes = whole(get(doors, node, path).await?, most).await?;
+    serde_json::from_slice(&bytes).map_err(|_not_json| PeerError::Unreadable)
 }
 
 /// What a member says to a job's open slots.
 pub(super) async fn opinion(doors: &Doors, node: NodeId, job: JobId) -> Result<Opinion, PeerError> {
-    let bytes = whole(get(doors, node, &format!("/v1/local/opinion/{job}")).await?).await?;
-    serde_json::from_slice(&bytes).map_err(|_not_json| PeerError::Unreadable)
+    document(doors, node, &format!("/v1/local/opinion/{job}"), ANSWER_BYTES_MAX).await
 }
 
 #[cfg(test)]

@@ -32,6 +32,9 @@ pub(crate) struct Accepted {
     pub(crate) durable: Durable,
     /// The names of the members that have it on disk, as far as known.
     pub(crate) on: Vec<String>,
+    /// What whoever submitted it should know, each in a sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notices: Vec<String>,
 }
 
 /// How safe an accepted change is.

@@ -7,11 +7,14 @@
 //!
 //! Nothing here retries: a caller that may ask twice knows that it may.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use futures::{Stream, TryStreamExt as _};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, header};
@@ -56,8 +59,34 @@ pub(crate) struct Client {
 /// One HTTP connection; ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Sent>,
     _driver: AbortOnDropHandle<()>,
+}
+
+/// The body of a request: a few words, or a stream of any length.
+type Sent = UnsyncBoxBody<Bytes, io::Error>;
+
+fn words(body: Bytes) -> Sent {
+    Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The body of an answer as bytes that come and come.
+#[derive(Debug)]
+pub(crate) struct Download {
+    body: Incoming,
+    _connection: Connection,
+}
+
+impl Download {
+    /// The next of them; `None` at the end, which a connection that breaks is not.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(broken)?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// The body of a successful answer.
@@ -125,6 +154,16 @@ impl Client {
         self.ask(Method::POST, path, Bytes::new(), Patience::Ordinary).await
     }
 
+    /// Does something that needs no words and may take its time.
+    pub(crate) async fn post_slowly(&mut self, path: &str) -> Result<Answer, Failed> {
+        self.ask(Method::POST, path, Bytes::new(), Patience::Unlimited).await
+    }
+
+    /// Removes something whose removal may take its time.
+    pub(crate) async fn delete_slowly(&mut self, path: &str) -> Result<Answer, Failed> {
+        self.ask(Method::DELETE, path, Bytes::new(), Patience::Unlimited).await
+    }
+
     /// Removes something.
     pub(crate) async fn delete(&mut self, path: &str) -> Result<Answer, Failed> {
         self.ask(Method::DELETE, path, Bytes::new(), Patience::Ordinary).await
@@ -132,10 +171,43 @@ impl Client {
 
     /// Reads something line by line, for as long as it goes on.
     pub(crate) async fn stream(&mut self, path: &str) -> Result<Lines, Failed> {
-        let (answer, connection) =
-            in_time(Patience::Ordinary, self.exchange(Method::GET, path, Bytes::new())).await?;
+        self.lines(Method::GET, path, words(Bytes::new()), Patience::Ordinary).await
+    }
+
+    /// Does something that takes its time, and reads line by line how far it is.
+    pub(crate) async fn watch(&mut self, path: &str) -> Result<Lines, Failed> {
+        self.lines(Method::POST, path, words(Bytes::new()), Patience::Unlimited).await
+    }
+
+    /// Sends bytes for as long as they come, and reads line by line what becomes of them.
+    pub(crate) async fn upload(
+        &mut self,
+        path: &str,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Lines, Failed> {
+        let body = StreamBody::new(bytes.map_ok(Frame::data)).boxed_unsync();
+        self.lines(Method::POST, path, body, Patience::Ordinary).await
+    }
+
+    async fn lines(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Sent,
+        patience: Patience,
+    ) -> Result<Lines, Failed> {
+        let (answer, connection) = in_time(patience, self.exchange(method, path, body)).await?;
         if answer.status().is_success() {
             return Ok(Lines::new(answer.into_body(), connection));
+        }
+        Err(refused(answer).await)
+    }
+
+    /// Reads something as bytes, for as long as it goes on.
+    pub(crate) async fn download(&mut self, path: &str) -> Result<Download, Failed> {
+        let (answer, connection) = self.exchange(Method::GET, path, words(Bytes::new())).await?;
+        if answer.status().is_success() {
+            return Ok(Download { body: answer.into_body(), _connection: connection });
         }
         Err(refused(answer).await)
     }
@@ -149,7 +221,7 @@ impl Client {
                 .header(header::HOST, "starling")
                 .header(header::CONNECTION, "upgrade")
                 .header(header::UPGRADE, PROTOCOL)
-                .body(Full::new(Bytes::new()));
+                .body(words(Bytes::new()));
             let request = request.map_err(|error| {
                 Failed::from(Complaint::new("bad_request", "this cannot be asked").because(error))
             })?;
@@ -171,7 +243,7 @@ impl Client {
         patience: Patience,
     ) -> Result<Answer, Failed> {
         let exchange = async {
-            let (answer, connection) = self.exchange(method, path, body).await?;
+            let (answer, connection) = self.exchange(method, path, words(body)).await?;
             if !answer.status().is_success() {
                 return Err(refused(answer).await);
             }
@@ -187,7 +259,7 @@ impl Client {
         &mut self,
         method: Method,
         path: &str,
-        body: Bytes,
+        body: Sent,
     ) -> Result<(Response<Incoming>, Connection), Failed> {
         let mut connection = match self.idle.take() {
             Some(idle) => match ready(idle).await {
@@ -201,10 +273,11 @@ impl Client {
             .uri(path)
             .header(header::HOST, "starling")
             .header(header::USER_AGENT, concat!("starling/", env!("CARGO_PKG_VERSION")));
-        if !body.is_empty() {
+        let is_words = body.size_hint().exact().is_some_and(|length| length > 0);
+        if is_words {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let request = request.body(Full::new(body)).map_err(|error| {
+        let request = request.body(body).map_err(|error| {
             Failed::from(Complaint::new("bad_request", "this cannot be asked").because(error))
         })?;
         let answer = connection.sender.send_request(request).await.map_err(broken)?;

@@ -96,13 +96,10 @@ const PORTS: &str = "-p HOST:CONTAINER leads one port of the node into it";
 const VOLUMES: &str = "-v NAME:TARGET is the same volume for every task of that node that names it";
 
 /// Commands of `docker`.
-const COMMANDS: [(&str, &str); 13] = [
-    ("images", "starling image ls"),
-    ("pull", "starling image pull NAME; a run does it by itself"),
-    ("push", "starling image push NAME"),
+const COMMANDS: [(&str, &str); 10] = [
     ("build", "docker build or podman build, then docker save NAME | starling image load"),
-    ("load", "starling image load < ARCHIVE"),
-    ("inspect", "starling ps -a JOB --json, and starling why JOB"),
+    ("history", "starling image inspect IMAGE"),
+    ("inspect", "starling ps -a JOB --json, starling why JOB; starling image inspect IMAGE"),
     ("restart", "starling stop JOB, and run it again; services start again by themselves"),
     ("start", "starling run …; what was stopped stays so"),
     ("create", "starling run -d …"),
@@ -168,7 +165,7 @@ mod tests {
     #[test]
     fn commands_of_docker_lead_to_ours() {
         let hint_of = |words| hint(&refused(words), false).unwrap_or_default();
-        assert!(hint_of("pull alpine").contains("image pull"));
+        assert!(hint_of("build .").contains("image load"));
         assert!(
             hint(&refused("inspect web"), false).is_some_and(|hint| hint.contains("starling ps"))
         );

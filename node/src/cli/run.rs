@@ -246,6 +246,7 @@ fn detached(answer: &Answer, out: Output) -> Result<u8, Failed> {
 
 /// Says how safe an accepted change is; answers the exit code that says the same.
 pub(crate) fn warn_if_alone(accepted: &Accepted, out: Output) -> u8 {
+    accepted.notices.iter().for_each(|notice| out.note(&format!("note: {notice}")));
     let on = accepted.on.join(", ");
     match accepted.durable {
         Durable::NotReplicated => {

@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn there_is_one_error_and_one_hint_that_helps() {
         for (words, message, why, hint) in [
-            ("images", "`starling` has no command images", "", "starling image ls"),
+            ("history", "`starling` has no command history", "", "starling image inspect"),
             ("nosuch", "`starling` has no command nosuch", "", "starling --help"),
             ("statsu", "`starling` has no command statsu", "", "did you mean stat"),
             ("ps --rm", "`starling ps` has no flag --rm", "", "of `starling run`"),

@@ -72,6 +72,12 @@ impl Flaw {
         self
     }
 
+    /// Neither the job nor its image says what runs.
+    pub(super) fn no_command() -> Self {
+        Self::new("argv", "neither the job nor its image says what to run")
+            .hint("write it behind the image's name: starling run IMAGE CMD")
+    }
+
     /// A path that cannot be used.
     fn path(field: &str, path: &str, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::NotFound {

@@ -30,7 +30,12 @@ impl Running {
         }
     }
 
+    /// One whose image is still being brought is called off, and ends by that. Any other is
+    /// told; so is that one, in case it began meanwhile.
     pub(super) fn stop_task(&mut self, id: &AllocationId, grace: Duration) {
+        if let Some(launching) = self.launching.get(id) {
+            launching.cancel();
+        }
         let start = self.starts.get(id).copied().unwrap_or(0);
         if let Some(task) = naming::task_id(id, start) {
             let runtime = self.runtime.clone();

@@ -1,0 +1,164 @@
+//! Brings images to this node when a task needs them: from members that have them, or from
+//! the registry that the job's name leads to.
+//!
+//! ```text
+//! launch ─┐                      ┌──▶ member ──config, layers──┐
+//! launch ─┼─▶ one fetch an image ┤                             ├─▶ store ─▶ held
+//! save   ─┘                      └──▶ registry ────────────────┘
+//! ```
+//!
+//! However many want an image, it is fetched once at a time, and for as long as somebody of
+//! them waits: the last one that leaves calls it off.
+//!
+//! Must never: trust who sends. All that is kept has the digest that the job named.
+
+mod fetch;
+mod layer;
+mod pipe;
+mod stock;
+mod upkeep;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, WeakShared};
+use runtime::image::{Digest, Held, ImageError, Images, Reference};
+use stock::Link;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::{Doors, chain};
+pub(crate) use fetch::{DOCUMENTS_BYTES_MAX, verified};
+pub(crate) use pipe::{Inlet, Outlet, pipe};
+pub(super) use stock::tell as tell_stock;
+pub(super) use upkeep::keep;
+
+/// Archives that are read, written, pulled or pushed at a time for users: each takes a thread,
+/// and a disk is no faster for more of them.
+const TRANSFERS_MAX: usize = 8;
+
+/// How often an image that was just brought may be gone before a task took it in hand.
+const HOLD_TRIES: u32 = 3;
+
+/// An image that a job names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The digest of its config.
+    pub(crate) id: Digest,
+    /// What whoever submitted the job calls it: a name, or digits of the id.
+    pub(crate) name: String,
+}
+
+impl Wanted {
+    /// Its name, where it is one.
+    fn reference(&self) -> Option<Reference> {
+        self.name.parse().ok()
+    }
+}
+
+/// Why an image cannot be had here: a reason a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) why: Vec<String>,
+}
+
+impl From<ImageError> for Missing {
+    fn from(error: ImageError) -> Self {
+        Self { why: vec![chain(&error)] }
+    }
+}
+
+type Fetching = BoxFuture<'static, Result<(), Missing>>;
+
+/// All that is being brought.
+#[derive(Clone, Debug)]
+pub(crate) struct Supply(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    underway: Mutex<BTreeMap<Digest, WeakShared<Fetching>>>,
+    transfers: Arc<Semaphore>,
+    changed: Notify,
+    link: Link,
+}
+
+impl Supply {
+    pub(super) fn new() -> Self {
+        let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
+        let (underway, changed, link) = Default::default();
+        Self(Arc::new(Inner { underway, transfers, changed, link }))
+    }
+
+    /// Something came, or went.
+    pub(crate) fn touch(&self) {
+        self.0.changed.notify_one();
+    }
+
+    /// A turn to move an archive for a user; none while too many are moved.
+    pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.transfers).try_acquire_owned().ok()
+    }
+
+    /// Takes an image in hand that is here, or is here when this returns. Dropped before, it
+    /// is called off unless others wait for it too.
+    pub(crate) async fn bring(&self, doors: &Doors, wanted: &Wanted) -> Result<Held, Missing> {
+        let mut gone = Missing::default();
+        for _ in 0..HOLD_TRIES {
+            match in_store(doors, {
+                let id = wanted.id;
+                move |images| images.hold(&id)
+            })
+            .await
+            {
+                Ok(held) => return Ok(held),
+                Err(error @ ImageError::Unknown { .. }) => gone = error.into(),
+                Err(error) => return Err(error.into()),
+            }
+            self.fetched(doors, wanted).await?;
+        }
+        Err(gone)
+    }
+
+    async fn fetched(&self, doors: &Doors, wanted: &Wanted) -> Result<(), Missing> {
+        let fetching = {
+            let mut underway = self.0.underway.lock().unwrap_or_else(PoisonError::into_inner);
+            underway.retain(|_, fetching| fetching.upgrade().is_some());
+            match underway.get(&wanted.id).and_then(WeakShared::upgrade) {
+                Some(fetching) => fetching,
+                None => {
+                    let (doors, wanted) = (doors.clone(), wanted.clone());
+                    let id = wanted.id;
+                    let fetch: Fetching =
+                        async move { fetch::fetch(&doors, &wanted).await }.boxed();
+                    let fetching = fetch.shared();
+                    underway.extend(fetching.downgrade().map(|weak| (id, weak)));
+                    fetching
+                }
+            }
+        };
+        fetching.await
+    }
+}
+
+/// Changes the store.
+pub(crate) async fn change_store<T: Send + 'static>(
+    doors: &Doors,
+    work: impl FnOnce(&Images) -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    let done = in_store(doors, work).await;
+    doors.supply.touch();
+    done
+}
+
+/// Asks the store something that may touch the disk.
+pub(crate) async fn in_store<T: Send + 'static>(
+    doors: &Doors,
+    work: impl FnOnce(&Images) -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    let images = doors.runtime.images().clone();
+    let done = doors.tasks.spawn_blocking(move || work(&images)).await;
+    done.unwrap_or_else(|died| {
+        let source = std::io::Error::other(died);
+        Err(ImageError::Read { what: "the images of this node".to_owned(), source })
+    })
+}

@@ -1,0 +1,182 @@
+//! One layer from members: what one began, another may go on with at the same byte.
+//!
+//! ```text
+//! member ──bytes──▶ pipe ──▶ stage (a thread: sums up, unpacks)
+//!    └── breaks off ──▶ the next member, from where this one was
+//! ```
+//!
+//! All of them send the same archive, because its digest names it. Whoever sends another is
+//! found out at its end, and not asked again.
+
+use std::time::{Duration, Instant};
+
+use http_body_util::BodyExt as _;
+use runtime::image::{Digest, ImageError, Staged};
+use runtime::unpack::Bounds;
+
+use super::fetch::{Holder, Tried};
+use super::pipe::{Inlet, pipe};
+use crate::agent::{Doors, chain};
+use crate::api::peer::{self, PeerError};
+
+/// How often in a row a stream may break without a byte having come on it.
+const BREAKS_MAX: u32 = 4;
+
+/// Before the second of those; it doubles.
+const BREAK_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often a whole layer is begun, each time without those who sent something else.
+const TRIES_MAX: u32 = 3;
+
+/// How often it is looked whether a member that sends nothing is gone.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a member may send nothing: the slowest disk and link there are, and far less
+/// than anybody waits for.
+const STALL_FOR: Duration = Duration::from_secs(20);
+
+/// Why a layer, or all of an image, did not come.
+#[derive(Debug)]
+pub(super) enum Stuck {
+    /// No member gave it: others may, or the same ones later.
+    There,
+    /// This node cannot keep it, whoever sends it.
+    Here(ImageError),
+}
+
+/// Unpacks a layer that members have. Takes those who lied off the list.
+pub(super) async fn bring(
+    doors: &Doors,
+    diff_id: &Digest,
+    holders: &mut Vec<Holder>,
+    tried: &mut Tried,
+) -> Result<Staged, Stuck> {
+    for _ in 0..TRIES_MAX {
+        let mut senders = Vec::new();
+        let began = Instant::now();
+        let staged = attempt(doors, diff_id, holders, &mut senders, tried).await;
+        let error = match staged {
+            Ok(staged) => {
+                doors.supply.0.link.measured(staged.packed_bytes(), began.elapsed());
+                return Ok(staged);
+            }
+            Err(error) => error,
+        };
+        match error {
+            // The stream ended early: what was noted says why.
+            ImageError::Read { .. } => return Err(Stuck::There),
+            ImageError::Mismatch { .. }
+            | ImageError::Layer { .. }
+            | ImageError::Document { .. } => {
+                for sender in &senders {
+                    tried.note(&sender.name, chain(&error));
+                }
+                holders.retain(|holder| !senders.contains(holder));
+            }
+            other => return Err(Stuck::Here(other)),
+        }
+        if holders.is_empty() {
+            break;
+        }
+    }
+    Err(Stuck::There)
+}
+
+async fn attempt(
+    doors: &Doors,
+    diff_id: &Digest,
+    holders: &[Holder],
+    senders: &mut Vec<Holder>,
+    tried: &mut Tried,
+) -> Result<Staged, ImageError> {
+    let (inlet, mut outlet) = pipe();
+    let (images, id) = (doors.runtime.images().clone(), *diff_id);
+    // If this is called off, the inlet goes, and with it whoever reads.
+    let mut staging = doors.tasks.spawn_blocking(move || {
+        images.stage(&mut outlet, &id.short(), Some(&id), &Bounds::default(), &|_| true)
+    });
+    let ended = tokio::select! {
+        staged = &mut staging => staged,
+        () = pass(doors, diff_id, holders, senders, inlet, tried) => staging.await,
+    };
+    ended.unwrap_or_else(|died| {
+        let source = std::io::Error::other(died);
+        Err(ImageError::Store { action: "unpack a layer", path: "images".into(), source })
+    })
+}
+
+/// Passes the archive on to its end, from whichever holders it takes.
+async fn pass(
+    doors: &Doors,
+    diff_id: &Digest,
+    holders: &[Holder],
+    senders: &mut Vec<Holder>,
+    inlet: Inlet,
+    tried: &mut Tried,
+) {
+    let mut at = 0;
+    let mut breaks = 0;
+    let mut pause = BREAK_PAUSE;
+    for holder in holders.iter().cycle() {
+        let before = at;
+        let read = read(doors, diff_id, holder, &mut at, &inlet).await;
+        if at > before && !senders.contains(holder) {
+            senders.push(holder.clone());
+        }
+        let error = match read {
+            Ok(()) => return inlet.end().await,
+            Err(error) => error,
+        };
+        tracing::info!(layer = %diff_id, from = holder.name, at, %error, "a layer broke off");
+        tried.note(&holder.name, error);
+        if at > before {
+            (breaks, pause) = (0, BREAK_PAUSE);
+            continue;
+        }
+        breaks += 1;
+        if breaks >= BREAKS_MAX.max(u32::try_from(holders.len()).unwrap_or(u32::MAX)) {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+}
+
+/// Reads from one holder, from this byte on, to the end or as far as it goes.
+async fn read(
+    doors: &Doors,
+    diff_id: &Digest,
+    holder: &Holder,
+    at: &mut u64,
+    inlet: &Inlet,
+) -> Result<(), PeerError> {
+    let path = format!("/v1/local/layers/{diff_id}?from={at}");
+    let mut body = peer::get(doors, holder.node, &path).await?.into_body();
+    let mut silent = Duration::ZERO;
+    loop {
+        let frame = match tokio::time::timeout(LOOK_EVERY, body.frame()).await {
+            Ok(Some(frame)) => frame?,
+            Ok(None) => return Ok(()),
+            Err(_elapsed) => {
+                silent += LOOK_EVERY;
+                let node = holder.node;
+                let lost = doors.agent.look(move |core, _| core.is_lost(&node)).await;
+                if lost.unwrap_or(true) {
+                    return Err(PeerError::Lost);
+                }
+                if silent >= STALL_FOR {
+                    return Err(PeerError::Late);
+                }
+                continue;
+            }
+        };
+        silent = Duration::ZERO;
+        let Ok(data) = frame.into_data() else { continue };
+        let length = data.len() as u64;
+        if inlet.push(data).await.is_err() {
+            // Whoever unpacks has failed or has it from elsewhere, and says so.
+            return Ok(());
+        }
+        *at += length;
+    }
+}

@@ -1,0 +1,61 @@
+//! Frees the disk of images that only came because a task needed them once.
+//!
+//! Must never: remove what somebody loaded or pulled, or what a task runs from; the store
+//! itself knows both.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::change_store;
+use crate::agent::{Doors, chain};
+
+/// How long an image that no task runs from stays: over a long weekend, so that Monday's
+/// runs of a weekly job's image do not fetch it again.
+const UNUSED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often old ones are looked for; age is counted in days.
+const OLD_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often the room on the disk is looked at; a fast disk fills a tenth of itself in
+/// minutes.
+const ROOM_EVERY: Duration = Duration::from_secs(60);
+
+/// What is kept free for what tasks write: a tenth of the disk, which is where file systems
+/// begin to be slow, and on large disks no more than this.
+const ROOM_BYTES_MAX: u64 = 20 << 30;
+
+/// Looks after the images of this node until the agent goes down.
+pub(in crate::agent) async fn keep(doors: Doors) {
+    let mut old_at = Instant::now() + OLD_EVERY;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(ROOM_EVERY) => {}
+            () = doors.stop.cancelled() => return,
+        }
+        let room = room(&doors.facts.data);
+        let is_short = room.is_some_and(|(free, wanted)| free < wanted);
+        if !is_short && Instant::now() < old_at {
+            continue;
+        }
+        old_at = Instant::now() + OLD_EVERY;
+        let wanted = room.map_or(0, |(_, wanted)| wanted);
+        match change_store(&doors, move |images| images.collect(UNUSED_FOR, wanted)).await {
+            Ok(removed) if removed.images.is_empty() => {}
+            Ok(removed) => {
+                let (images, bytes) = (removed.images.len(), removed.bytes);
+                tracing::info!(images, bytes, "removed images that no task needs any more");
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "old images stay"),
+        }
+    }
+}
+
+/// Bytes that are free on its disk, and how many should be.
+fn room(dir: &Path) -> Option<(u64, u64)> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let all = found.f_blocks.saturating_mul(found.f_frsize);
+    Some((free, (all / 10).min(ROOM_BYTES_MAX)))
+}

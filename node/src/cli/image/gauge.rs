@@ -1,0 +1,143 @@
+//! How far a load, pull, push or save is: a bar for whoever waits at a terminal, a line for
+//! each layer in a log.
+//!
+//! Must never: write to whoever asked for less, or move the cursor of a file.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use gossip_core::resources::show_bytes;
+use runtime::image::{Progress, Stage};
+use tokio::time::Instant;
+
+use crate::cli::output::{Format, Output};
+
+/// What is over before is not told of on the way.
+const TOLD_AFTER: Duration = Duration::from_millis(500);
+
+/// Between two words on how far it is.
+const TOLD_EVERY: Duration = Duration::from_millis(100);
+
+/// Cells of the bar.
+const CELLS: u64 = 30;
+
+/// How it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Bar,
+    Lines,
+    Nothing,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    style: Style,
+    out: Output,
+    next: Instant,
+    shown: bool,
+    /// Bytes so far and in all, of each layer.
+    layers: BTreeMap<String, (u64, Option<u64>)>,
+}
+
+impl Gauge {
+    /// Of something that begins now.
+    pub(super) fn new(out: Output) -> Self {
+        let style = match out.format {
+            Format::Human if io::stderr().is_terminal() => Style::Bar,
+            Format::Human => Style::Lines,
+            Format::Json | Format::Quiet => Style::Nothing,
+        };
+        Self {
+            style,
+            out,
+            next: Instant::now() + TOLD_AFTER,
+            shown: false,
+            layers: BTreeMap::new(),
+        }
+    }
+
+    /// One layer went on.
+    pub(super) fn layer(&mut self, progress: &Progress) {
+        let Some(layer) = &progress.layer else { return };
+        self.layers.insert(layer.clone(), (progress.bytes, progress.of));
+        match (self.style, progress.stage) {
+            (Style::Lines, Stage::Known) => self.out.note(&format!("{layer}: is here already")),
+            (Style::Lines, Stage::Done) => {
+                self.out.note(&format!("{layer}: {}", show_bytes(progress.bytes)));
+            }
+            _ => {}
+        }
+    }
+
+    /// All of it, where only that is known: bytes so far, and in all.
+    pub(super) fn show(&mut self, sent: Option<(u64, Option<u64>)>) {
+        if self.style != Style::Bar || Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + TOLD_EVERY;
+        self.shown = true;
+        let (bytes, of) = sent.unwrap_or_else(|| sum(&self.layers));
+        // Nobody is left to be told that stderr is closed.
+        let _ = write!(io::stderr(), "\r\u{1b}[K{}", bar(bytes, of));
+    }
+
+    /// Leaves nothing of it on the terminal.
+    pub(super) fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let _ = write!(io::stderr(), "\r\u{1b}[K");
+        }
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// All layers together; without a whole if one of them has none.
+fn sum(layers: &BTreeMap<String, (u64, Option<u64>)>) -> (u64, Option<u64>) {
+    let bytes = layers.values().fold(0, |sum: u64, (bytes, _)| sum.saturating_add(*bytes));
+    let of = layers
+        .values()
+        .try_fold(0, |sum: u64, (bytes, of)| of.map(|of| sum.saturating_add(of.max(*bytes))));
+    (bytes, of)
+}
+
+fn bar(bytes: u64, of: Option<u64>) -> String {
+    let Some(of) = of.filter(|of| *of > 0) else { return show_bytes(bytes) };
+    let part = bytes.min(of);
+    let cells = u64::try_from(u128::from(part) * u128::from(CELLS) / u128::from(of)).unwrap_or(0);
+    let percent = u128::from(part) * 100 / u128::from(of);
+    let full = "=".repeat(usize::try_from(cells).unwrap_or(0));
+    let empty = " ".repeat(usize::try_from(CELLS - cells).unwrap_or(0));
+    format!("[{full}{empty}] {percent:>3}%  {} of {}", show_bytes(bytes), show_bytes(of))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_never_more_than_full_and_needs_a_whole() {
+        assert_eq!(bar(1 << 20, None), "1MiB");
+        assert_eq!(bar(0, Some(0)), "0B");
+        assert!(bar(1, Some(2)).starts_with(&format!(
+            "[{}{}]  50%",
+            "=".repeat(15),
+            " ".repeat(15)
+        )));
+        assert!(bar(9, Some(2)).starts_with(&format!("[{}] 100%", "=".repeat(30))));
+        assert!(bar(u64::MAX, Some(u64::MAX)).contains("100%"));
+    }
+
+    #[test]
+    fn layers_are_summed_up_where_each_is_known() {
+        let layers = BTreeMap::from([("a".into(), (1, Some(10))), ("b".into(), (2, Some(2)))]);
+        assert_eq!(sum(&layers), (3, Some(12)));
+        let unknown = BTreeMap::from([("a".into(), (1, Some(10))), ("b".into(), (2, None))]);
+        assert_eq!(sum(&unknown), (3, None));
+    }
+}

@@ -1,0 +1,391 @@
+//! `image load`, `import`, `save`, `pull` and `push`: archives between here and an agent, and
+//! images between an agent and a registry.
+//!
+//! What is sent is read in a thread as it is wanted; nothing of it is held but a few pieces.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use futures::{Stream, stream};
+use runtime::image::{ImageInfo, Reference};
+use tokio::sync::mpsc;
+
+use super::gauge::Gauge;
+use super::query;
+use crate::api::image_types::ImageItem;
+use crate::api::types::Complaint;
+use crate::cli::client::{Client, parse};
+use crate::cli::errors::Failed;
+use crate::cli::lines::Lines;
+use crate::cli::output::{Format, Output};
+
+/// How much is read at once.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// Pieces that wait for the connection.
+const PIECES: usize = 8;
+
+/// How often a bar moves while nothing is said.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The flags of `image load`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LoadArgs {
+    /// An archive, or a directory with an OCI layout; - or nothing is standard input
+    #[arg(value_name = "FILE|DIR")]
+    file: Option<PathBuf>,
+    /// Docker's way to name it
+    #[arg(short, long, value_name = "FILE", conflicts_with = "file")]
+    input: Option<PathBuf>,
+}
+
+/// The words of `image import`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ImportArgs {
+    /// An archive of plain files; - is standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// What to call the image
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Say something of it, like 'CMD ["/bin/sh"]', ENV, USER or WORKDIR
+    #[arg(short, long, value_name = "LINE")]
+    change: Vec<String>,
+}
+
+/// The flags of `image save`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SaveArgs {
+    /// Write it here instead of to standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Names, ids, or beginnings of ids
+    #[arg(value_name = "IMAGE", required = true)]
+    names: Vec<String>,
+}
+
+/// The words of `image pull`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PullArgs {
+    /// Like nginx:1.27 or ghcr.io/owner/app:2.1
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// The words of `image push`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PushArgs {
+    /// Like ghcr.io/owner/app:2.1
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+/// `starling image load`.
+pub(super) async fn load(args: LoadArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+    let source = Source::open(args.file.or(args.input).as_deref())?;
+    send("/v1/images/load", source, "loaded", client, out).await
+}
+
+/// `starling image import`.
+pub(super) async fn import(
+    args: ImportArgs,
+    client: &mut Client,
+    out: Output,
+) -> Result<u8, Failed> {
+    let source = Source::open(Some(&args.file))?;
+    if let Source::Directory(_) = source {
+        return Err(Complaint::new("usage", "this is a directory, and no archive")
+            .hint(format!("tar c -C {} . | starling image import - NAME", args.file.display()))
+            .into());
+    }
+    let name = args.name.iter().map(|name| format!("name={}", query(name)));
+    let changes = args.change.iter().map(|line| format!("change={}", query(line)));
+    let words: Vec<_> = name.chain(changes).collect();
+    let path = format!("/v1/images/import?{}", words.join("&"));
+    send(&path, source, "imported", client, out).await
+}
+
+/// `starling image pull`.
+pub(super) async fn pull(args: PullArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+    let path = format!("/v1/images/pull?name={}", query(&args.name));
+    let lines = client.watch(&path).await?;
+    show(lines, None, "pulled", out).await
+}
+
+/// `starling image push`.
+pub(super) async fn push(args: PushArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+    let path = format!("/v1/images/push?name={}", query(&args.name));
+    let lines = client.watch(&path).await?;
+    show(lines, None, "pushed", out).await
+}
+
+/// Where an archive comes from.
+enum Source {
+    File(File, u64),
+    Stream,
+    Directory(PathBuf),
+}
+
+impl Source {
+    fn open(path: Option<&Path>) -> Result<Self, Failed> {
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+            if io::stdin().is_terminal() {
+                return Err(Complaint::new("usage", "there is no archive to read")
+                    .because("standard input is a terminal")
+                    .hint("starling image load FILE   or docker save app | starling image load")
+                    .into());
+            }
+            return Ok(Self::Stream);
+        };
+        let failed = |error: io::Error| {
+            let what = format!("{} cannot be read", path.display());
+            Failed::from(Complaint::new("no_such_file", what).because(plain(&error)))
+        };
+        let file = File::open(path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
+        if found.is_dir() {
+            return Ok(Self::Directory(path.to_owned()));
+        }
+        Ok(Self::File(file, found.len()))
+    }
+
+    /// How much it is, where that is known before.
+    fn bytes(&self) -> Option<u64> {
+        match self {
+            // A pipe by name has no length.
+            Self::File(_, bytes) => Some(*bytes).filter(|bytes| *bytes > 0),
+            Self::Stream | Self::Directory(_) => None,
+        }
+    }
+
+    /// Writes all of it. Blocks.
+    fn send(self, to: &mut Pieces) -> io::Result<()> {
+        match self {
+            Self::File(file, _) => copy(file, to),
+            Self::Stream => copy(io::stdin().lock(), to),
+            Self::Directory(path) => crate::agent::sources::pack_directory(&path, to),
+        }
+    }
+}
+
+fn plain(error: &io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+fn copy(mut from: impl Read, to: &mut Pieces) -> io::Result<()> {
+    loop {
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        (&mut from).take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        to.pass(Bytes::from(piece))?;
+    }
+}
+
+/// What is read, on its way into a request.
+struct Pieces {
+    to: mpsc::Sender<io::Result<Bytes>>,
+    sent: Arc<AtomicU64>,
+}
+
+impl Pieces {
+    fn pass(&mut self, piece: Bytes) -> io::Result<()> {
+        let length = piece.len() as u64;
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.to.blocking_send(Ok(piece)).map_err(gone)?;
+        self.sent.fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = bytes.get(..bytes.len().min(PIECE_BYTES)).unwrap_or_default();
+        self.pass(Bytes::copy_from_slice(piece))?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends an archive, and shows what becomes of it.
+async fn send(
+    path: &str,
+    source: Source,
+    done: &str,
+    client: &mut Client,
+    out: Output,
+) -> Result<u8, Failed> {
+    let of = source.bytes();
+    let sent = Arc::new(AtomicU64::new(0));
+    let (to, from) = mpsc::channel(PIECES);
+    let mut pieces = Pieces { to, sent: Arc::clone(&sent) };
+    let mut reading = tokio::task::spawn_blocking(move || {
+        let written = source.send(&mut pieces);
+        if let Err(error) = &written {
+            // What is sent must not look whole; who receives it may have left.
+            let _ = pieces.to.blocking_send(Err(error.kind().into()));
+        }
+        written
+    });
+    let lines = client.upload(path, body(from)).await?;
+    let shown = show(lines, Some((sent, of)), done, out);
+    tokio::pin!(shown);
+    let mut is_read = false;
+    loop {
+        tokio::select! {
+            shown = &mut shown => return shown,
+            read = &mut reading, if !is_read => {
+                is_read = true;
+                if let Ok(Err(error)) = read
+                    && error.kind() != io::ErrorKind::BrokenPipe
+                {
+                    let complaint = Complaint::new("broken", "the archive cannot be read");
+                    return Err(complaint.because(plain(&error)).into());
+                }
+            }
+        }
+    }
+}
+
+fn body(from: mpsc::Receiver<io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> {
+    stream::unfold(from, |mut from| async move { from.recv().await.map(|piece| (piece, from)) })
+}
+
+/// Shows how far it is, and what came of it. What was sent is a better measure than what the
+/// agent says, where something is sent.
+async fn show(
+    mut lines: Lines,
+    sent: Option<(Arc<AtomicU64>, Option<u64>)>,
+    done: &str,
+    out: Output,
+) -> Result<u8, Failed> {
+    let mut gauge = Gauge::new(out);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        let line = tokio::select! {
+            line = lines.next() => line?,
+            _now = look.tick() => {
+                let sent = sent.as_ref();
+                gauge.show(sent.map(|(sent, of)| (sent.load(Ordering::Relaxed), *of)));
+                continue;
+            }
+        };
+        let Some(line) = line else {
+            return Err(Complaint::new("broken", "the agent left before it was done")
+                .because("nothing of it stays there")
+                .hint("starling status   whether it is back")
+                .into());
+        };
+        match parse(&line)? {
+            ImageItem::Progress(progress) => gauge.layer(&progress),
+            ImageItem::Failed { error } => return Err(error.into()),
+            ImageItem::Done { images, node } => {
+                drop(gauge);
+                if out.format == Format::Json {
+                    out.json(&line)?;
+                } else {
+                    images.iter().try_for_each(|image| tell(image, done, &node, out))?;
+                }
+                return Ok(0);
+            }
+        }
+    }
+}
+
+fn tell(image: &ImageInfo, done: &str, node: &str, out: Output) -> Result<(), Failed> {
+    let names: Vec<_> = image.names.iter().map(Reference::familiar).collect();
+    let id = image.id.short();
+    if out.format == Format::Quiet {
+        return out.line(names.first().unwrap_or(&id));
+    }
+    let name = if names.is_empty() { id.clone() } else { names.join(", ") };
+    out.line(&format!("{done} {name} ({id}) on {node}"))
+}
+
+/// `starling image save`.
+pub(super) async fn save(args: SaveArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
+    if args.output.is_none() && io::stdout().is_terminal() {
+        return Err(Complaint::new("usage", "an archive is not for a terminal")
+            .hint("starling image save -o FILE IMAGE   or > FILE, or | something")
+            .into());
+    }
+    let names: Vec<_> = args.names.iter().map(|name| format!("name={}", query(name))).collect();
+    let mut bytes = client.download(&format!("/v1/images/save?{}", names.join("&"))).await?;
+    let mut gauge = Gauge::new(out);
+    let mut target = Target::open(args.output)?;
+    let mut written = 0;
+    while let Some(piece) = bytes.next().await? {
+        target.write(&piece)?;
+        written += piece.len() as u64;
+        gauge.show(Some((written, None)));
+    }
+    target.finish()?;
+    Ok(0)
+}
+
+/// Where an archive is written. A file gets its name when it is whole, and not before.
+enum Target {
+    Stdout,
+    File { file: File, part: PathBuf, path: PathBuf },
+}
+
+impl Target {
+    fn open(path: Option<PathBuf>) -> Result<Self, Failed> {
+        let Some(path) = path else { return Ok(Self::Stdout) };
+        let mut part = path.clone().into_os_string();
+        part.push(".part");
+        // What is no file, like /dev/null, is written where it is.
+        let is_other = path.metadata().is_ok_and(|found| !found.is_file());
+        let part = if is_other { path.clone() } else { PathBuf::from(part) };
+        let file = File::create(&part).map_err(|error| unwritten(&path, &error))?;
+        Ok(Self::File { file, part, path })
+    }
+
+    fn write(&mut self, piece: &[u8]) -> Result<(), Failed> {
+        match self {
+            Self::Stdout => Ok(io::stdout().write_all(piece)?),
+            Self::File { file, path, .. } => {
+                file.write_all(piece).map_err(|error| unwritten(path, &error))
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<(), Failed> {
+        match &mut self {
+            Self::Stdout => Ok(io::stdout().flush()?),
+            Self::File { part, path, .. } if part == path => Ok(()),
+            Self::File { file, part, path } => {
+                let done = file.sync_all().and_then(|()| std::fs::rename(&*part, &*path));
+                done.map_err(|error| unwritten(path, &error))?;
+                *part = path.clone();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Self::File { part, path, .. } = self
+            && part != path
+        {
+            // It is no archive, and may be gone already.
+            let _ = std::fs::remove_file(part);
+        }
+    }
+}
+
+fn unwritten(path: &Path, error: &io::Error) -> Failed {
+    let what = format!("{} cannot be written", path.display());
+    Complaint::new("output", what).because(plain(error)).into()
+}

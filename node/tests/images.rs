@@ -1,0 +1,336 @@
+//! Images as users handle them, with real agents: loaded on one host and run on another,
+//! listed, removed; and what happens when archives, hosts or users break off.
+
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod support;
+
+#[path = "support/archive.rs"]
+mod archive;
+#[path = "support/image.rs"]
+mod image;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use archive::Recipe;
+use support::{Host, Told, kill, until};
+
+/// Long enough to be met in the midst of, by whoever looks every few milliseconds.
+const LONG: usize = 192 << 20;
+
+fn beside(host: &Host, name: &str) -> PathBuf {
+    let path = host.data().parent().expect("a home").join(name);
+    fs::create_dir_all(&path).expect("a directory");
+    path
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+/// A founder that is full, so that what runs must run elsewhere.
+fn full_founder() -> Host {
+    let founder = Host::new("h1");
+    founder.up();
+    let filler = ["run", "-d", "--name", "filler", "--cpus", "1", "--exec", "--", "sleep", "9999"];
+    founder.run(&filler).ok();
+    until("the founder is full", || founder.running("filler") == 1);
+    founder
+}
+
+/// One more host of its cluster.
+fn joined(founder: &Host, name: &str) -> Host {
+    let host = Host::new(name);
+    host.join(&founder.invite(1));
+    until("they know each other", || {
+        let nodes = founder.json(&["node", "ls"]);
+        let items = nodes["items"].as_array().cloned().unwrap_or_default();
+        items.iter().any(|node| node["name"] == name && node["free"].is_object())
+    });
+    host
+}
+
+/// `run` of a container without a network, which not every machine can make.
+fn run(host: &Host, words: &[&str]) -> Told {
+    host.run(&[&["run", "--network", "none"], words].concat())
+}
+
+fn load(host: &Host, archive: &Path) {
+    host.run(&["image", "load", text(archive)]).ok();
+}
+
+/// What `image where` says: node and state.
+fn places(host: &Host, image: &str) -> Vec<(String, String)> {
+    let told = host.run(&["image", "where", image]);
+    let rows = told.out.lines().skip(1).map(|line| {
+        let mut words = line.split_whitespace();
+        let node = words.next().unwrap_or_default().to_owned();
+        (node, words.skip(2).collect::<Vec<_>>().join(" "))
+    });
+    rows.collect()
+}
+
+/// Whether a fetch or load is under way on a host: something lies unfinished in its store.
+fn is_staging(host: &Host) -> bool {
+    let images = host.data().join("run/images");
+    let mut dirs = vec![images];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_name() == "noise" {
+                return true;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn what_one_host_loaded_any_host_runs_as_the_image_says() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let says = r#"{"Env":["GREETING=hello","PATH=/bin"],"User":"app","WorkingDir":"/srv",
+        "Entrypoint":["sh","-c"],"Cmd":["echo $GREETING $(id -u) $PWD; cat /etc/motd"]}"#;
+    let recipe = Recipe { says, ..Recipe::small("app:1") };
+    let (archive, id) = recipe.make(&beside(&founder, "image"));
+    let told = founder.run(&["image", "load", text(&archive)]);
+    assert!(told.out.contains("loaded app:1"), "{told:?}");
+    assert!(told.err.contains(": "), "a line for each layer: {told:?}");
+    let other = joined(&founder, "h2");
+    assert_eq!(run(&other, &["app:1"]).ok(), "hello 7 /srv\nof the image\n");
+    assert_eq!(run(&founder, &["-e", "GREETING=ho", "app:1", "echo $GREETING"]).ok(), "ho\n");
+    let bare = ["-u", "0", "-w", "/etc", "--entrypoint", "cat", "app:1", "motd"];
+    assert_eq!(run(&founder, &bare).ok(), "of the image\n");
+    // By digits of its id, as any name.
+    assert_eq!(run(&other, &[&id[..12], "echo $PWD"]).ok(), "/srv\n");
+    let is = |node: &str, state: &str| (node.to_owned(), state.to_owned());
+    assert_eq!(places(&founder, "app:1"), [is("h1", "loaded"), is("h2", "fetched")]);
+    let list = other.run(&["image", "ls"]).ok();
+    let row: Vec<_> = list.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!((row[0], row[1], row[4]), ("app:1", &id[..12], "h1,h2"), "{list}");
+    let told = other.run(&["image", "inspect", "app:1"]).ok();
+    let shown: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(shown[0]["Id"], format!("sha256:{id}"));
+    assert_eq!(shown[0]["Config"]["User"], "app");
+    assert_eq!(shown[0]["RootFS"]["Layers"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn an_image_in_use_is_kept_and_one_that_is_not_goes_everywhere() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let (archive, id) = Recipe::small("app:1").make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let other = joined(&founder, "h2");
+    run(&founder, &["-d", "--name", "web", "app:1", "sleep", "9999"]).ok();
+    until("it runs", || founder.running("web") == 1);
+    let told = founder.run(&["image", "rm", "app:1"]);
+    assert!(told.code == 1 && told.err.contains("in use") && told.err.contains("h2"), "{told:?}");
+    assert_eq!(places(&founder, "app:1").len(), 2, "nobody removed it");
+    founder.run(&["image", "tag", "app:1", "app:spare"]).ok();
+    founder.run(&["rmi", "app:spare"]).ok();
+    let told = founder.run(&["image", "rm", "-f", "app:1"]);
+    assert!(told.code == 0 && told.out.contains("untagged app:1"), "{told:?}");
+    assert_eq!(founder.running("web"), 1);
+    assert_eq!(founder.run(&["exec", "web.1", "--", "cat", "/etc/motd"]).ok(), "of the image\n");
+    assert!(run(&founder, &["--pull", "never", "app:1"]).err.contains("there is no image"));
+    founder.run(&["stop", "web"]).ok();
+    until("it goes with its last task", || {
+        let told = other.run(&["image", "ls", "-q"]);
+        told.code == 0 && !told.out.contains(&id[..12])
+    });
+}
+
+#[test]
+fn a_fetch_goes_on_with_another_host_when_the_first_one_dies() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let recipe = Recipe { noise: LONG, ..Recipe::small("big:1") };
+    let (archive, _) = recipe.make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let spare = joined(&founder, "h2");
+    load(&spare, &archive);
+    spare.run(&["run", "-d", "--name", "more", "--cpus", "1", "--exec", "sleep", "9999"]).ok();
+    until("both are full", || spare.running("more") == 1);
+    let third = joined(&founder, "h3");
+    let mut command = third.command(&["run", "--network", "none", "big:1"]);
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    until("the third one fetches", || is_staging(&third));
+    // Whoever sends, it ends for both; only one comes back.
+    let (first, second) = (founder.agent(), spare.agent());
+    kill(first, "STOP");
+    kill(second, "STOP");
+    kill(first, "KILL");
+    kill(second, "CONT");
+    let told: Told = running.wait_with_output().expect("it ends").into();
+    assert_eq!(told.ok(), "of the image\n");
+    let places = places(&third, "big:1");
+    assert!(places.iter().any(|(node, state)| node == "h3" && state == "fetched"), "{places:?}");
+}
+
+#[test]
+fn a_fetch_that_nobody_can_go_on_with_ends_its_task_with_a_reason() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let recipe = Recipe { noise: LONG, ..Recipe::small("big:1") };
+    let (archive, _) = recipe.make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let other = joined(&founder, "h2");
+    let mut command = other.command(&["run", "--network", "none", "big:1"]);
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    until("the other one fetches", || is_staging(&other));
+    founder.kill_all();
+    let told: Told = running.wait_with_output().expect("it ends").into();
+    assert_eq!(told.code, 125, "{told:?}");
+    assert!(told.err.contains("cannot be had here") && told.err.contains("h1"), "{told:?}");
+    until("nothing of it stays", || !is_staging(&other));
+}
+
+#[test]
+fn a_stop_calls_a_fetch_off_at_once() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let recipe = Recipe { noise: LONG, ..Recipe::small("big:1") };
+    let (archive, _) = recipe.make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let other = joined(&founder, "h2");
+    run(&other, &["-d", "--name", "web", "--replicas", "1", "big:1", "sleep", "9999"]).ok();
+    until("the other one fetches", || is_staging(&other));
+    let holder = founder.agent();
+    kill(holder, "STOP");
+    // There is nobody who could confirm it.
+    assert_eq!(other.run(&["stop", "web"]).code, 3);
+    until("it is over", || other.tasks("web").is_empty());
+    until("nothing of it stays", || !is_staging(&other));
+    kill(holder, "CONT");
+    until("the holder is back", || {
+        let nodes = other.json(&["node", "ls"]);
+        let items = nodes["items"].as_array().cloned().unwrap_or_default();
+        items.iter().all(|node| node["state"] == "ready")
+    });
+    // A node goes down as fast.
+    run(&other, &["-d", "--name", "again", "big:1", "sleep", "9999"]).ok();
+    until("the other one fetches again", || is_staging(&other));
+    other.run(&["down", "--stop-tasks"]).ok();
+}
+
+#[test]
+fn two_loads_of_one_image_at_once_are_one_image() {
+    let host = Host::new("h1");
+    host.up();
+    let recipe = Recipe { noise: 8 << 20, ..Recipe::small("app:1") };
+    let (archive, id) = recipe.make(&beside(&host, "image"));
+    let loads: Vec<_> = (0..3)
+        .map(|_| {
+            let mut command = host.command(&["-q", "image", "load", "-i", text(&archive)]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
+        })
+        .collect();
+    for load in loads {
+        let told: Told = load.wait_with_output().expect("it ends").into();
+        assert_eq!(told.ok(), "app:1\n");
+    }
+    assert_eq!(host.run(&["-q", "images"]).ok(), format!("{}\n", &id[..12]));
+}
+
+#[test]
+fn what_is_no_archive_is_refused_and_harms_nothing() {
+    let host = Host::new("h1");
+    host.up();
+    let dir = beside(&host, "image");
+    let (archive, id) = Recipe::small("app:1").make(&dir);
+    let whole = fs::read(&archive).expect("readable");
+    let mut flipped = whole.clone();
+    // Somewhere in the programs of the first layer.
+    flipped[whole.len() / 2] ^= 1;
+    let garbage: Vec<u8> = (0..200_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+    let cases: [(&str, &[u8]); 5] = [
+        ("empty", b""),
+        ("garbage", &garbage),
+        ("cut off", &whole[..whole.len() / 2]),
+        ("changed", &flipped),
+        ("another archive", &whole[..1024]),
+    ];
+    for (what, bytes) in cases {
+        let mut command = host.command(&["image", "load"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut load = command.spawn().expect("it runs");
+        // It may have heard enough before its end.
+        let _ = load.stdin.take().expect("a pipe").write_all(bytes);
+        let told: Told = load.wait_with_output().expect("it ends").into();
+        assert!(told.code == 1 && told.err.contains("error:"), "{what}: {told:?}");
+        assert!(told.err.contains("why:") && !told.err.contains("left before"), "{what}: {told:?}");
+    }
+    assert_eq!(host.run(&["-q", "image", "ls"]).ok(), "");
+    let told = host.run(&["image", "load", text(&dir.join("nosuch.tar"))]);
+    assert!(told.code == 1 && told.err.contains("cannot be read"), "{told:?}");
+    load(&host, &archive);
+    assert!(host.run(&["image", "ls"]).ok().contains(&id[..12]));
+}
+
+#[test]
+fn images_and_what_runs_from_them_outlive_the_agent() {
+    if !image::possible() {
+        return;
+    }
+    let host = Host::new("h1");
+    host.up();
+    let (archive, id) = Recipe::small("app:1").make(&beside(&host, "image"));
+    load(&host, &archive);
+    run(&host, &["-d", "--name", "web", "app:1", "sleep", "9999"]).ok();
+    until("it runs", || host.running("web") == 1);
+    host.crash_agent();
+    host.up();
+    until("it is found", || host.running("web") == 1);
+    assert_eq!(places(&host, &id), [("h1".to_owned(), "loaded, in use".to_owned())]);
+    assert_eq!(host.run(&["image", "rm", "app:1"]).code, 1, "it is in use still");
+    assert_eq!(run(&host, &["app:1"]).ok(), "of the image\n");
+    host.run(&["stop", "web"]).ok();
+    until("it is free", || host.run(&["image", "rm", "app:1"]).code == 0);
+    assert_eq!(host.run(&["-q", "image", "ls"]).ok(), "");
+}
+
+#[test]
+fn what_is_saved_on_one_host_is_the_same_image_elsewhere() {
+    let founder = full_founder();
+    let (archive, id) = Recipe::small("app:1").make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let other = joined(&founder, "h2");
+    let saved = beside(&other, "saved").join("app.tar");
+    // From a host that has to fetch it first.
+    other.run(&["image", "save", "-o", text(&saved), "app:1"]).ok();
+    let stranger = Host::new("h9");
+    stranger.up();
+    assert_eq!(stranger.run(&["-q", "load", "-i", text(&saved)]).ok(), "app:1\n");
+    assert_eq!(stranger.run(&["-q", "image", "ls"]).ok(), format!("{}\n", &id[..12]));
+    let told = other.run(&["image", "save", "-o", text(&saved), "nosuch:1"]);
+    assert!(told.code == 1 && told.err.contains("there is no image"), "{told:?}");
+    assert!(saved.exists(), "what was there stays");
+}
+
+#[test]
+fn a_job_of_an_unknown_image_is_refused_with_what_to_do() {
+    let host = Host::new("h1");
+    host.up();
+    let told = run(&host, &["--pull", "never", "nosuch:1"]);
+    assert_eq!(told.code, 125, "{told:?}");
+    for words in ["there is no image nosuch:1", "starling image load", "starling image pull"] {
+        assert!(told.err.contains(words), "{told:?}");
+    }
+    let told = run(&host, &["Not:a/name"]);
+    assert!(told.code != 0 && told.err.contains("error:"), "{told:?}");
+}
