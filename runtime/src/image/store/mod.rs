@@ -21,6 +21,7 @@ mod record;
 mod removal;
 mod stage;
 mod state;
+mod taken;
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -11,16 +11,14 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Digest, ImageError, Progress, Stage, Watcher};
+use super::super::{Digest, ImageError, Stage, Watcher};
 use super::disk::{self, INFO};
 use super::hold::Grip;
 use super::record::{self, LayerRecord};
+use super::taken::{Taken, progress};
 use super::{Images, Inner};
 use crate::unpack::part::Part;
 use crate::unpack::{self, Bounds, Form, Options, UnpackError, again, unpack_layer};
-
-/// Bytes between two words to the watcher: often enough for a bar on a thin link.
-const TELL_BYTES: u64 = 128 * 1024;
 
 /// How often a watcher is asked whether to go on while another thread does the work.
 const ASK: Duration = Duration::from_millis(200);
@@ -205,7 +203,7 @@ impl Inner {
         };
         let layer = unpack_layer(&mut *taken, part, &options)?;
         if layer.replaced {
-            let sum = layer.sum.unwrap_or_else(|| taken.hash.clone().finalize().into());
+            let sum = layer.sum.unwrap_or_else(|| taken.sum());
             compare(part, sum)?;
         }
         Ok((layer.bytes, layer.unpacked.hides_all, layer.sum))
@@ -251,10 +249,6 @@ fn compare(part: BorrowedFd, wanted: [u8; 32]) -> Result<(), UnpackError> {
     }
 }
 
-fn progress(label: &str, stage: Stage, bytes: u64) -> Progress {
-    Progress { layer: Some(label.to_owned()), stage, bytes, of: None }
-}
-
 /// Ends a layer's busy time, however the work ends.
 struct Busy<'a> {
     store: &'a Inner,
@@ -265,63 +259,5 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.store.state().busy.remove(&self.layer);
         self.store.changed.notify_all();
-    }
-}
-
-/// A source on its way: summed up, counted, told of, and called off.
-struct Taken<'a> {
-    from: &'a mut dyn Read,
-    label: &'a str,
-    watcher: Watcher<'a>,
-    hash: Sha256,
-    bytes: u64,
-    told: u64,
-    failed: Option<io::Error>,
-    called_off: bool,
-}
-
-impl<'a> Taken<'a> {
-    fn new(from: &'a mut dyn Read, label: &'a str, watcher: Watcher<'a>) -> Self {
-        let hash = Sha256::new();
-        Self { from, label, watcher, hash, bytes: 0, told: 0, failed: None, called_off: false }
-    }
-
-    /// Says what went wrong in the words of who brought it.
-    fn judge<T>(&mut self, unpacked: Result<T, UnpackError>) -> Result<T, ImageError> {
-        match unpacked {
-            _ if self.called_off => Err(ImageError::CalledOff),
-            Ok(done) => Ok(done),
-            Err(error) => Err(match self.failed.take() {
-                Some(source) => ImageError::Read { what: format!("layer {}", self.label), source },
-                None => ImageError::Layer { layer: self.label.to_owned(), source: error },
-            }),
-        }
-    }
-
-    fn finish(self) -> (Digest, u64) {
-        (Digest::new(self.hash.finalize().into()), self.bytes)
-    }
-}
-
-impl Read for Taken<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.called_off {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        let read = match self.from.read(into) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                let kind = error.kind();
-                self.failed = Some(error);
-                return Err(kind.into());
-            }
-            read => read?,
-        };
-        self.hash.update(into.get(..read).unwrap_or_default());
-        self.bytes += read as u64;
-        if self.bytes - self.told >= TELL_BYTES {
-            self.told = self.bytes;
-            self.called_off = !(self.watcher)(progress(self.label, Stage::Working, self.bytes));
-        }
-        Ok(read)
     }
 }

@@ -211,3 +211,93 @@ fn count_down(counts: &mut BTreeMap<Digest, usize>, id: &Digest) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+mod tests {
+    use super::super::Origin;
+    use super::*;
+
+    fn digest(first: u8) -> Digest {
+        let mut sum = [0; 32];
+        sum[0] = first;
+        Digest::new(sum)
+    }
+
+    fn image(layers: &[u8], came_ms: u64) -> ImageRecord {
+        let layer = |first: &u8| LayerInfo { diff_id: digest(*first), bytes: 1 };
+        ImageRecord {
+            version: 1,
+            manifest: None,
+            created: None,
+            platform: String::new(),
+            came_ms,
+            origin: Origin::Asked,
+            layers: layers.iter().map(layer).collect(),
+        }
+    }
+
+    /// Images 0xa1 of layers 1 2, 0xa2 of layers 2 3 and 0xb1 of 3.
+    fn state() -> State {
+        let mut state = State::default();
+        for (first, layers) in [(0xa1, &[1, 2][..]), (0xa2, &[2, 3]), (0xb1, &[3])] {
+            state.images.insert(digest(first), image(layers, u64::from(first)));
+        }
+        for layer in 1..=4 {
+            state.layers.insert(digest(layer), LayerRecord::new(1, layer == 4, digest(layer)));
+        }
+        state.names.insert("a1".parse().unwrap(), digest(0xb1));
+        state
+    }
+
+    #[test]
+    fn people_mean_a_name_before_digits_and_digits_only_if_one_image_has_them() {
+        let state = state();
+        let name = "a1".parse().unwrap();
+        assert_eq!(state.meant("a1").unwrap(), Meant::Name(name, digest(0xb1)));
+        assert_eq!(state.meant("a10").unwrap(), Meant::Image(digest(0xa1)));
+        assert_eq!(state.meant("sha256:b1").unwrap(), Meant::Image(digest(0xb1)));
+        let whole = digest(0xa2).to_string();
+        assert_eq!(state.meant(&whole).unwrap(), Meant::Image(digest(0xa2)));
+        assert!(matches!(state.meant("a"), Err(ImageError::Unknown { .. })));
+        assert!(matches!(state.meant("c1"), Err(ImageError::Unknown { .. })));
+        assert!(matches!(state.meant(""), Err(ImageError::Reference(_))));
+        let mut state = state;
+        state.names.clear();
+        state.images.insert(digest(0xa1), image(&[], 0));
+        let mut other = [0; 32];
+        other[..2].copy_from_slice(&[0xa1, 1]);
+        state.images.insert(Digest::new(other), image(&[], 0));
+        assert!(matches!(state.meant("a1"), Err(ImageError::Ambiguous { count: 2, .. })));
+    }
+
+    #[test]
+    fn a_layer_is_an_orphan_once_neither_image_nor_hand_has_it() {
+        let mut state = state();
+        let all: Vec<_> = (1..=4).map(digest).collect();
+        assert_eq!(state.orphans(&all), [digest(4)]);
+        state.hold(&[digest(0xa1)], &[digest(1), digest(2)]);
+        state.hold(&[digest(0xa1)], &[digest(1), digest(2)]);
+        assert!(state.is_held(&digest(0xa1)));
+        assert!(state.forget(&digest(0xa1)).is_some());
+        assert!(!state.are_last(&[digest(1)]), "there is another hand");
+        assert_eq!(state.release(&[digest(0xa1)], &[digest(1), digest(2)]), []);
+        assert!(state.are_last(&[digest(1)]) && !state.are_last(&[digest(2)]));
+        assert_eq!(state.release(&[digest(0xa1)], &[digest(1), digest(2)]), [digest(1)]);
+        assert!(!state.is_held(&digest(0xa1)));
+        assert_eq!(state.orphans(&all), [digest(1), digest(4)]);
+    }
+
+    #[test]
+    fn a_stack_ends_at_what_hides_all_and_has_each_layer_at_its_highest() {
+        let state = state();
+        let stack = |layers: &[u8]| state.stack(&image(layers, 0).layers);
+        let digests = |layers: &[u8]| layers.iter().map(|first| digest(*first)).collect::<Vec<_>>();
+        assert_eq!(stack(&[1, 2, 3]), digests(&[1, 2, 3]));
+        assert_eq!(stack(&[1, 2, 1]), digests(&[2, 1]));
+        assert_eq!(stack(&[1, 4, 2, 3]), digests(&[4, 2, 3]));
+        assert_eq!(stack(&[4, 1, 4]), digests(&[4]));
+        assert_eq!(state.images_of(&digests(&[3])), [digest(0xb1)]);
+        assert_eq!(state.images_of(&digests(&[1])), []);
+    }
+}

@@ -19,6 +19,7 @@
 //! Invariant: a damaged recipe or tree gives an error and never wrong bytes unnoticed but
 //! where a file was changed without its length; whoever must know that sums up.
 
+mod files;
 mod read;
 mod write;
 

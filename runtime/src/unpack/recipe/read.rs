@@ -1,30 +1,27 @@
 //! Writing an archive again, by its recipe.
 //!
-//! The tree is as good as any container's files: it is walked as the applier walked it, its
-//! files are opened without following a link and without waiting for a fifo, and one that
-//! has not the length it had is damage.
+//! Nothing that the recipe says is taken on trust: lengths are bounded, frames carry sums, and
+//! what does not add up is damage.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
 use zstd::bulk::Decompressor;
 
+use super::files::Files;
 use super::{
     FILE, FOOT_BYTES, FRAME_BYTES_MAX, INDEX_BYTES_MAX, LITERAL, MAGIC, MARK_BYTES, Mark,
     PATH_BYTES_MAX,
 };
 use crate::unpack::error::printable;
-use crate::unpack::walk::{Walk, open_dir};
 
 /// The archive of a tree.
 pub(crate) struct Replay {
     recipe: File,
-    tree: Tree,
+    files: Files,
     marks: Vec<Mark>,
     bytes: u64,
     unpacker: Decompressor<'static>,
@@ -54,7 +51,7 @@ impl fmt::Debug for Replay {
     }
 }
 
-fn damaged(what: impl fmt::Display) -> io::Error {
+pub(super) fn damaged(what: impl fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the layer is damaged: {what}"))
 }
 
@@ -66,7 +63,7 @@ impl Replay {
         let (marks, bytes) = read_index(&recipe)?;
         Ok(Self {
             recipe,
-            tree: Tree { root: tree, aside, walk: Walk::Kernel, last: None },
+            files: Files::new(tree, aside),
             marks,
             bytes,
             unpacker: Decompressor::new()?,
@@ -190,7 +187,7 @@ impl Replay {
             Now::Content { path, inode, size, done, file } => {
                 let file = match file {
                     Some(file) => file,
-                    None => file.insert(self.tree.open(path, *inode, *size)?),
+                    None => file.insert(self.files.open(path, *inode, *size)?),
                 };
                 let most = usize::try_from(*size - *done).unwrap_or(usize::MAX).min(into.len());
                 let read = file.read_at(into.get_mut(..most).unwrap_or_default(), *done)?;
@@ -226,62 +223,6 @@ impl Read for Replay {
         }
         Ok(filled)
     }
-}
-
-/// The files of a layer.
-#[derive(Debug)]
-struct Tree {
-    root: OwnedFd,
-    aside: Option<OwnedFd>,
-    walk: Walk,
-    /// The directory of the last file: the next lies there too, mostly.
-    last: Option<(Vec<u8>, OwnedFd)>,
-}
-
-impl Tree {
-    fn open(&mut self, path: &[u8], inode: u64, size: u64) -> io::Result<File> {
-        let (parent, name) = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => path.split_at(slash),
-            None => (&b"."[..], path),
-        };
-        let name = name.strip_prefix(b"/").unwrap_or(name);
-        let bad = |why: &dyn fmt::Display| damaged(format_args!("{}: {why}", printable(path)));
-        if matches!(name, b"" | b"." | b"..") {
-            return Err(bad(&"no name of a file"));
-        }
-        let aside = match &self.aside {
-            Some(aside) => open_file(aside.as_fd(), inode.to_string().as_bytes()),
-            None => Err(Errno::NOENT),
-        };
-        let file = match aside {
-            Err(Errno::NOENT) => {
-                let dir = self.dir(parent).map_err(|error| bad(&io::Error::from(error)))?;
-                open_file(dir, name)
-            }
-            opened => opened,
-        };
-        let file = file.map_err(|error| bad(&io::Error::from(error)))?;
-        let stat = rustix::fs::fstat(&file)?;
-        let length = u64::try_from(stat.st_size).unwrap_or_default();
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || length != size {
-            return Err(bad(&format_args!("was a file of {size} bytes")));
-        }
-        Ok(file)
-    }
-
-    fn dir(&mut self, path: &[u8]) -> rustix::io::Result<BorrowedFd<'_>> {
-        let known = self.last.take_if(|(last, _)| last == path);
-        let last = match known {
-            Some(last) => last,
-            None => (path.to_vec(), open_dir(&mut self.walk, self.root.as_fd(), path)?),
-        };
-        Ok(self.last.insert(last).1.as_fd())
-    }
-}
-
-fn open_file(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from)
 }
 
 /// Where the frames are, and how long the archive is.

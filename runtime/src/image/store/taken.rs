@@ -1,0 +1,80 @@
+//! What a layer is read from, while it is: summed up, counted, told of, and called off.
+
+use std::io::{self, Read};
+
+use sha2::{Digest as _, Sha256};
+
+use super::super::{Digest, ImageError, Progress, Stage, Watcher};
+use crate::unpack::UnpackError;
+
+/// Bytes between two words to the watcher: often enough for a bar on a thin link.
+const TELL_BYTES: u64 = 128 * 1024;
+
+/// A source on its way: summed up, counted, told of, and called off.
+pub(super) struct Taken<'a> {
+    from: &'a mut dyn Read,
+    label: &'a str,
+    watcher: Watcher<'a>,
+    hash: Sha256,
+    bytes: u64,
+    told: u64,
+    failed: Option<io::Error>,
+    called_off: bool,
+}
+
+/// A word to a watcher.
+pub(super) fn progress(label: &str, stage: Stage, bytes: u64) -> Progress {
+    Progress { layer: Some(label.to_owned()), stage, bytes, of: None }
+}
+
+impl<'a> Taken<'a> {
+    pub(super) fn new(from: &'a mut dyn Read, label: &'a str, watcher: Watcher<'a>) -> Self {
+        let hash = Sha256::new();
+        Self { from, label, watcher, hash, bytes: 0, told: 0, failed: None, called_off: false }
+    }
+
+    /// The sum of what was read so far.
+    pub(super) fn sum(&self) -> [u8; 32] {
+        self.hash.clone().finalize().into()
+    }
+
+    /// Says what went wrong in the words of who brought it.
+    pub(super) fn judge<T>(&mut self, unpacked: Result<T, UnpackError>) -> Result<T, ImageError> {
+        match unpacked {
+            _ if self.called_off => Err(ImageError::CalledOff),
+            Ok(done) => Ok(done),
+            Err(error) => Err(match self.failed.take() {
+                Some(source) => ImageError::Read { what: format!("layer {}", self.label), source },
+                None => ImageError::Layer { layer: self.label.to_owned(), source: error },
+            }),
+        }
+    }
+
+    /// The sum of all that was read, and how much that was.
+    pub(super) fn finish(self) -> (Digest, u64) {
+        (Digest::new(self.hash.finalize().into()), self.bytes)
+    }
+}
+
+impl Read for Taken<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.called_off {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let read = match self.from.read(into) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                let kind = error.kind();
+                self.failed = Some(error);
+                return Err(kind.into());
+            }
+            read => read?,
+        };
+        self.hash.update(into.get(..read).unwrap_or_default());
+        self.bytes += read as u64;
+        if self.bytes - self.told >= TELL_BYTES {
+            self.told = self.bytes;
+            self.called_off = !(self.watcher)(progress(self.label, Stage::Working, self.bytes));
+        }
+        Ok(read)
+    }
+}
