@@ -5,6 +5,7 @@
 //! append that finds gossip busy is kept in order and tried again, because no
 //! effect of the core may be lost.
 
+mod checks;
 mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,6 +23,7 @@ use starling_core::Core;
 use starling_core::core::{Found, Identity};
 use starling_core::effect::{Dice, Effect, Input, Now, Reply};
 use starling_core::event::What;
+use starling_core::health::Answer;
 use starling_core::ledger::AllocationId;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -91,6 +93,7 @@ pub(super) struct Running {
     unsent: VecDeque<(u64, Vec<Entry>)>,
     starts: BTreeMap<AllocationId, u32>,
     tasks: BTreeMap<TaskId, AllocationId>,
+    checks: checks::Checks,
     /// Ended tasks whose output is kept, oldest first, with their job where it is known.
     ended: VecDeque<(TaskId, Option<JobId>)>,
     down: Option<(How, oneshot::Sender<()>, Option<Instant>)>,
@@ -102,6 +105,8 @@ pub(super) struct Running {
 enum Done {
     /// Something for the core.
     Input(Input),
+    /// How a task's check went.
+    Checked(TaskId, Answer),
     /// Nothing more.
     Nothing,
 }
@@ -156,6 +161,7 @@ impl Running {
             unsent: VecDeque::new(),
             starts: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            checks: checks::Checks::default(),
             ended: parts.ended.into_iter().map(|task| (task, None)).collect(),
             down: None,
             down_too: Vec::new(),
@@ -163,6 +169,7 @@ impl Running {
         };
         for (id, (start, _)) in parts.found {
             running.name_task(&id, start);
+            running.begin_checks(&id, &mut effects);
         }
         for orphan in parts.orphans {
             tracing::warn!(task = %orphan, "stopping a task that nobody claims");
@@ -203,7 +210,7 @@ impl Running {
             let wake = self.wake_at();
             let inputs = tokio::select! {
                 // Fair on purpose: a member that never falls silent must not keep users waiting.
-                Some(done) = self.work.join_next() => done_input(done),
+                Some(done) = self.work.join_next() => self.done(done),
                 event = self.runtime_events.recv() => match event {
                     Some(event) => self.runtime_event(event),
                     None => break Err(died("the task watcher")),
@@ -231,19 +238,25 @@ impl Running {
     fn step(&mut self, inputs: Vec<Input>) {
         let mut effects = Vec::new();
         let mut changed = false;
-        let (mut ended, mut removed) = (Vec::new(), BTreeSet::new());
+        let (mut started, mut ended) = (Vec::new(), Vec::new());
+        let mut removed = BTreeSet::new();
         for input in inputs {
             changed |= matches!(&input, Input::Updates(_));
             match &input {
                 Input::Updates(updates) => {
                     removed.extend(updates.iter().filter_map(tasks::removed_job))
                 }
-                Input::Ended { id, .. } => ended.push(id.clone()),
+                Input::Started(id) => started.push(id.clone()),
+                Input::Ended { id, .. } => {
+                    self.forget_checks(id);
+                    ended.push(id.clone());
+                }
                 _ => {}
             }
             let now = self.now();
             self.core.handle(now, &mut Thrown, input, &mut effects);
         }
+        started.iter().for_each(|id| self.begin_checks(id, &mut effects));
         // Deadlines that fall due are handled whatever woke the loop.
         let now = self.now();
         if self.core.deadline(now.moment) <= now.moment {
@@ -320,6 +333,20 @@ impl Running {
             runtime::Event::Ended { id, end } => {
                 let Some(allocation) = self.tasks.get(&id).cloned() else { return Vec::new() };
                 vec![Input::Ended { id: allocation, end: naming::task_end(&end) }]
+            }
+        }
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
+        match done {
+            Ok(Done::Input(input)) => vec![input],
+            Ok(Done::Checked(task, answer)) => self.checked(task, answer),
+            Ok(Done::Nothing) => Vec::new(),
+            // A check of a task that ended.
+            Err(error) if error.is_cancelled() => Vec::new(),
+            Err(error) => {
+                tracing::error!(%error, "a task of the agent failed");
+                Vec::new()
             }
         }
     }
@@ -444,17 +471,6 @@ impl Running {
             tracing::debug!("some requests were cut off");
         }
         tracing::info!(orderly, "agent down");
-    }
-}
-
-fn done_input(done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
-    match done {
-        Ok(Done::Input(input)) => vec![input],
-        Ok(Done::Nothing) => Vec::new(),
-        Err(error) => {
-            tracing::error!(%error, "a task of the agent failed");
-            Vec::new()
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `ps` and `jobs`: what runs, and what is wanted.
 
 use clap::Args;
+use gossip_core::health::HealthState;
 use gossip_core::spec::JobKind;
 use starling_core::view::{JobView, Listing, TaskView};
 
@@ -78,7 +79,7 @@ fn tasks(list: &Listing<TaskView>) -> Table {
         table.row([
             task.task.clone(),
             task.node_name.clone(),
-            task.state.clone(),
+            state_word(task),
             age(list.as_of, task.since),
             task.exit_code.map(|code| code.to_string()).unwrap_or_default(),
             task.restarts.to_string(),
@@ -86,6 +87,16 @@ fn tasks(list: &Listing<TaskView>) -> Table {
         ]);
     }
     table
+}
+
+/// `running (healthy)`, in Docker's words.
+pub(crate) fn state_word(task: &TaskView) -> String {
+    let state = &task.state;
+    match task.health.as_ref().map(|health| health.state) {
+        None => state.clone(),
+        Some(HealthState::Starting) => format!("{state} (health: starting)"),
+        Some(told) => format!("{state} ({})", told.as_str()),
+    }
 }
 
 fn jobs_table(list: &Listing<JobView>) -> Table {
@@ -110,7 +121,8 @@ fn jobs_table(list: &Listing<JobView>) -> Table {
 }
 
 fn running_word(job: &JobView, batch: bool) -> String {
-    let odd = [(job.paused, "paused"), (job.restarting, "restarting")];
+    let odd =
+        [(job.paused, "paused"), (job.unhealthy, "unhealthy"), (job.restarting, "restarting")];
     let odd: Vec<_> = odd
         .iter()
         .filter(|(count, _)| *count > 0)
@@ -158,6 +170,26 @@ mod tests {
         let expected = "TASK   NODE  STATE    AGE  EXIT  RESTARTS  COMMAND\n\
                         web.1  -     pending  60s  -     0         sleep 10\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_its_checks_came_to_stands_behind_its_state() {
+        for (health, word) in [
+            (json!(null), "running"),
+            (json!({"state": "starting"}), "running (health: starting)"),
+            (json!({"state": "healthy", "output": "ok"}), "running (healthy)"),
+            (json!({"state": "unhealthy"}), "running (unhealthy)"),
+        ] {
+            let job = "07".repeat(16);
+            let list: Listing<TaskView> = list(json!({
+                "task": "web.1", "job": job, "job_name": "web",
+                "slot": {"job": job, "group": "main", "index": 1},
+                "command": "x", "node": null, "node_name": "h1", "state": "running",
+                "detail": "", "exit_code": null, "since": 0, "restarts": 0, "epoch": 0,
+                "tender": 0, "ended": false, "health": health,
+            }));
+            assert_eq!(state_word(&list.items[0]), word);
+        }
     }
 
     #[test]
