@@ -12,15 +12,48 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gossip_core::health::{Check, HealthSpec, HealthTest, OUTPUT_BYTES_MAX};
-use runtime::image::HealthCheck;
+use gossip_core::spec::{Program, TaskSpec};
+use runtime::image::{Digest, HealthCheck};
 use runtime::{End, Exec, Piece, Runtime, Streams, TaskId};
 use starling_core::health::Answer;
 
 use super::words;
 
+/// The check of a task, if it has one: what its job says, over what its image says.
+pub(super) async fn check_of(runtime: &Runtime, task: &TaskSpec) -> Option<Check> {
+    let own = task.health.clone().unwrap_or_default();
+    let image = match &task.run {
+        Program::Container(container) => container.image().and_then(|image| image.id),
+        Program::Process { .. } => None,
+    };
+    let Some(id) = image else { return own.over(None) };
+    let (images, digest) = (runtime.images().clone(), Digest::new(*id.as_bytes()));
+    // The task runs from it, so it is there.
+    let config = tokio::task::spawn_blocking(move || images.config(&digest)).await;
+    let said = match config {
+        Ok(Ok(config)) => config.health.as_ref().map(of_image),
+        Ok(Err(error)) => {
+            tracing::warn!(image = %digest, %error, "its check cannot be read");
+            None
+        }
+        // The agent goes down.
+        Err(_) => None,
+    };
+    own.over(said.as_ref())
+}
+
+/// Whether it may have a check at all: most tasks have none, and cost nothing then.
+pub(super) fn may_have_check(task: &TaskSpec) -> bool {
+    let said = task.health.as_ref().and_then(|health| health.test.as_ref());
+    match said {
+        Some(HealthTest::None) => false,
+        Some(_) => true,
+        None => matches!(&task.run, Program::Container(it) if it.image().is_some()),
+    }
+}
+
 /// What an image says of its check, in a job's words.
-#[cfg_attr(not(test), expect(dead_code, reason = "the store does not tell configs yet"))]
-pub(super) fn of_image(said: &HealthCheck) -> HealthSpec {
+fn of_image(said: &HealthCheck) -> HealthSpec {
     let words = said.test.iter().map(String::as_str).collect::<Vec<_>>();
     let test = match words.as_slice() {
         ["NONE", ..] => Some(HealthTest::None),

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use gossip::{Gossip, Say};
 use gossip_core::fact::{Entry, Update};
+use gossip_core::health::Check;
 use gossip_core::id::JobId;
 use gossip_core::log::LogId;
 use rand::Rng as _;
@@ -105,6 +106,8 @@ pub(super) struct Running {
 enum Done {
     /// Something for the core.
     Input(Input),
+    /// A task has a check.
+    ToBeChecked(TaskId, AllocationId, Check),
     /// How a task's check went.
     Checked(TaskId, Answer),
     /// Nothing more.
@@ -169,7 +172,7 @@ impl Running {
         };
         for (id, (start, _)) in parts.found {
             running.name_task(&id, start);
-            running.begin_checks(&id, &mut effects);
+            running.begin_checks(&id);
         }
         for orphan in parts.orphans {
             tracing::warn!(task = %orphan, "stopping a task that nobody claims");
@@ -256,7 +259,7 @@ impl Running {
             let now = self.now();
             self.core.handle(now, &mut Thrown, input, &mut effects);
         }
-        started.iter().for_each(|id| self.begin_checks(id, &mut effects));
+        started.iter().for_each(|id| self.begin_checks(id));
         // Deadlines that fall due are handled whatever woke the loop.
         let now = self.now();
         if self.core.deadline(now.moment) <= now.moment {
@@ -340,6 +343,7 @@ impl Running {
     fn done(&mut self, done: Result<Done, tokio::task::JoinError>) -> Vec<Input> {
         match done {
             Ok(Done::Input(input)) => vec![input],
+            Ok(Done::ToBeChecked(task, id, check)) => self.watch(task, id, check),
             Ok(Done::Checked(task, answer)) => self.checked(task, answer),
             Ok(Done::Nothing) => Vec::new(),
             // A check of a task that ended.

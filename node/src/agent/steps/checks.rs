@@ -1,7 +1,9 @@
 //! When tasks are asked whether they are well, one check of each at a time.
 //!
 //! ```text
-//! Started ─▶ watched ──interval──▶ a check ──Answer──▶ Watch ──a change──▶ Core
+//! Started ─▶ its check is found: of its job, or of its image
+//!               ▼
+//!            watched ──interval──▶ a check ──Answer──▶ Watch ──a change──▶ Core
 //!               ▲                                        │
 //!               └────────────────────────────────────────┘
 //! Ended ──▶ forgotten, and whatever is under way with it
@@ -16,14 +18,14 @@ use std::time::Duration;
 use gossip_core::health::{Check, Health, HealthState};
 use runtime::TaskId;
 use starling_core::allocation::Phase;
-use starling_core::effect::{Effect, Input};
+use starling_core::effect::Input;
 use starling_core::health::{Answer, Watch};
 use starling_core::ledger::AllocationId;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::super::{health, moment, naming};
-use super::{Done, Running, Thrown};
+use super::{Done, Running};
 
 /// How many checks run at once on a node: each starts a program, and a node with a thousand
 /// tasks has other things to do as well. The others wait, which their time does not count.
@@ -50,29 +52,38 @@ impl Default for Checks {
 }
 
 impl Running {
-    /// A task runs: it is asked from now on, if it is to be.
-    pub(super) fn begin_checks(&mut self, id: &AllocationId, effects: &mut Vec<Effect>) {
-        if let Some(input) = self.watch_checks(id) {
-            let now = self.now();
-            self.core.handle(now, &mut Thrown, input, effects);
+    /// A task runs: it is found out whether it is to be asked.
+    pub(super) fn begin_checks(&mut self, id: &AllocationId) {
+        let task = self.starts.get(id).and_then(|start| naming::task_id(id, *start));
+        let it = self.core.allocations().get(id).and_then(|it| it.task.as_ref());
+        let (Some(task), Some(spec)) = (task, it) else { return };
+        if health::may_have_check(spec) {
+            let (runtime, spec, id) = (self.runtime.clone(), spec.clone(), id.clone());
+            self.work.spawn(async move {
+                match health::check_of(&runtime, &spec).await {
+                    Some(check) => Done::ToBeChecked(task, id, check),
+                    None => Done::Nothing,
+                }
+            });
         }
     }
 
-    /// What is to be told of it at once.
-    fn watch_checks(&mut self, id: &AllocationId) -> Option<Input> {
-        let it = self.core.allocations().get(id)?;
+    /// It is asked from now on. What is to be told of it at once.
+    pub(super) fn watch(&mut self, task: TaskId, id: AllocationId, check: Check) -> Vec<Input> {
+        let Some(it) = self.core.allocations().get(&id) else { return Vec::new() };
         let runs = matches!(it.phase, Phase::Running(_)) && it.stop.is_none();
-        let check = it.task.as_ref().filter(|_| runs)?.health.as_ref()?.over(None)?;
+        if !runs || self.tasks.get(&task) != Some(&id) {
+            return Vec::new();
+        }
         let said = it.claim.health.as_ref().map(|health| health.state);
-        let task = naming::task_id(id, self.starts.get(id).copied().unwrap_or(0))?;
         let watch = Watch::new(check, moment(self.origin), said.unwrap_or(HealthState::Starting));
         let under_way = self.check_when_due(&task, &watch);
         let watched = Watched { id: id.clone(), watch, under_way };
         if let Some(before) = self.checks.watched.insert(task, watched) {
             before.under_way.abort();
         }
-        let tell = Input::Checked { id: id.clone(), health: Health::starting() };
-        said.is_none().then_some(tell)
+        let tell = Input::Checked { id, health: Health::starting() };
+        if said.is_none() { vec![tell] } else { Vec::new() }
     }
 
     /// A check ended.
