@@ -21,6 +21,9 @@ pub(crate) struct PsArgs {
     /// Show what ended too
     #[arg(short, long)]
     all: bool,
+    /// Only tasks of jobs with this label: label=NAME[=VALUE]
+    #[arg(short, long, value_parser = filter)]
+    filter: Vec<String>,
     /// Only this job's tasks
     job: Option<String>,
 }
@@ -31,22 +34,39 @@ pub(crate) struct JobsArgs {
     /// Show jobs that ended long ago too
     #[arg(short, long)]
     all: bool,
+    /// Only jobs with this label: label=NAME[=VALUE]
+    #[arg(short, long, value_parser = filter)]
+    filter: Vec<String>,
+}
+
+/// The label that is asked for.
+fn filter(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("label", label)) if !label.is_empty() && !label.contains('\n') => {
+            Ok(label.to_owned())
+        }
+        _ => Err("write label=NAME or label=NAME=VALUE; a job's name needs no filter".to_owned()),
+    }
+}
+
+/// The path of a list, with what is asked of it.
+fn listed(path: &str, all: bool, job: Option<&str>, labels: &[String]) -> String {
+    let mut asked = Vec::new();
+    if all {
+        asked.push("all=true".to_owned());
+    }
+    if let Some(job) = job {
+        asked.push(format!("job={}", segment(job)));
+    }
+    if !labels.is_empty() {
+        asked.push(format!("labels={}", segment(&labels.join("\n"))));
+    }
+    if asked.is_empty() { path.to_owned() } else { format!("{path}?{}", asked.join("&")) }
 }
 
 /// `starling ps`.
 pub(crate) async fn ps(args: PsArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
-    let mut filters = Vec::new();
-    if args.all {
-        filters.push("all=true".to_owned());
-    }
-    if let Some(job) = &args.job {
-        filters.push(format!("job={}", segment(job)));
-    }
-    let path = if filters.is_empty() {
-        "/v1/tasks".to_owned()
-    } else {
-        format!("/v1/tasks?{}", filters.join("&"))
-    };
+    let path = listed("/v1/tasks", args.all, args.job.as_deref(), &args.filter);
     let answer = client.get(&path).await?;
     out.listing(&answer, |task: &TaskView| task.task.clone(), tasks)?;
     if out.format == Format::Human {
@@ -68,7 +88,8 @@ fn restarts(list: &Listing<TaskView>) -> Vec<String> {
 
 /// `starling jobs`.
 pub(crate) async fn jobs(args: JobsArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
-    let answer = client.get(if args.all { "/v1/jobs?all=true" } else { "/v1/jobs" }).await?;
+    let path = listed("/v1/jobs", args.all, None, &args.filter);
+    let answer = client.get(&path).await?;
     out.listing(&answer, |job: &JobView| job.id.short(), jobs_table)?;
     Ok(0)
 }
@@ -170,6 +191,18 @@ mod tests {
         let expected = "TASK   NODE  STATE    AGE  EXIT  RESTARTS  COMMAND\n\
                         web.1  -     pending  60s  -     0         sleep 10\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_list_is_asked_for_what_is_wanted_of_it() {
+        assert_eq!(listed("/v1/jobs", false, None, &[]), "/v1/jobs");
+        let labels = ["tier=front".to_owned(), "keep".to_owned()];
+        let path = "/v1/tasks?all=true&job=web&labels=tier%3Dfront%0Akeep";
+        assert_eq!(listed("/v1/tasks", true, Some("web"), &labels), path);
+        assert_eq!(filter("label=a=b"), Ok("a=b".to_owned()));
+        for bad in ["label", "label=", "name=web", "a", "label=a\nb"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
