@@ -169,6 +169,12 @@ static WORDS: [Word; 44] = [
         "--entrypoint",
         "it takes the place of an image's own, and \"\" of it with nothing; a command follows it",
     ),
+    w(
+        "health",
+        "health",
+        "--health-cmd and its like",
+        "write a line for the task's /bin/sh, times like 10s or 1m30s, and 1 to 1000 retries",
+    ),
     w("labels", "labels", "--label", "write NAME=VALUE; a name holds no ="),
     w(
         "restart",
