@@ -54,7 +54,7 @@ const PUBLISH: Word = w(
 );
 
 /// Longer names before those that they begin with.
-static WORDS: [Word; 44] = [
+static WORDS: [Word; 45] = [
     w("container.cap_add", "cap-add", "--cap-add", CAPS),
     w("container.cap_drop", "cap-drop", "--cap-drop", CAPS),
     w(
