@@ -14,11 +14,19 @@ use crate::agent::{Doors, chain};
 use crate::api::image_types::{Documents, HeldImages};
 use crate::api::peer::{self, PeerError};
 
-/// How often the members are asked again, some of whom could not be reached or broke off.
-const ROUNDS_MAX: u32 = 4;
+/// How often the members are asked where one of those who are silent may have it: whoever
+/// only started again is back by then.
+const ROUNDS_SILENT: u32 = 4;
 
-/// Before the second round; it doubles. Whoever is gone for good is known to be before the last.
+/// How often where one does not answer who is not known to be gone: half a minute, in which
+/// a broken connection is made again or the member is found out to be silent.
+const ROUNDS_MAX: u32 = 9;
+
+/// Before the second round; it doubles.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest pause.
+const ROUND_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The largest answer with an image's documents: both at their largest, in base64.
 pub(crate) const DOCUMENTS_BYTES_MAX: usize = 24 << 20;
@@ -58,18 +66,29 @@ impl Tried {
 pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing> {
     let mut tried = Tried::default();
     let mut pause = ROUND_PAUSE;
+    // What came in one round need not come in the next.
+    let mut staged: Vec<Staged> = Vec::new();
+    let mut liars: Vec<Holder> = Vec::new();
     for round in 1..=ROUNDS_MAX {
-        let found = holders(doors, &wanted.id, &mut tried).await?;
-        let hopeless = found.holders.is_empty() && found.all_answered;
-        match from_members(doors, wanted, found.holders, &mut tried).await {
+        let mut found = holders(doors, &wanted.id, &mut tried).await?;
+        found.holders.retain(|holder| !liars.contains(holder));
+        let before = found.holders.clone();
+        let rounds = match (found.holders.is_empty(), found.unsure) {
+            (true, Unsure::Nobody) => 1,
+            (true, Unsure::Silent) => ROUNDS_SILENT,
+            (false, _) | (_, Unsure::Unreached) => ROUNDS_MAX,
+        };
+        let got = from_members(doors, wanted, &mut found.holders, &mut staged, &mut tried).await;
+        liars.extend(before.into_iter().filter(|holder| !found.holders.contains(holder)));
+        match got {
             Ok(()) => return Ok(()),
             Err(Stuck::Here(error)) => return Err(error.into()),
-            Err(Stuck::There) if hopeless || round == ROUNDS_MAX => break,
+            Err(Stuck::There) if round >= rounds => break,
             Err(Stuck::There) => {}
         }
         tracing::info!(image = %wanted.id, ?tried, "no member gave it; once more");
         tokio::time::sleep(pause).await;
-        pause *= 2;
+        pause = (pause * 2).min(ROUND_PAUSE_MAX);
     }
     from_registry(doors, wanted, tried).await
 }
@@ -77,7 +96,17 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
 /// Who has it.
 struct Found {
     holders: Vec<Holder>,
-    all_answered: bool,
+    unsure: Unsure,
+}
+
+/// Of whom it is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Unsure {
+    Nobody,
+    /// Of members that are thought to be gone.
+    Silent,
+    /// Of members that should have answered.
+    Unreached,
 }
 
 async fn holders(doors: &Doors, id: &Digest, tried: &mut Tried) -> Result<Found, Missing> {
@@ -91,7 +120,8 @@ async fn holders(doors: &Doors, id: &Digest, tried: &mut Tried) -> Result<Found,
         let answer = peer::document::<HeldImages>(doors, node.id, path, LIST_BYTES_MAX).await;
         (Holder { node: node.id, name: node.name }, answer)
     });
-    let mut found = Found { holders: Vec::new(), all_answered: silent.is_empty() };
+    let unsure = if silent.is_empty() { Unsure::Nobody } else { Unsure::Silent };
+    let mut found = Found { holders: Vec::new(), unsure };
     for node in silent {
         tried.note(&node.name, "is silent");
     }
@@ -103,7 +133,9 @@ async fn holders(doors: &Doors, id: &Digest, tried: &mut Tried) -> Result<Found,
             Ok(_) => tried.note(&holder.name, "does not have it"),
             Err(error) => {
                 // A member of an older version has none, and never will.
-                found.all_answered &= matches!(error, PeerError::Status(404));
+                if !matches!(error, PeerError::Status(404)) {
+                    found.unsure = Unsure::Unreached;
+                }
                 tried.note(&holder.name, error);
             }
         }
@@ -114,25 +146,25 @@ async fn holders(doors: &Doors, id: &Digest, tried: &mut Tried) -> Result<Found,
 async fn from_members(
     doors: &Doors,
     wanted: &Wanted,
-    mut holders: Vec<Holder>,
+    holders: &mut Vec<Holder>,
+    staged: &mut Vec<Staged>,
     tried: &mut Tried,
 ) -> Result<(), Stuck> {
-    let (config, manifest) = documents(doors, &wanted.id, &holders, tried).await?;
+    let (config, manifest) = documents(doors, &wanted.id, holders, tried).await?;
     let layers = ImageConfig::parse(&config)?.layers;
-    let mut staged: Vec<Staged> = Vec::new();
     let images = doors.runtime.images().clone();
     for diff_id in layers {
         // An empty layer may stand in an image several times.
         if images.has_layer(&diff_id) || staged.iter().any(|layer| layer.diff_id() == diff_id) {
             continue;
         }
-        staged.push(layer::bring(doors, &diff_id, &mut holders, tried).await?);
+        staged.push(layer::bring(doors, &diff_id, holders, tried).await?);
         // The next one from somebody else, if there is one.
         if !holders.is_empty() {
             holders.rotate_left(1);
         }
     }
-    let (name, id) = (wanted.reference(), wanted.id);
+    let (name, id, staged) = (wanted.reference(), wanted.id, std::mem::take(staged));
     change_store(doors, move |images| {
         let names = name.filter(|name| is_free(images.named(name), &id));
         let names: Vec<Reference> = names.into_iter().collect();
