@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{BadReference, Digest};
+use super::{BadReference, Digest, RegistryError};
 use crate::unpack::UnpackError;
 
 /// Why something could not be done with an image. The store is as it was before.
@@ -111,6 +111,9 @@ pub enum ImageError {
         /// What the source said.
         source: io::Error,
     },
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The destination of a save.
     #[error("cannot write {what}")]
     Write {

@@ -22,6 +22,7 @@ mod documents;
 mod error;
 mod progress;
 mod reference;
+mod registry;
 mod save;
 mod store;
 
@@ -35,5 +36,9 @@ pub use documents::{
 pub use error::ImageError;
 pub use progress::{Progress, Stage, Watcher};
 pub use reference::{BadReference, Reference};
+pub use registry::{
+    Credential, Patience, PullOptions, PushOptions, RegistryError, RegistryOptions, SharedWatcher,
+    Speak, pull, push, read_docker_config,
+};
 pub use save::save;
 pub use store::{Held, ImageInfo, Images, LayerInfo, LayerReader, Origin, Removed, Staged};
