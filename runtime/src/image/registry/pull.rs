@@ -179,9 +179,9 @@ async fn get_from(layer: &Arc<Layer>, skip: usize) -> Result<Staged, ImageError>
     let (fed, staged) = tokio::join!(feeding, staging);
     fed??;
     let staged = staged?;
-    let (wanted, found) = (layer.packed.digest, staged.packed());
+    let wanted = layer.packed.digest;
     // One that was here was not read, and may have come packed in another way.
-    if staged.packed_bytes() > 0 && found != wanted {
+    if let Some(found) = staged.packed().filter(|found| *found != wanted) {
         let what = format!("layer {}", wanted.short());
         return Err(ImageError::Mismatch { what, wanted, found });
     }
