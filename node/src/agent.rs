@@ -10,6 +10,7 @@
 
 mod calls;
 mod handle;
+mod health;
 mod host;
 pub(crate) mod images;
 pub(crate) mod inside;

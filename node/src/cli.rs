@@ -20,6 +20,7 @@ pub(crate) mod errors;
 mod events;
 mod exec;
 mod follow;
+mod health;
 mod help;
 mod id_file;
 mod image;

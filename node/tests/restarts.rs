@@ -154,7 +154,10 @@ fn labels_variables_and_the_id_come_from_files_and_go_where_they_are_wanted() {
     assert_eq!(hosts[0].run(&run).ok(), "[of the file ][flag]\n");
     let wanted = serde_json::json!({"tier": "front", "keep": "", "owner": "me"});
     until("the other host knows it", || task(&hosts[1], "t")["labels"] == wanted);
-    let jobs = hosts[1].json(&["jobs", "-a"]);
+    let found = |filter: &str| hosts[1].run(&["-q", "ps", "-a", "-f", filter]).ok();
+    assert_eq!(found("label=tier=front"), "t.1\n");
+    assert_eq!((found("label=tier=back"), found("label=other")), (String::new(), String::new()));
+    let jobs = hosts[1].json(&["jobs", "-a", "--filter", "label=keep"]);
     assert_eq!(jobs["items"][0]["labels"], wanted);
     let written = std::fs::read_to_string(home.join("id")).expect("there");
     assert_eq!(jobs["items"][0]["id"], serde_json::json!(written));

@@ -215,12 +215,13 @@ mod tests {
     #[test]
     fn what_cannot_be_a_check_is_refused() {
         assert_eq!(shell("true").check(), Ok(()));
-        let with = |change: fn(&mut HealthSpec)| {
+        type Spoil = fn(&mut HealthSpec);
+        let with = |spoil: Spoil| {
             let mut spec = shell("true");
-            change(&mut spec);
+            spoil(&mut spec);
             spec.check().expect_err("refused").to_string()
         };
-        let told: [(fn(&mut HealthSpec), &str); 7] = [
+        let told: [(Spoil, &str); 7] = [
             (|s| s.test = Some(HealthTest::Shell(" ".into())), "no command"),
             (|s| s.test = Some(HealthTest::Command(vec![])), "no command"),
             (|s| s.test = Some(HealthTest::Shell("a\0".into())), "NUL"),

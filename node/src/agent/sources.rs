@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use runtime::image::{
-    self, Changes, Digest, ImageError, ImageInfo, Images, LoadOptions, Loaded, Origin,
-    PullOptions, PushOptions, Reference, RegistryOptions, SharedWatcher, Watcher,
+    self, Changes, Digest, ImageError, ImageInfo, Images, LoadOptions, Loaded, Origin, PullOptions,
+    PushOptions, Reference, RegistryOptions, SharedWatcher, Watcher,
 };
 
 use super::images::{Outlet, in_store};

@@ -5,6 +5,7 @@
 //! append that finds gossip busy is kept in order and tried again, because no
 //! effect of the core may be lost.
 
+mod checks;
 mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use gossip::{Gossip, Say};
 use gossip_core::fact::{Entry, Update};
+use gossip_core::health::Check;
 use gossip_core::id::JobId;
 use gossip_core::log::LogId;
 use rand::Rng as _;
@@ -22,6 +24,7 @@ use starling_core::Core;
 use starling_core::core::{Found, Identity};
 use starling_core::effect::{Dice, Effect, Input, Now, Reply};
 use starling_core::event::What;
+use starling_core::health::Answer;
 use starling_core::ledger::AllocationId;
 use starling_core::stock::Stock;
 use tokio::net::UnixListener;
@@ -96,6 +99,7 @@ pub(super) struct Running {
     tasks: BTreeMap<TaskId, AllocationId>,
     /// Launches that are not over, and how to call each off while its image is brought.
     launching: BTreeMap<AllocationId, CancellationToken>,
+    checks: checks::Checks,
     /// Ended tasks whose output is kept, oldest first, with their job where it is known.
     ended: VecDeque<(TaskId, Option<JobId>)>,
     down: Option<(How, oneshot::Sender<()>, Option<Instant>)>,
@@ -107,6 +111,10 @@ pub(super) struct Running {
 enum Done {
     /// What a launch came to, for the core.
     Launched(Box<(AllocationId, Input)>),
+    /// A task has a check.
+    ToBeChecked(TaskId, AllocationId, Check),
+    /// How a task's check went.
+    Checked(TaskId, Answer),
     /// Nothing more.
     Nothing,
 }
@@ -165,6 +173,7 @@ impl Running {
             starts: BTreeMap::new(),
             tasks: BTreeMap::new(),
             launching: BTreeMap::new(),
+            checks: checks::Checks::default(),
             ended: parts.ended.into_iter().map(|task| (task, None)).collect(),
             down: None,
             down_too: Vec::new(),
@@ -172,6 +181,7 @@ impl Running {
         };
         for (id, (start, _)) in parts.found {
             running.name_task(&id, start);
+            running.begin_checks(&id);
         }
         for orphan in parts.orphans {
             tracing::warn!(task = %orphan, "stopping a task that nobody claims");
@@ -243,19 +253,25 @@ impl Running {
     fn step(&mut self, inputs: Vec<Input>) {
         let mut effects = Vec::new();
         let mut changed = false;
-        let (mut ended, mut removed) = (Vec::new(), BTreeSet::new());
+        let (mut started, mut ended) = (Vec::new(), Vec::new());
+        let mut removed = BTreeSet::new();
         for input in inputs {
             changed |= matches!(&input, Input::Updates(_));
             match &input {
                 Input::Updates(updates) => {
                     removed.extend(updates.iter().filter_map(tasks::removed_job))
                 }
-                Input::Ended { id, .. } => ended.push(id.clone()),
+                Input::Started(id) => started.push(id.clone()),
+                Input::Ended { id, .. } => {
+                    self.forget_checks(id);
+                    ended.push(id.clone());
+                }
                 _ => {}
             }
             let now = self.now();
             self.core.handle(now, &mut Thrown, input, &mut effects);
         }
+        started.iter().for_each(|id| self.begin_checks(id));
         // Deadlines that fall due are handled whatever woke the loop.
         let now = self.now();
         if self.core.deadline(now.moment) <= now.moment {
@@ -347,7 +363,11 @@ impl Running {
                 self.launching.remove(&id);
                 vec![input]
             }
+            Ok(Done::ToBeChecked(task, id, check)) => self.watch(task, id, check),
+            Ok(Done::Checked(task, answer)) => self.checked(task, answer),
             Ok(Done::Nothing) => Vec::new(),
+            // A check of a task that ended.
+            Err(error) if error.is_cancelled() => Vec::new(),
             Err(error) => {
                 tracing::error!(%error, "a task of the agent failed");
                 Vec::new()

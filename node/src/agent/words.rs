@@ -54,7 +54,7 @@ const PUBLISH: Word = w(
 );
 
 /// Longer names before those that they begin with.
-static WORDS: [Word; 44] = [
+static WORDS: [Word; 45] = [
     w("container.cap_add", "cap-add", "--cap-add", CAPS),
     w("container.cap_drop", "cap-drop", "--cap-drop", CAPS),
     w(
@@ -168,6 +168,12 @@ static WORDS: [Word; 44] = [
         "entrypoint",
         "--entrypoint",
         "it takes the place of an image's own, and \"\" of it with nothing; a command follows it",
+    ),
+    w(
+        "health",
+        "health",
+        "--health-cmd and its like",
+        "write a line for the task's /bin/sh, times like 10s or 1m30s, and 1 to 1000 retries",
     ),
     w("labels", "labels", "--label", "write NAME=VALUE; a name holds no ="),
     w(

@@ -102,15 +102,19 @@ pub(super) fn failed(error: &ImageError) -> Refused {
             StatusCode::FORBIDDEN,
             "registry",
             "the registry does not let this node in",
-            Some("write \"auths\", as in Docker's config.json, into registries.json in the node's \
-                  data directory; or docker login, as its agent's user"),
+            Some(
+                "write \"auths\", as in Docker's config.json, into registries.json in the node's \
+                  data directory; or docker login, as its agent's user",
+            ),
         ),
         ImageError::Registry(_) => (
             StatusCode::BAD_GATEWAY,
             "registry",
             "the registry cannot be used",
-            Some("registries.json in the node's data directory says how one is reached: \
-                  \"mirrors\", \"plain\", \"authorities\""),
+            Some(
+                "registries.json in the node's data directory says how one is reached: \
+                  \"mirrors\", \"plain\", \"authorities\"",
+            ),
         ),
         ImageError::CalledOff => (StatusCode::CONFLICT, "called_off", "it was called off", None),
         _ => (StatusCode::UNPROCESSABLE_ENTITY, "bad_image", "the image cannot be used", None),

@@ -1,5 +1,6 @@
 //! Jobs and tasks: submit, list, stop, remove, wait, why.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
@@ -35,6 +36,17 @@ pub(super) struct ListQuery {
     #[serde(default)]
     all: bool,
     job: Option<String>,
+    /// Labels, a line each: `NAME`, or `NAME=VALUE`. All must be there.
+    #[serde(default)]
+    labels: String,
+}
+
+/// Whether these labels are all that is asked for.
+fn has_labels(labels: &BTreeMap<String, String>, asked: &str) -> bool {
+    asked.lines().all(|line| match line.split_once('=') {
+        Some((name, value)) => labels.get(name).is_some_and(|said| said == value),
+        None => labels.contains_key(line),
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -144,6 +156,7 @@ pub(super) async fn list(
         .look(move |core, now| {
             let mut items = core.job_views();
             items.retain(|view| query.all || is_recent(view, as_of));
+            items.retain(|view| has_labels(&view.labels, &query.labels));
             Listing { items, as_of, view: core.freshness(now.moment) }
         })
         .await?;
@@ -169,9 +182,13 @@ pub(super) async fn tasks(
         .agent
         .look(move |core, now| {
             let wanted = |job: &JobId| only.is_none_or(|only| only == *job);
+            let labelled = |job: &JobId| {
+                let spec = core.state().spec_of(job).map(|(_, spec)| &spec.labels);
+                query.labels.is_empty() || spec.is_some_and(|it| has_labels(it, &query.labels))
+            };
             let jobs = core.state().jobs();
             let mut jobs: Vec<_> = jobs
-                .filter(|(job, intent)| !intent.removed && wanted(job))
+                .filter(|(job, intent)| !intent.removed && wanted(job) && labelled(job))
                 .map(|(job, intent)| (intent.submitted, *job))
                 .collect();
             jobs.sort_unstable();
@@ -246,4 +263,27 @@ pub(super) async fn why(
     }
     opinions.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Json(Why { job: job_view, asks, tasks, opinions, unknown }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_labels_that_are_asked_for_must_be_there() {
+        let said = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let labels = BTreeMap::from([said("tier", "front"), said("keep", "")]);
+        for (asked, has) in [
+            ("", true),
+            ("tier", true),
+            ("tier=front", true),
+            ("tier=front\nkeep", true),
+            ("keep=", true),
+            ("tier=back", false),
+            ("tier=front\nother", false),
+            ("tie", false),
+        ] {
+            assert_eq!(has_labels(&labels, asked), has, "{asked:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Flags of `docker run` and its kin, and of `podman run` where people know those better.
-const FLAGS: [(&str, &str); 70] = [
+const FLAGS: [(&str, &str); 64] = [
     ("--annotation", LABELS),
     ("--attach", FOREGROUND),
     ("-a", FOREGROUND),
@@ -34,13 +34,7 @@ const FLAGS: [(&str, &str); 70] = [
     ("--expose", "ports of a container need no leave; -p HOST:CONTAINER leads there"),
     ("--gpus", "not there yet; --device /dev/nvidia0 --device /dev/nvidiactl … shows a node's"),
     ("--group-add", "-u USER:GROUP is one group; more cannot be said yet"),
-    ("--health-cmd", HEALTH),
-    ("--health-interval", HEALTH),
-    ("--health-retries", HEALTH),
-    ("--health-start-interval", HEALTH),
-    ("--health-start-period", HEALTH),
-    ("--health-timeout", HEALTH),
-    ("--no-healthcheck", HEALTH),
+    ("--health-start-interval", "--health-interval is kept in the start period, too"),
     ("--ip", "addresses are given out by the node; -p leads into a container"),
     ("--ip6", "addresses are given out by the node; -p leads into a container"),
     ("--link-local-ip", "addresses are given out by the node; -p leads into a container"),
@@ -90,7 +84,6 @@ const CORES: &str = "--cpus CORES holds it to them, like 0.5";
 const REAL_TIME: &str =
     "real-time scheduling is not given; --cpuset-cpus LIST keeps processors apart";
 const NAMES: &str = "a container asks whom its node asks";
-const HEALTH: &str = "not there yet; starling exec TASK -- CMD looks by hand";
 const LOGS: &str = "starling logs JOB   keeps the last 8 to 16 MiB of each start";
 const PORTS: &str = "-p HOST:CONTAINER leads one port of the node into it";
 const VOLUMES: &str = "-v NAME:TARGET is the same volume for every task of that node that names it";

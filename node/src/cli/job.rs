@@ -19,6 +19,7 @@ use crate::agent::vet;
 use crate::agent::words::{Fault, Reader};
 use crate::api::types::Complaint;
 use crate::cli::container::ContainerArgs;
+use crate::cli::health::HealthArgs;
 use crate::cli::job_name::{image_label, name_for};
 use crate::cli::listed::{self, Pair};
 use crate::cli::resources::ResourceArgs;
@@ -26,6 +27,7 @@ use crate::cli::restart::{self, RestartWord};
 use crate::cli::times;
 use clap::Args;
 use gossip_core::container::RootSpec;
+use gossip_core::health::HealthSpec;
 use gossip_core::slot::check_name;
 use gossip_core::spec::{COUNT_MAX, JobSpec, Program, STOP_GRACE_MS, Streams, TaskSpec};
 
@@ -85,6 +87,8 @@ pub(crate) struct JobArgs {
     #[arg(short, long, conflicts_with_all = ["replicas", "array"], help_heading = "Process")]
     tty: bool,
     #[command(flatten)]
+    health: HealthArgs,
+    #[command(flatten)]
     container: ContainerArgs,
     /// An image, and what runs in it where not its own program; behind --exec and --rootfs
     /// the program and its arguments alone
@@ -137,6 +141,8 @@ impl JobArgs {
         self.container.check_ports()?;
         let (env, labels) = (self.variables(outside)?, self.labels(outside)?);
         let (label, run) = self.program()?;
+        let health = std::mem::take(&mut self.health).spec();
+        check_health(health.as_ref(), &run)?;
         let name = self.name.unwrap_or_else(|| name_for(&label, outside.made_up));
         let (kind, count, restart) = restart::kind(self.restart, self.replicas, self.array)?;
         let grace = self
@@ -145,6 +151,7 @@ impl JobArgs {
         let task = TaskSpec {
             env,
             restart,
+            health,
             resources: self.resources.ask(),
             oom_score_adj: self.resources.oom_score_adj,
             limits: self.resources.limits()?,
@@ -215,6 +222,17 @@ impl JobArgs {
         given.append(&mut self.label);
         Ok(given.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect())
     }
+}
+
+/// Refuses what changes a check that is not there.
+fn check_health(health: Option<&HealthSpec>, run: &Program) -> Result<(), Complaint> {
+    let image = matches!(run, Program::Container(container) if container.image().is_some());
+    if image || health.is_none_or(|health| health.test.is_some()) {
+        return Ok(());
+    }
+    Err(Complaint::new("bad_spec", "this cannot be a job")
+        .because("health: there is no image whose check could be changed")
+        .hint("--health-cmd LINE   says what is run to ask it"))
 }
 
 fn job_name(text: &str) -> Result<String, String> {

@@ -3,6 +3,7 @@
 use super::*;
 use clap::Parser;
 use gossip_core::container::{ContainerSpec, MountSpec, NetworkSpec, Pull, Trust};
+use gossip_core::health::HealthTest;
 use gossip_core::limits::TaskLimits;
 use gossip_core::resources::{DEFAULT_ASK, Resources};
 use gossip_core::restart::Restart;
@@ -132,6 +133,21 @@ fn restarts_are_a_kind_of_job_or_a_rule() {
 }
 
 #[test]
+fn checks_are_a_jobs_own_or_change_its_images() {
+    let health = |words: &str| task(&read(words).expect(words)).health.clone();
+    assert_eq!(health("--exec x"), None);
+    let own = health("--health-interval 1m30s --health-retries 5 --health-cmd true --exec x");
+    let own = own.expect("a check");
+    assert_eq!(own.test, Some(HealthTest::Shell("true".into())));
+    assert_eq!((own.interval_ms, own.retries, own.timeout_ms), (Some(90_000), Some(5), None));
+    let changed = health("--health-timeout 2s --health-start-period 9 alpine").expect("a change");
+    assert_eq!((&changed.test, changed.timeout_ms), (&None, Some(2000)));
+    assert_eq!(changed.start_period_ms, Some(9000));
+    let off = health("--no-healthcheck alpine").expect("a word");
+    assert_eq!(off.test, Some(HealthTest::None));
+}
+
+#[test]
 fn words_become_jobs() {
     type Check = fn(&JobSpec) -> bool;
     let cases: [(&str, Check); 16] = [
@@ -200,6 +216,11 @@ fn what_cannot_be_a_job_is_refused_before_anybody_is_asked() {
         ("--security-opt no-new-privileges=false x", "usage"),
         ("--mount type=bind,source=x,target=/y x", "usage"),
         ("--network mine x", "usage"),
+        ("--health-interval 5s --exec x", "bad_spec"),
+        ("--health-cmd= --exec x", "bad_spec"),
+        ("--health-cmd x --health-interval 50ms --exec x", "bad_spec"),
+        ("--health-cmd x --health-retries 0 --exec x", "bad_spec"),
+        ("--health-cmd x --no-healthcheck alpine", "usage"),
         ("--exec --replicas 2 --array 2 x", "usage"),
         ("--exec --array 0 x", "usage"),
         ("--exec --array 20001 x", "usage"),

@@ -1,6 +1,7 @@
 //! `ps` and `jobs`: what runs, and what is wanted.
 
 use clap::Args;
+use gossip_core::health::HealthState;
 use gossip_core::spec::JobKind;
 use starling_core::view::{JobView, Listing, TaskView};
 
@@ -20,6 +21,9 @@ pub(crate) struct PsArgs {
     /// Show what ended too
     #[arg(short, long)]
     all: bool,
+    /// Only tasks of jobs with this label: label=NAME[=VALUE]
+    #[arg(short, long, value_parser = filter)]
+    filter: Vec<String>,
     /// Only this job's tasks
     job: Option<String>,
 }
@@ -30,22 +34,39 @@ pub(crate) struct JobsArgs {
     /// Show jobs that ended long ago too
     #[arg(short, long)]
     all: bool,
+    /// Only jobs with this label: label=NAME[=VALUE]
+    #[arg(short, long, value_parser = filter)]
+    filter: Vec<String>,
+}
+
+/// The label that is asked for.
+fn filter(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("label", label)) if !label.is_empty() && !label.contains('\n') => {
+            Ok(label.to_owned())
+        }
+        _ => Err("write label=NAME or label=NAME=VALUE; a job's name needs no filter".to_owned()),
+    }
+}
+
+/// The path of a list, with what is asked of it.
+fn listed(path: &str, all: bool, job: Option<&str>, labels: &[String]) -> String {
+    let mut asked = Vec::new();
+    if all {
+        asked.push("all=true".to_owned());
+    }
+    if let Some(job) = job {
+        asked.push(format!("job={}", segment(job)));
+    }
+    if !labels.is_empty() {
+        asked.push(format!("labels={}", segment(&labels.join("\n"))));
+    }
+    if asked.is_empty() { path.to_owned() } else { format!("{path}?{}", asked.join("&")) }
 }
 
 /// `starling ps`.
 pub(crate) async fn ps(args: PsArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
-    let mut filters = Vec::new();
-    if args.all {
-        filters.push("all=true".to_owned());
-    }
-    if let Some(job) = &args.job {
-        filters.push(format!("job={}", segment(job)));
-    }
-    let path = if filters.is_empty() {
-        "/v1/tasks".to_owned()
-    } else {
-        format!("/v1/tasks?{}", filters.join("&"))
-    };
+    let path = listed("/v1/tasks", args.all, args.job.as_deref(), &args.filter);
     let answer = client.get(&path).await?;
     out.listing(&answer, |task: &TaskView| task.task.clone(), tasks)?;
     if out.format == Format::Human {
@@ -67,7 +88,8 @@ fn restarts(list: &Listing<TaskView>) -> Vec<String> {
 
 /// `starling jobs`.
 pub(crate) async fn jobs(args: JobsArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
-    let answer = client.get(if args.all { "/v1/jobs?all=true" } else { "/v1/jobs" }).await?;
+    let path = listed("/v1/jobs", args.all, None, &args.filter);
+    let answer = client.get(&path).await?;
     out.listing(&answer, |job: &JobView| job.id.short(), jobs_table)?;
     Ok(0)
 }
@@ -78,7 +100,7 @@ fn tasks(list: &Listing<TaskView>) -> Table {
         table.row([
             task.task.clone(),
             task.node_name.clone(),
-            task.state.clone(),
+            state_word(task),
             age(list.as_of, task.since),
             task.exit_code.map(|code| code.to_string()).unwrap_or_default(),
             task.restarts.to_string(),
@@ -86,6 +108,16 @@ fn tasks(list: &Listing<TaskView>) -> Table {
         ]);
     }
     table
+}
+
+/// `running (healthy)`, in Docker's words.
+pub(crate) fn state_word(task: &TaskView) -> String {
+    let state = &task.state;
+    match task.health.as_ref().map(|health| health.state) {
+        None => state.clone(),
+        Some(HealthState::Starting) => format!("{state} (health: starting)"),
+        Some(told) => format!("{state} ({})", told.as_str()),
+    }
 }
 
 fn jobs_table(list: &Listing<JobView>) -> Table {
@@ -110,7 +142,8 @@ fn jobs_table(list: &Listing<JobView>) -> Table {
 }
 
 fn running_word(job: &JobView, batch: bool) -> String {
-    let odd = [(job.paused, "paused"), (job.restarting, "restarting")];
+    let odd =
+        [(job.paused, "paused"), (job.unhealthy, "unhealthy"), (job.restarting, "restarting")];
     let odd: Vec<_> = odd
         .iter()
         .filter(|(count, _)| *count > 0)
@@ -158,6 +191,38 @@ mod tests {
         let expected = "TASK   NODE  STATE    AGE  EXIT  RESTARTS  COMMAND\n\
                         web.1  -     pending  60s  -     0         sleep 10\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_list_is_asked_for_what_is_wanted_of_it() {
+        assert_eq!(listed("/v1/jobs", false, None, &[]), "/v1/jobs");
+        let labels = ["tier=front".to_owned(), "keep".to_owned()];
+        let path = "/v1/tasks?all=true&job=web&labels=tier%3Dfront%0Akeep";
+        assert_eq!(listed("/v1/tasks", true, Some("web"), &labels), path);
+        assert_eq!(filter("label=a=b"), Ok("a=b".to_owned()));
+        for bad in ["label", "label=", "name=web", "a", "label=a\nb"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_its_checks_came_to_stands_behind_its_state() {
+        for (health, word) in [
+            (json!(null), "running"),
+            (json!({"state": "starting"}), "running (health: starting)"),
+            (json!({"state": "healthy", "output": "ok"}), "running (healthy)"),
+            (json!({"state": "unhealthy"}), "running (unhealthy)"),
+        ] {
+            let job = "07".repeat(16);
+            let list: Listing<TaskView> = list(json!({
+                "task": "web.1", "job": job, "job_name": "web",
+                "slot": {"job": job, "group": "main", "index": 1},
+                "command": "x", "node": null, "node_name": "h1", "state": "running",
+                "detail": "", "exit_code": null, "since": 0, "restarts": 0, "epoch": 0,
+                "tender": 0, "ended": false, "health": health,
+            }));
+            assert_eq!(state_word(&list.items[0]), word);
+        }
     }
 
     #[test]

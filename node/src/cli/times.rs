@@ -7,21 +7,37 @@ use std::time::Duration;
 
 use gossip_core::moment::WallTime;
 
-/// Reads `90`, `90s`, `15m`, `1h`, `2d` or `500ms`; a bare number is in seconds, as Docker's.
+/// Reads `90`, `90s`, `15m`, `1h`, `2d`, `500ms` or `1m30s`; a bare number is in seconds, as
+/// Docker's.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let bad = || format!("{text:?} is not a duration; write it like 30s, 15m, 1h or 2d");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let millis: u64 = match unit {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(bad()),
-    };
-    let number: u64 = number.parse().map_err(|_not_a_number| bad())?;
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(bad)
+    let mut sum: u64 = 0;
+    let mut rest = text;
+    loop {
+        let (number, behind) = split(rest, |byte| byte.is_ascii_digit());
+        let (unit, after) = split(behind, |byte| !byte.is_ascii_digit());
+        let millis: u64 = match unit {
+            "ms" => 1,
+            // What follows other parts must say what it is.
+            "" if rest.len() == text.len() => 1000,
+            "s" => 1000,
+            "m" | "min" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(bad()),
+        };
+        let number: u64 = number.parse().map_err(|_not_a_number| bad())?;
+        let part = number.checked_mul(millis).ok_or_else(bad)?;
+        sum = sum.checked_add(part).ok_or_else(bad)?;
+        if after.is_empty() {
+            return Ok(Duration::from_millis(sum));
+        }
+        rest = after;
+    }
+}
+
+fn split(text: &str, of_first: impl Fn(u8) -> bool) -> (&str, &str) {
+    text.split_at(text.bytes().take_while(|byte| of_first(*byte)).count())
 }
 
 /// Seconds, rounded up: a wait of half a second is not a wait of none.
@@ -80,11 +96,19 @@ mod tests {
 
     #[test]
     fn durations_are_read_with_and_without_units() {
-        let cases = [("90", 90_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000), ("0", 0)];
+        let cases = [
+            ("90", 90_000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("0", 0),
+            ("1m30s", 90_000),
+            ("1h1m1s1ms", 3_661_001),
+        ];
         for (text, millis) in cases {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "s", "-1s", "1.5h", "1x", "1 h", "99999999999999999d"] {
+        for text in ["", "s", "-1s", "1.5h", "1x", "1 h", "99999999999999999d", "1m30", "1m s"] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert_eq!(seconds_up(Duration::from_millis(1)), 1);

@@ -1,13 +1,14 @@
 //! `why`: why a job is not running, node by node, asked now.
 
-use starling_core::view::JobState;
+use gossip_core::health::HealthState;
+use starling_core::view::{JobState, TaskView};
 
 use crate::api::types::Why;
 use crate::cli::advice;
 use crate::cli::client::Client;
 use crate::cli::errors::Failed;
 use crate::cli::output::{Format, Output};
-use crate::cli::ps::kind_word;
+use crate::cli::ps::{kind_word, state_word};
 use crate::cli::run::job_path;
 use crate::cli::table::Table;
 
@@ -51,24 +52,24 @@ fn headline(why: &Why) -> String {
     text
 }
 
-/// The tasks that are not simply running.
+/// The tasks that are not simply running, and well.
 fn tasks(why: &Why) -> Table {
     let mut table = Table::new(["TASK", "NODE", "STATE", "DETAIL"]);
-    let odd = why
-        .tasks
-        .iter()
-        .filter(|task| !matches!(task.state.as_str(), "running" | "paused" | "succeeded"));
+    let ill = |task: &&TaskView| {
+        task.health.as_ref().filter(|health| health.state == HealthState::Unhealthy).cloned()
+    };
+    let odd = why.tasks.iter().filter(|task| {
+        ill(task).is_some() || !matches!(task.state.as_str(), "running" | "paused" | "succeeded")
+    });
     for task in odd {
         let detail = match (task.detail.as_str(), task.state.as_str()) {
-            ("", "pending") => "no node took it yet",
-            (detail, _) => detail,
+            ("", "pending") => "no node took it yet".to_owned(),
+            (detail, _) => match ill(&task) {
+                Some(health) => format!("its check failed: {}", health.output),
+                None => detail.to_owned(),
+            },
         };
-        table.row([
-            task.task.clone(),
-            task.node_name.clone(),
-            task.state.clone(),
-            detail.to_owned(),
-        ]);
+        table.row([task.task.clone(), task.node_name.clone(), state_word(task), detail]);
     }
     table
 }

@@ -96,9 +96,9 @@ fn tar(of: &Path, to: &Path, names: &[&str]) {
 
 /// An xorshift's bytes, other ones for each seed.
 fn noise(seed: &str, bytes: usize) -> Vec<u8> {
-    let mut state = seed.bytes().fold(0x9e37_79b9_7f4a_7c15, |sum: u64, byte| {
-        sum.rotate_left(7) ^ u64::from(byte)
-    });
+    let mut state = seed
+        .bytes()
+        .fold(0x9e37_79b9_7f4a_7c15, |sum: u64, byte| sum.rotate_left(7) ^ u64::from(byte));
     let mut word = || {
         state ^= state << 13;
         state ^= state >> 7;

@@ -64,9 +64,8 @@ pub(super) fn options(data: &Path) -> Result<RegistryOptions, RegistryError> {
 
 fn parse(bytes: &[u8]) -> io::Result<Settings> {
     // Its own error would quote lines that may be secrets.
-    serde_json::from_slice(bytes).map_err(|error| {
-        io::Error::other(format!("line {} is not as it should be", error.line()))
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|error| io::Error::other(format!("line {} is not as it should be", error.line())))
 }
 
 #[cfg(test)]

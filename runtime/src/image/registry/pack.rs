@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::watch::Watch;
-use crate::image::{Digest, ImageError, Images, Packing, Progress, Stage};
+use crate::image::{Digest, ImageError, Images, LayerReader, Packing, Progress, Stage};
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 128 << 10;
@@ -55,7 +55,7 @@ fn copy(
     let write = |source| ImageError::Write { what: what(), source };
     let mut from = images.read_layer(diff_id)?;
     let mut packer = Packer::new(packing, pieces).map_err(write)?;
-    let (mut bytes, all) = (0, from.length());
+    let (mut bytes, all) = (0, LayerReader::bytes(&from));
     let mut buffer = vec![0; PIECE_BYTES];
     loop {
         let read = match from.read(&mut buffer) {

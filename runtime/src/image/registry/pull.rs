@@ -181,7 +181,9 @@ async fn get_from(layer: &Arc<Layer>, skip: usize) -> Result<Staged, ImageError>
     let staged = staged?;
     let wanted = layer.packed.digest;
     // One that was here was not read, and may have come packed in another way.
-    if let Some(found) = staged.packed().filter(|found| *found != wanted) {
+    let was_read = staged.packed_bytes() > 0;
+    if was_read && staged.packed() != wanted {
+        let found = staged.packed();
         let what = format!("layer {}", wanted.short());
         return Err(ImageError::Mismatch { what, wanted, found });
     }
