@@ -117,6 +117,10 @@ pub(super) async fn of(
     if request.argv.first().is_none_or(String::is_empty) {
         return Err(Flaw::no_command());
     }
+    // What a job says was vetted when it was submitted; what an image says is seen now.
+    if self::image(&launch.task).is_some() {
+        runtime::vet(&request).map_err(|flaw| Flaw::of(Fault::of(&flaw, Some(&request))))?;
+    }
     here::settle(&mut request, launch, here).await?;
     Ok(request)
 }

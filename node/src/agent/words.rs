@@ -287,6 +287,11 @@ impl Fault {
         if self.word.inner.is_empty() { self.what.clone() } else { format!("{at}: {}", self.what) }
     }
 
+    /// Which word it is about, and what is wrong, for whoever tells it in another way.
+    pub(crate) fn parts(self) -> (&'static Word, String) {
+        (self.word, self.what)
+    }
+
     /// As whoever submitted it is told.
     pub(crate) fn complaint(&self, code: &str, reader: Reader) -> Complaint {
         Complaint::new(code, "this cannot be a job")

@@ -15,7 +15,7 @@ use gossip_core::spec::{Program, TaskSpec};
 use runtime::{Container, Mount, Place, Root, cgroup};
 use starling_core::effect::Launch;
 
-use crate::agent::words::{Word, word};
+use crate::agent::words::{Fault, Word, word};
 use crate::agent::{host, naming};
 
 /// What of this host a launch depends on.
@@ -70,6 +70,12 @@ impl Flaw {
     fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What a launch cannot be, wherever it would run.
+    pub(super) fn of(fault: Fault) -> Self {
+        let (word, what) = fault.parts();
+        Self { word, what, hint: None }
     }
 
     /// Neither the job nor its image says what runs.

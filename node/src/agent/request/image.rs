@@ -153,4 +153,30 @@ mod tests {
         let odd = of(|_| {}, &odd);
         assert_eq!((odd.stop_signal, odd.directory), (None, Some("/app".into())));
     }
+
+    #[tokio::test]
+    async fn what_an_image_says_of_its_user_is_checked_as_what_a_job_says() {
+        use crate::agent::request::{self, Here};
+        let root = RootSpec::Image(ImageSpec::named("x".to_owned()));
+        let task = TaskSpec::of(Program::Container(Box::new(ContainerSpec::new(root, Vec::new()))));
+        let kind = gossip_core::spec::JobKind::Batch;
+        let spec = gossip_core::spec::JobSpec::of_task("x".to_owned(), kind, 1, task.clone());
+        let launch = request::trial(&spec, &spec.groups[0], &task);
+        let here = Here::new("a".to_owned(), std::path::Path::new("/srv/data"), false);
+        let of = |user: &str, cmd: &str| {
+            let image = ImageConfig { user: user.into(), cmd: words(cmd), ..Default::default() };
+            let (launch, here) = (launch.clone(), here.clone());
+            async move {
+                let id = "t".parse().expect("an id");
+                let made = request::of(&launch, &here, id, &image).await;
+                made.map_err(|flaw| (flaw.word.flag, flaw.what))
+            }
+        };
+        for user in ["4294967296", "65536", "-1", "0:4294967296", "a b", ":"] {
+            let (flag, what) = of(user, "true").await.expect_err(user);
+            assert_eq!(flag, "--user", "{user}: {what}");
+        }
+        assert!(of("", "true").await.is_ok() && of("7:8", "true").await.is_ok());
+        assert_eq!(of("", "").await.expect_err("no command").0, "the command");
+    }
 }
