@@ -4,6 +4,11 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
+#[path = "support/archive.rs"]
+mod archive;
+#[path = "support/image.rs"]
+mod image;
+
 use std::path::{Path, PathBuf};
 
 use support::{Host, cluster, until};
@@ -125,4 +130,35 @@ fn a_task_that_is_held_still_is_not_blamed_for_it() {
     let before = lines(&asked);
     until("it is asked again", || lines(&asked) > before + 1);
     assert_eq!(health(&host, "web"), "healthy");
+}
+
+#[test]
+fn an_image_says_how_its_tasks_are_asked_unless_the_job_does() {
+    if !image::possible() {
+        return;
+    }
+    let host = Host::new("h1");
+    host.up();
+    let says = r#"{"Env":["PATH=/bin"],"Cmd":["sleep","86400"],"Healthcheck":{
+        "Test":["CMD","cat","/etc/motd"],"Interval":100000000,"Retries":1}}"#;
+    let recipe = archive::Recipe { says, ..archive::Recipe::small("app:1") };
+    let dir = host.data().parent().expect("a home").join("image");
+    std::fs::create_dir_all(&dir).expect("made");
+    let (archive, _) = recipe.make(&dir);
+    host.run(&["image", "load", archive.to_str().expect("a plain path")]).ok();
+    let run = |name: &str, flags: &[&str]| {
+        let first =
+            ["run", "-d", "--network", "none", "--name", name, "-m", "64m", "--cpus", "0.1"];
+        host.run(&[&first[..], flags, &["app:1"]].concat()).ok();
+    };
+    run("theirs", &[]);
+    run("mine", &["--health-cmd", "echo mine; exit 1"]);
+    run("none", &["--no-healthcheck"]);
+    until("the image's check is asked", || health(&host, "theirs") == "healthy");
+    assert_eq!(task(&host, "theirs")["health"]["output"], "of the image");
+    // The line is the job's, the interval and the retries are the image's.
+    until("the job's check is asked", || health(&host, "mine") == "unhealthy");
+    assert_eq!(task(&host, "mine")["health"]["output"], "mine");
+    until("the third runs", || host.running("none") == 1);
+    assert_eq!(health(&host, "none"), "");
 }

@@ -12,7 +12,7 @@ fn whole(call: &str) -> String {
 }
 
 fn read(call: &str) -> ImageConfig {
-    ImageConfig::parse(whole(call).as_bytes()).expect(call)
+    ImageConfig::parse(whole(call).as_bytes()).expect("a config")
 }
 
 fn refused(text: &str) -> String {
@@ -98,10 +98,10 @@ fn env_is_taken_as_docker_takes_it() {
 }
 
 #[test]
-fn a_million_names_take_no_time_that_grows_with_their_square() {
-    let names: Vec<String> = (0..400_000).map(|number| format!("\"N{number}=\"")).collect();
+fn as_many_names_as_fit_take_no_time_that_grows_with_their_square() {
+    let names: Vec<String> = (0..300_000).map(|number| format!("\"N{number}=\"")).collect();
     let config = read(&format!("{{\"Env\":[{}]}}", names.join(",")));
-    assert_eq!(config.env.len(), 400_000);
+    assert_eq!(config.env.len(), 300_000);
 }
 
 #[test]

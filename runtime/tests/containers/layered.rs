@@ -113,3 +113,39 @@ async fn an_image_stays_for_its_tasks_and_no_longer() {
     }
     assert_eq!(fs::read_dir(stage.path().join("images/parts")).expect("listed").count(), 0);
 }
+
+/// `cargo test --release -p runtime --test containers -- --ignored --nocapture speed_of_layers`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn speed_of_layers_beside_one_directory() {
+    if !containers() {
+        return;
+    }
+    let mut stage = Stage::set().await;
+    let image = Image::of(&stage);
+    let directory = Root::Directory(image.root.clone());
+    let id = load(&stage, &image, "app");
+    let base = vec![tar(&image, &["."])];
+    let many = (0..20).map(|n| {
+        fs::write(image.path("etc/who"), n.to_string()).expect("written");
+        tar(&image, &["etc/who"])
+    });
+    let many: Vec<_> = base.into_iter().chain(many).collect();
+    let many = load_layers(stage.runtime.images(), &many, "many");
+    let roots = [("a directory", directory), ("3 layers", Root::Image(id))];
+    let roots = roots.into_iter().chain([("21 layers", Root::Image(many))]);
+    for (number, (what, root)) in roots.enumerate() {
+        let mut times = Vec::new();
+        for run in 0..40 {
+            let name = format!("t{number}-{run}");
+            let root = root.clone();
+            let launch = image.script(&name, "exit 0", |container| container.root = root);
+            let begin = std::time::Instant::now();
+            stage.launch(launch).await.expect("started");
+            stage.end(&name).await;
+            times.push(begin.elapsed());
+        }
+        times.sort();
+        println!("{what}: {:.1?}, at best {:.1?}", times[times.len() / 2], times[0]);
+    }
+}

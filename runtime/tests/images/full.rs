@@ -14,10 +14,10 @@ const BYTES: usize = 2 << 20;
 /// The room left grows by so much from try to try.
 const STEP: usize = 12 << 10;
 
-struct Disk(tempfile::TempDir);
+pub(crate) struct Disk(pub(crate) tempfile::TempDir);
 
 impl Disk {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !is_root() {
             eprintln!("SKIPPED: only root mounts a small disk");
             return None;

@@ -193,17 +193,15 @@ fn whoever_watches_hears_of_every_layer_and_of_the_whole() {
         heard.lock().unwrap().push(progress);
         true
     };
-    let bytes = Some(archive.len() as u64);
-    let options = LoadOptions { bytes, ..LoadOptions::default() };
+    let bytes = archive.len() as u64;
+    let options = LoadOptions { bytes: Some(bytes), ..LoadOptions::default() };
     for stage in [Stage::Done, Stage::Known] {
         load(&shop.images, &mut archive.as_slice(), &options, &watcher).unwrap();
         let heard = std::mem::take(&mut *heard.lock().unwrap());
         let layers = heard.iter().filter(|progress| progress.stage == stage);
         assert_eq!(layers.count(), 2, "{stage:?}: {heard:?}");
         let whole: Vec<_> = heard.iter().filter(|progress| progress.layer.is_none()).collect();
-        assert!(
-            whole.iter().all(|progress| progress.of == bytes && progress.bytes <= bytes.unwrap())
-        );
+        assert!(whole.iter().all(|progress| progress.of == Some(bytes) && progress.bytes <= bytes));
         assert!(whole.windows(2).all(|pair| pair[0].bytes <= pair[1].bytes) && whole.len() > 2);
     }
 }

@@ -1,5 +1,6 @@
 //! Images as a runtime keeps them: layers unpacked once, written again byte by byte, shared,
-//! held and removed; whole after every crash.
+//! held and removed; whole after every crash. And their ways in and out: archives as tools
+//! write them, and as nobody should.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -9,6 +10,7 @@ mod full;
 mod hostile;
 mod lies;
 mod mutations;
+mod no_room;
 mod recipe;
 mod roots;
 mod save;

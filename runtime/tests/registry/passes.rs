@@ -163,25 +163,22 @@ async fn odd_givers_of_tokens_are_errors_and_nothing_is_endless() {
     let nonsense = |error: &RegistryError| matches!(error, RegistryError::Nonsense { .. });
     let needs = |error: &RegistryError| matches!(error, RegistryError::NeedsCredentials { .. });
     let long = |error: &RegistryError| matches!(error, RegistryError::TooLong { .. });
-    let endless =
-        || Reply::new(200, "").with("Content-Length", "99999999999").manner(Manner::Endless);
+    let endless = Reply::new(200, "").with("Content-Length", "99999999999").manner(Manner::Endless);
     type Check = fn(&RegistryError) -> bool;
-    let cases: [(&str, Box<dyn Fn() -> Reply + Send + Sync>, Check); 8] = [
-        ("no JSON", Box::new(|| Reply::new(200, "<html>")), nonsense),
-        ("no token", Box::new(|| Reply::new(200, "{\"token\":\"\"}")), nonsense),
-        ("another type", Box::new(|| Reply::new(200, "{\"token\":7}")), nonsense),
-        ("one no header can hold", Box::new(|| token("a\nb: c")), nonsense),
-        ("no more than before", Box::new(|| token("bad")), needs),
-        ("a refusal", Box::new(|| Reply::new(401, "")), needs),
-        ("endless", Box::new(endless), long),
-        (
-            "elsewhere",
-            Box::new(|| Reply::new(302, "").with("Location", "http://127.0.0.1:1/")),
-            |error| matches!(error, RegistryError::Status { status: 302, .. }),
-        ),
+    let cases: [(&str, Reply, Check); 8] = [
+        ("no JSON", Reply::new(200, "<html>"), nonsense),
+        ("no token", Reply::new(200, "{\"token\":\"\"}"), nonsense),
+        ("another type", Reply::new(200, "{\"token\":7}"), nonsense),
+        ("one no header can hold", token("a\nb: c"), nonsense),
+        ("no more than before", token("bad"), needs),
+        ("a refusal", Reply::new(401, ""), needs),
+        ("endless", endless, long),
+        ("elsewhere", Reply::new(302, "").with("Location", "http://127.0.0.1:1/"), |error| {
+            matches!(error, RegistryError::Status { status: 302, .. })
+        }),
     ];
     for (what, give, check) in cases {
-        let both = tokens(&image, |token, _| token == "good", move |_, _| give());
+        let both = tokens(&image, |token, _| token == "good", move |_, _| give.clone());
         let name = format!("{}/app", both.registry.host());
         let error = registry(Stage::new().refused(&name, &options()).await);
         assert!(check(&error), "{what}: {error:?}");

@@ -1,6 +1,6 @@
 //! TLS: whom to trust, and that nothing leads away from it.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,7 +75,16 @@ async fn a_registry_is_trusted_by_its_certificate_and_not_without() {
 
 #[tokio::test]
 async fn a_registry_without_tls_is_said_to_have_none() {
-    let stub = Stub::start(|_| Reply::new(400, ""));
+    // What servers of plain HTTP answer to a record of TLS.
+    let answer = |mut stream: TcpStream| -> io::Result<Box<dyn Stream>> {
+        let mut head = [0; 5];
+        stream.read_exact(&mut head)?;
+        let length = u16::from_be_bytes([head[3], head[4]]);
+        stream.read_exact(&mut vec![0; length.into()])?;
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\nthis port is for plain HTTP")?;
+        Err(io::ErrorKind::InvalidData.into())
+    };
+    let stub = Stub::wrapped(|_| Reply::new(500, ""), answer);
     let secure = Secure::start(|_| Reply::new(500, ""));
     let mut options = secure.options();
     options.registry.speak.insert(stub.host(), Speak::Tls);

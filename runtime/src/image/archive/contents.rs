@@ -1,5 +1,6 @@
 //! What an archive has in it, after one reading of it, by name.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io::Read;
@@ -16,9 +17,15 @@ const LINKS: usize = 8;
 /// Where OCI layouts keep things, by digest.
 const BLOBS: &[u8] = b"blobs/sha256/";
 
+/// Bytes of documents that lists may lead to, each time counted: a thousand rows for one long
+/// document must not cost a thousand readings of it.
+const LISTED_BYTES: usize = 64 << 20;
+
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     items: BTreeMap<Vec<u8>, Item>,
+    /// Bytes of documents asked for so far.
+    listed: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -142,7 +149,13 @@ impl Contents {
     pub(super) fn document(&self, name: &[u8]) -> Result<&[u8], ImageError> {
         let bad = |why: &str| bad_archive(format!("its {}: {why}", printable(name)));
         match self.items.get(&self.resolve(name)?) {
-            Some(Item::Document(text)) => Ok(text),
+            Some(Item::Document(text)) => {
+                self.listed.set(self.listed.get().saturating_add(text.len()));
+                if self.listed.get() > LISTED_BYTES {
+                    return Err(bad_archive("its lists name the same documents over and over"));
+                }
+                Ok(text)
+            }
             Some(Item::Other(why)) => Err(bad(why)),
             _ => Err(bad("it is no document")),
         }

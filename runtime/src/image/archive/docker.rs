@@ -25,6 +25,11 @@ struct Row {
 /// The images that it tells of.
 pub(super) fn images(contents: &Contents) -> Result<Vec<Wanted>, ImageError> {
     let text = contents.document(MANIFEST)?;
+    if text.trim_ascii_start().starts_with(b"{") {
+        let why = "its manifest.json is that of one image in a registry, as skopeo's dir: has it; \
+                   copy the image to oci: or docker-archive: instead";
+        return Err(bad_archive(why));
+    }
     let rows: Vec<Row> =
         from_json(text, MANIFEST_BYTES).map_err(in_document("the archive's manifest.json"))?;
     if rows.len() > IMAGES {

@@ -125,11 +125,11 @@ fn choose_of<'a>(
     here: &Platform,
     entries: impl Iterator<Item = &'a Descriptor>,
 ) -> Result<Descriptor, ImageError> {
-    let (present, absent): (Vec<_>, Vec<_>) =
+    let (present, absent): (Vec<&Descriptor>, Vec<&Descriptor>) =
         entries.partition(|entry| contents.has(&blob(&entry.digest)));
     match choose(present.iter().copied(), here) {
         // A list of nothing that is here: say what is missing rather than that nothing fits.
-        Err(error) if present.is_empty() => {
+        Err(error) if !present.iter().any(|entry| entry.is_image()) => {
             choose(absent.into_iter(), here).map_err(|_none_either| error).cloned()
         }
         chosen => chosen.cloned(),

@@ -6,13 +6,14 @@
 
 use std::io::{self, Cursor, Read};
 
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::contents::{Item, Layer, named_digest, same};
 use super::{LoadOptions, bad_archive};
 use crate::image::documents::CONFIG_BYTES;
 use crate::image::{Digest, ImageError, Images, Progress, Stage, Watcher};
-use crate::unpack::{Bounds, Entries, Found, UnpackError, begins_archive, printable};
+use crate::unpack::{Bounds, Entries, Flaw, Found, UnpackError, begins_archive, printable};
 
 /// Most entries: six for each layer of fifty images with as many layers as there may be.
 const ENTRIES: u64 = 50_000;
@@ -26,7 +27,7 @@ const ARCHIVE_BYTES: u64 = 1 << 40;
 
 /// Bytes of documents that are kept. Those that are nobody's (lists of what an image was made
 /// from are as long as books) must not fill the memory; the few that count come to kilobytes.
-const DOCUMENTS_BYTES: usize = 128 << 20;
+const DOCUMENTS_BYTES: usize = 64 << 20;
 
 /// Most layers that are unpacked before anybody knows whose they are: two images with as many
 /// as there may be. Each keeps two files open, and a process often has no more than 1024.
@@ -149,9 +150,10 @@ impl<'a, R: Read> Pass<'a, R> {
         }
         let staged = match staged {
             Ok(staged) => staged,
-            Err(error @ (ImageError::Layer { .. } | ImageError::Mismatch { .. })) => {
-                return Ok(Item::Broken(Some(error)));
+            Err(ImageError::Layer { source, layer }) if !is_machines(&source) => {
+                return Ok(Item::Broken(Some(ImageError::Layer { source, layer })));
             }
+            Err(error @ ImageError::Mismatch { .. }) => return Ok(Item::Broken(Some(error))),
             Err(error) => return Err(error),
         };
         // One that was here is not read: what is in the archive must be what it is called all
@@ -222,6 +224,24 @@ impl<R: Read> Read for Content<'_, '_, R> {
 
 fn in_archive(source: UnpackError) -> ImageError {
     ImageError::Archive { source }
+}
+
+/// Whether it was this machine that failed and not the layer: the next one would, too.
+fn is_machines(error: &UnpackError) -> bool {
+    match error {
+        UnpackError::Entry { flaw: Flaw::System { source, .. }, .. } => matches!(
+            *source,
+            Errno::NOSPC
+                | Errno::DQUOT
+                | Errno::IO
+                | Errno::ROFS
+                | Errno::NFILE
+                | Errno::MFILE
+                | Errno::NOMEM
+        ),
+        UnpackError::Into { .. } | UnpackError::Recipe { .. } | UnpackError::TooSlow => true,
+        _ => false,
+    }
 }
 
 /// What a file may be.

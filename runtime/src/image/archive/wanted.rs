@@ -5,6 +5,9 @@ use crate::image::{Digest, ImageConfig, ImageError, Reference};
 
 use super::bad_archive;
 
+/// Names that one archive may give: the store has room for sixteen such.
+const NAMES: usize = 4096;
+
 /// What its documents say of an image, before its layers are looked at.
 #[derive(Debug)]
 pub(super) struct Wanted {
@@ -63,11 +66,9 @@ impl Wanted {
     }
 
     pub(super) fn add_names(&mut self, names: &[Reference]) {
-        for name in names {
-            if !self.names.contains(name) {
-                self.names.push(name.clone());
-            }
-        }
+        self.names.extend_from_slice(names);
+        self.names.sort_unstable();
+        self.names.dedup();
     }
 }
 
@@ -79,6 +80,9 @@ pub(super) fn merge(first: Vec<Wanted>, second: Vec<Wanted>) -> Result<Vec<Wante
             Some(known) => known.add_names(&image.names),
             None => all.push(image),
         }
+    }
+    if all.iter().map(|image| image.names.len()).sum::<usize>() > NAMES {
+        return Err(bad_archive(format!("it has more than {NAMES} names for its images")));
     }
     check_names(&all)?;
     Ok(all)

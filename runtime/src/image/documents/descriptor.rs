@@ -50,6 +50,7 @@ pub struct Descriptor {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Written {
     media_type: Option<String>,
+    artifact_type: Option<String>,
     digest: String,
     size: i64,
     platform: Option<PlatformWritten>,
@@ -68,7 +69,8 @@ impl Written {
             media_type: self.media_type.unwrap_or_default(),
             digest,
             size,
-            is_note: said(REFERENCE_TYPE).is_some()
+            is_note: self.artifact_type.is_some_and(|kind| !kind.is_empty())
+                || said(REFERENCE_TYPE).is_some()
                 || platform.as_ref().is_some_and(Platform::is_unknown),
             platform,
             names: name(said(CONTAINERD_NAME), said(REF_NAME)).into_iter().collect(),

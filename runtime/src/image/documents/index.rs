@@ -52,6 +52,11 @@ pub(in crate::image) fn choose<'a>(
     }
     match best {
         Some((_, entry)) => Ok(entry),
-        None => Err(ImageError::Platform { wanted: here.to_string(), has }),
+        None => {
+            // The variant only where it is what makes the difference.
+            let plain = format!("{}/{}", here.os(), here.architecture());
+            let close = has.iter().any(|other| other.starts_with(&plain));
+            Err(ImageError::Platform { wanted: if close { here.to_string() } else { plain }, has })
+        }
     }
 }

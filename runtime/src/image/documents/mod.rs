@@ -31,8 +31,8 @@ use descriptor::Written;
 /// Longest manifest or index: what registries take at most.
 pub const MANIFEST_BYTES: usize = 4 << 20;
 
-/// Longest config: a hundred times the longest in common use.
-pub const CONFIG_BYTES: usize = 8 << 20;
+/// Longest config: a hundred times the longest in common use, and as much as the store keeps.
+pub const CONFIG_BYTES: usize = 4 << 20;
 
 /// Most layers of one image: as many as Docker can mount.
 pub const LAYERS: usize = 127;

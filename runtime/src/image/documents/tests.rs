@@ -133,8 +133,10 @@ fn an_index_without_this_platform_says_which_it_has() {
             "annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#,
     );
     let chart = descriptor("application/vnd.cncf.helm.chart", "");
-    let index = index_in(&format!(r#"{{"schemaVersion":2,"manifests":[{note},{chart}]}}"#));
-    index.choose(&here).expect_err("neither is an image");
+    let signature = descriptor(OCI_MANIFEST, r#","artifactType":"application/x.signature""#);
+    let all = [note, chart, signature].join(",");
+    let index = index_in(&format!(r#"{{"schemaVersion":2,"manifests":[{all}]}}"#));
+    index.choose(&here).expect_err("none is an image");
 }
 
 #[test]

@@ -48,15 +48,6 @@ enum Piece {
     End,
 }
 
-/// What became of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fed {
-    /// Nobody wanted to read it.
-    Unread,
-    /// All of it was read, or whoever read it had enough.
-    Read,
-}
-
 pub(super) fn pipe() -> (Inlet, Outlet) {
     let (want, wanted) = oneshot::channel();
     let (to, from) = mpsc::channel(PIECES);
@@ -89,24 +80,36 @@ impl Inlet {
         self,
         sessions: &[impl AsRef<Session> + Sync],
         layer: &Descriptor,
-    ) -> Result<Fed, RegistryError> {
+    ) -> Result<(), RegistryError> {
         let Self { wanted, to } = self;
         if wanted.await.is_err() {
-            return Ok(Fed::Unread);
+            return Ok(());
         }
-        let mut at = 0;
-        let mut last = None;
-        for session in sessions {
-            match insist(session.as_ref(), layer, &mut at, &to).await {
-                Ok(()) => {
-                    let _ = to.send(Piece::End).await;
-                    return Ok(Fed::Read);
-                }
-                Err(error) => last = Some(error),
-            }
+        tokio::select! {
+            fed = feed(sessions, layer, &to) => fed,
+            // Whoever read it has had enough; no server is waited for.
+            () = to.closed() => Ok(()),
         }
-        last.map_or(Ok(Fed::Unread), Err)
     }
+}
+
+async fn feed(
+    sessions: &[impl AsRef<Session> + Sync],
+    layer: &Descriptor,
+    to: &mpsc::Sender<Piece>,
+) -> Result<(), RegistryError> {
+    let mut at = 0;
+    let mut last = None;
+    for session in sessions {
+        match insist(session.as_ref(), layer, &mut at, to).await {
+            Ok(()) => {
+                let _ = to.send(Piece::End).await;
+                return Ok(());
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    last.map_or(Ok(()), Err)
 }
 
 /// Goes on at `at` until all is there or it is of no use.

@@ -269,9 +269,14 @@ impl Body {
         Ok(bytes)
     }
 
-    /// Reads what little may be left, so that the line can be used again.
-    pub(super) async fn finish(self, max: usize) {
-        let _ = self.whole("an answer", max).await;
+    /// All of it, if that is no more than `max` bytes and comes soon: for what nobody depends on. Read, so that the
+    /// line can be used again.
+    pub(super) async fn little(self, max: usize) -> Vec<u8> {
+        let soon = self.lines.silence;
+        match timeout(soon, self.whole("an answer", max)).await {
+            Ok(Ok(bytes)) => bytes,
+            _ => Vec::new(),
+        }
     }
 
     /// How many bytes there will be, if that is said.

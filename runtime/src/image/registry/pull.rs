@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::blob::{Fed, pipe};
+use super::blob::pipe;
 use super::crew::{all, blocking};
 use super::line::Lines;
 use super::manifest::{Found, find};
@@ -165,7 +165,10 @@ async fn get_from(layer: &Arc<Layer>, skip: usize) -> Result<Staged, ImageError>
     let staging = blocking(move || {
         let Layer { images, packed, diff_id, bounds, watch, .. } = &*of_thread;
         let tell = |mut progress: Progress| {
-            progress.of = progress.of.or(Some(packed.size));
+            progress.of = Some(packed.size);
+            if progress.stage == Stage::Known {
+                progress.bytes = packed.size;
+            }
             watch.tell(progress)
         };
         images.stage(&mut outlet, &packed.digest.short(), Some(diff_id), bounds, &tell)
@@ -174,18 +177,15 @@ async fn get_from(layer: &Arc<Layer>, skip: usize) -> Result<Staged, ImageError>
     let feeding = layer.watch.unless_off(inlet.feed(sources, &layer.packed));
     // Whichever ends first, the other one sees the end of the pipe.
     let (fed, staged) = tokio::join!(feeding, staging);
-    let fed = fed??;
+    fed??;
     let staged = staged?;
-    let (wanted, found) = (layer.packed.digest, staged.packed());
-    match fed {
-        Fed::Read if found != wanted => {
-            Err(ImageError::Mismatch { what: format!("layer {}", wanted.short()), wanted, found })
-        }
-        Fed::Read => Ok(staged),
-        Fed::Unread => {
-            let (layer_name, bytes) = (Some(wanted.short()), layer.packed.size);
-            let known = Progress { layer: layer_name, stage: Stage::Known, bytes, of: Some(bytes) };
-            if layer.watch.tell(known) { Ok(staged) } else { Err(ImageError::CalledOff) }
-        }
+    let wanted = layer.packed.digest;
+    // One that was here was not read, and may have come packed in another way.
+    let was_read = staged.packed_bytes() > 0;
+    if was_read && staged.packed() != wanted {
+        let found = staged.packed();
+        let what = format!("layer {}", wanted.short());
+        return Err(ImageError::Mismatch { what, wanted, found });
     }
+    Ok(staged)
 }

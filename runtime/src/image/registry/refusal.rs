@@ -26,7 +26,7 @@ impl Session {
         let Answer { status, headers, body, ours, .. } = answer;
         let after = headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok());
         let after = retry::after(after);
-        let words = body.whole("a refusal", REFUSAL_BYTES_MAX).await.unwrap_or_default();
+        let words = body.little(REFUSAL_BYTES_MAX).await;
         let words = if ours { Words::read(&words) } else { None };
         let spoke = words.is_some();
         let Words { code, message: said } = words.unwrap_or_default();
@@ -62,7 +62,7 @@ impl Session {
             return false;
         };
         let (head, body) = given.into_parts();
-        body.finish(REFUSAL_BYTES_MAX).await;
+        body.little(REFUSAL_BYTES_MAX).await;
         let html = head
             .headers
             .get(CONTENT_TYPE)

@@ -115,7 +115,7 @@ mod tests {
             host: host(),
             source: std::io::ErrorKind::ConnectionRefused.into(),
         };
-        let wrong = RegistryError::WrongCredentials { host: host() };
+        let wrong = RegistryError::WrongCredentials { host: host(), repository: host() };
         for (error, met, again) in [
             (status(500), Met::Never, true),
             (status(418), Met::Before, false),

@@ -196,7 +196,7 @@ impl Session {
             }
             left -= 1;
             url = self.next(&answer)?;
-            answer.body.finish(REFUSAL_BYTES_MAX).await;
+            answer.body.little(REFUSAL_BYTES_MAX).await;
             ours &= url.server == self.server;
         }
     }

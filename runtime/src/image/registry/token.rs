@@ -32,7 +32,7 @@ impl Session {
         }
         let challenges = answer.headers.get_all(WWW_AUTHENTICATE).iter();
         let challenge = Challenge::choose(challenges.filter_map(|header| header.to_str().ok()));
-        answer.body.finish(REFUSAL_BYTES_MAX).await;
+        answer.body.little(REFUSAL_BYTES_MAX).await;
         let new = match challenge {
             None => return Err(self.unauthorised()),
             Some(Challenge::Basic) => self.credential.as_ref().and_then(Credential::basic),

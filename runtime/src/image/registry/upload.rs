@@ -21,6 +21,7 @@ use super::RegistryError;
 use super::crew::blocking;
 use super::line::Pieces;
 use super::pack::{Packed, pack};
+use super::refusal::REFUSAL_BYTES_MAX;
 use super::retry::Tries;
 use super::session::{Answer, Ask, Session};
 use super::url::Url;
@@ -123,7 +124,7 @@ impl Layer<'_> {
         let headers = [(CONTENT_TYPE, BYTES.to_owned())];
         let (packed, answer) = self.send(Method::PATCH, place, &headers).await?;
         let place = self.session.next(&answer)?;
-        answer.body.finish(0).await;
+        answer.body.little(REFUSAL_BYTES_MAX).await;
         let ask = Ask::new(Method::PUT, place.with("digest", &packed.digest.to_string()));
         self.session.persist(&ask.with(CONTENT_TYPE, BYTES), "upload").await?;
         Ok(packed)
@@ -135,7 +136,7 @@ impl Layer<'_> {
         let length = (CONTENT_LENGTH, counted.bytes.to_string());
         let headers = [(CONTENT_TYPE, BYTES.to_owned()), length];
         let (sent, answer) = self.send(Method::PUT, place, &headers).await?;
-        answer.body.finish(0).await;
+        answer.body.little(REFUSAL_BYTES_MAX).await;
         if sent == counted {
             return Ok(sent);
         }
@@ -186,6 +187,6 @@ async fn begin(session: &Session) -> Result<Url, RegistryError> {
         return Err(session.nonsense(format!("answers {} to an upload", answer.status.as_u16())));
     }
     let place = session.next(&answer)?;
-    answer.body.finish(0).await;
+    answer.body.little(REFUSAL_BYTES_MAX).await;
     Ok(place)
 }

@@ -91,8 +91,9 @@ impl Watch {
         }
     }
 
-    /// Does `work` and asks the watcher meanwhile.
+    /// Does `work` and asks the watcher meanwhile. If this is dropped, all of it is to end.
     pub(super) async fn over<T>(&self, work: impl Future<Output = T>) -> T {
+        let _end = End(self);
         let mut work = pin!(work);
         loop {
             tokio::select! {
@@ -100,5 +101,14 @@ impl Watch {
                 () = sleep(BEAT) => { self.go_on(); }
             }
         }
+    }
+}
+
+/// Ends threads, too, that nobody waits for any more.
+struct End<'a>(&'a Watch);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }

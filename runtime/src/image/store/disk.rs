@@ -70,7 +70,10 @@ impl Disk {
         let below = |name| open_below(root.as_fd(), name).map_err(failed("open the store"));
         let (layers, images, parts) = (below("layers")?, below("images")?, below("parts")?);
         let disk = Self { path: path.to_owned(), layers, images, parts, root };
-        part::sweep(disk.parts.as_fd()).map_err(disk.failed("remove what is left over"))?;
+        if let Err(error) = part::sweep(disk.parts.as_fd()) {
+            // Takes room and nothing else: no reason to have no images.
+            warn!(store = %path.display(), %error, "what a crash left stays");
+        }
         disk.check_version()?;
         if made {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());

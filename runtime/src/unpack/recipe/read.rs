@@ -140,6 +140,14 @@ impl Replay {
             self.next_frame += 1;
             self.at = 0;
         }
+        let begin = self.at;
+        // What is damaged is so for the next who asks, too.
+        self.parse_record().inspect_err(|_| self.at = begin)?;
+        self.end_record();
+        Ok(true)
+    }
+
+    fn parse_record(&mut self) -> io::Result<()> {
         match self.take::<1>()? {
             [LITERAL] => {
                 let left = u32::from_le_bytes(self.take()?) as usize;
@@ -161,8 +169,7 @@ impl Replay {
             }
             [_] => return Err(damaged("its recipe has what no recipe has")),
         }
-        self.end_record();
-        Ok(true)
+        Ok(())
     }
 
     fn take<const N: usize>(&mut self) -> io::Result<[u8; N]> {
@@ -170,6 +177,21 @@ impl Replay {
         let bytes = *rest.first_chunk::<N>().ok_or_else(|| damaged(SHORT))?;
         self.at += N;
         Ok(bytes)
+    }
+
+    /// Some of what comes next; nothing at the end.
+    fn read_some(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while matches!(self.now, Now::Nothing) {
+            match self.take_record()? {
+                true => {}
+                false if self.archive == self.bytes => return Ok(0),
+                false => return Err(damaged(SHORT)),
+            }
+        }
+        let read = self.read_now(into)?;
+        self.archive += read as u64;
+        self.end_record();
+        Ok(read)
     }
 
     /// Some of the record at hand; nothing if there is none.
@@ -206,20 +228,13 @@ impl Read for Replay {
         let mut filled = 0;
         // Filled up, as headers are short and whoever asks for much wants few calls.
         while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            if matches!(self.now, Now::Nothing) && !self.take_record()? {
-                if self.archive != self.bytes {
-                    return Err(damaged(SHORT));
-                }
-                break;
-            }
-            let read = match self.read_now(rest) {
+            match self.read_some(rest) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
                 // Told by the next call, which finds the same.
                 Err(_) if filled > 0 => break,
-                read => read?,
-            };
-            filled += read;
-            self.archive += read as u64;
-            self.end_record();
+                Err(error) => return Err(error),
+            }
         }
         Ok(filled)
     }
