@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::layer::{self, Stuck};
 use super::{Missing, Wanted, change_store};
+use crate::agent::fetch::{Rest, kin};
 use crate::agent::{Doors, chain};
 use crate::api::image_types::{Documents, HeldImages};
 use crate::api::peer::{self, PeerError};
@@ -120,13 +121,17 @@ async fn from_members(
     let (config, manifest) = documents(doors, &wanted.id, &holders, tried).await?;
     let layers = ImageConfig::parse(&config)?.layers;
     let mut staged: Vec<Staged> = Vec::new();
+    let mut rests = Vec::new();
     let images = doors.runtime.images().clone();
+    let kin = kin(&images, wanted.reference().as_ref());
     for diff_id in layers {
         // An empty layer may stand in an image several times.
         if images.has_layer(&diff_id) || staged.iter().any(|layer| layer.diff_id() == diff_id) {
             continue;
         }
-        staged.push(layer::bring(doors, &diff_id, &mut holders, tried).await?);
+        let brought = layer::bring(doors, &diff_id, &mut holders, &kin, tried).await?;
+        staged.push(brought.staged);
+        rests.extend(brought.rest);
         // The next one from somebody else, if there is one.
         if !holders.is_empty() {
             holders.rotate_left(1);
@@ -136,7 +141,11 @@ async fn from_members(
     change_store(doors, move |images| {
         let names = name.filter(|name| is_free(images.named(name), &id));
         let names: Vec<Reference> = names.into_iter().collect();
-        images.commit(&config, manifest.as_deref(), staged, &names, Origin::Needed)
+        let committed = images.commit(&config, manifest.as_deref(), staged, &names, Origin::Needed);
+        if committed.is_ok() {
+            rests.into_iter().for_each(Rest::remove);
+        }
+        committed
     })
     .await?;
     Ok(())
