@@ -9,6 +9,7 @@
 //! know then lies in the journal and in the runtime's directory.
 
 mod calls;
+pub(crate) mod fetch;
 mod handle;
 mod health;
 mod host;
@@ -63,6 +64,8 @@ pub(crate) struct Options {
     pub(crate) capacity_memory: Option<u64>,
     /// Take jobs that could take this host over.
     pub(crate) trust_jobs: bool,
+    /// Bytes a second to be sent of images; without a budget if not said.
+    pub(crate) image_rate: Option<u64>,
     /// Found, join or resume.
     pub(crate) purpose: Purpose,
     /// Told once when the doors are open, or why they never will be.
@@ -206,6 +209,7 @@ async fn start_behind(
         runtime: runtime.runtime.clone(),
         runtime_events: runtime.events,
         origin: Instant::now(),
+        image_rate: options.image_rate,
     };
     let facts = handle::Facts {
         node,

@@ -11,6 +11,7 @@
 //! alone and never asks further, so that questions cannot go in circles.
 
 mod answer;
+pub(crate) mod chunks;
 mod cluster;
 mod events;
 mod find;
@@ -83,4 +84,5 @@ fn local_routes() -> Router<Doors> {
             get(tasks::local_look).post(tasks::local_act),
         )
         .merge(images::local_routes())
+        .merge(chunks::local_routes())
 }

@@ -14,6 +14,7 @@ pub mod core;
 pub mod driver;
 pub mod effect;
 pub mod event;
+pub mod fetch;
 pub mod health;
 pub mod ledger;
 pub mod liveness;

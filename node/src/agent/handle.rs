@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::fetch::Shares;
 use super::images::Supply;
 use crate::api::serve::Turns;
 
@@ -150,6 +151,8 @@ pub(crate) struct Doors {
     pub(crate) tasks: TaskTracker,
     /// Images that are brought here.
     pub(crate) supply: Supply,
+    /// What goes over the links of layers.
+    pub(crate) shares: Shares,
     /// How much members may ask at once.
     pub(crate) member_turns: Turns,
     /// The agent is going down.

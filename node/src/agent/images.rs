@@ -24,7 +24,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, WeakShared};
 use runtime::image::{Digest, Held, ImageError, Images, Reference};
-use stock::Link;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{Doors, chain};
@@ -79,14 +78,13 @@ struct Inner {
     underway: Mutex<BTreeMap<Digest, WeakShared<Fetching>>>,
     transfers: Arc<Semaphore>,
     changed: Notify,
-    link: Link,
 }
 
 impl Supply {
     pub(super) fn new() -> Self {
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        let (underway, changed, link) = Default::default();
-        Self(Arc::new(Inner { underway, transfers, changed, link }))
+        let (underway, changed) = Default::default();
+        Self(Arc::new(Inner { underway, transfers, changed }))
     }
 
     /// Something came, or went.

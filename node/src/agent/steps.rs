@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::fetch::Shares;
 use super::handle::{Agent, Doors, Events, Facts, How, QUESTIONS_MAX, Question, wall_now};
 use super::images::{self, Supply};
 use super::request::Here;
@@ -69,6 +70,8 @@ pub(super) struct Parts {
     pub(super) runtime: Runtime,
     pub(super) runtime_events: mpsc::Receiver<runtime::Event>,
     pub(super) origin: Instant,
+    /// Bytes a second to be sent of images, to all members together.
+    pub(super) image_rate: Option<u64>,
 }
 
 /// Where users are awaited.
@@ -146,6 +149,7 @@ impl Running {
             facts: Arc::new(facts),
             tasks: TaskTracker::new(),
             supply: Supply::new(),
+            shares: Shares::new(parts.origin, parts.image_rate),
             member_turns: api::serve::Turns::default(),
             stop,
         };

@@ -1,6 +1,7 @@
 //! `/v1/metrics` in the Prometheus text format: gauges read on demand.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::header;
@@ -9,11 +10,13 @@ use starling_core::view::JobState;
 
 use super::answer::Refused;
 use crate::agent::Doors;
+use crate::agent::fetch::Shares;
 
 /// `GET /v1/metrics`.
 pub(super) async fn metrics(State(doors): State<Doors>) -> Result<Response, Refused> {
     let peers = doors.gossip.peers().len();
     let events = doors.events.counts();
+    let shares = doors.shares.clone();
     let text = doors
         .agent
         .look(move |core, now| {
@@ -49,10 +52,32 @@ pub(super) async fn metrics(State(doors): State<Doors>) -> Result<Response, Refu
             for (kind, count) in events {
                 page.sample("starling_events_total", &format!("event=\"{kind}\""), count);
             }
+            images(&mut page, &shares);
             page.0
         })
         .await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// What went over the links for images: as it went, and as it counts in their layers.
+fn images(page: &mut Page, shares: &Shares) {
+    let counts = shares.counts();
+    let name = "starling_image_bytes_total";
+    page.head(name, "Bytes of images between members, by way.", "counter");
+    for (source, count) in [
+        ("sent", &counts.sent),
+        ("sent-unpacked", &counts.sent_unpacked),
+        ("peer", &counts.peer),
+        ("peer-unpacked", &counts.peer_unpacked),
+        ("local", &counts.local),
+        ("bad", &counts.bad),
+    ] {
+        page.sample(name, &format!("source=\"{source}\""), count.load(Ordering::Relaxed));
+    }
+    if let Some(rate) = shares.rate() {
+        let what = "What fetching images brought lately, bytes a second.";
+        page.gauge("starling_image_link_bytes", what, "", rate);
+    }
 }
 
 #[derive(Default)]

@@ -108,7 +108,17 @@ pub(crate) async fn get(
     node: NodeId,
     path: &str,
 ) -> Result<Response<Incoming>, PeerError> {
-    let response = exchange(doors, node, Request::get(path), ANSWER_FOR).await?;
+    get_within(doors, node, path, ANSWER_FOR).await
+}
+
+/// The same, of what comes over a link that is full.
+pub(crate) async fn get_within(
+    doors: &Doors,
+    node: NodeId,
+    path: &str,
+    limit: Duration,
+) -> Result<Response<Incoming>, PeerError> {
+    let response = exchange(doors, node, Request::get(path), limit).await?;
     match response.status() {
         status if status.is_success() => Ok(response),
         status => Err(PeerError::Status(status.as_u16())),

@@ -62,6 +62,10 @@ fn group_id(name: &str) -> Option<u32> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Caller(pub(crate) String);
 
+/// The member whose stream it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member(pub(super) NodeId);
+
 impl Caller {
     fn local(stream: &tokio::net::UnixStream) -> Self {
         let uid = stream.peer_cred().map(|peer| peer.uid());
@@ -149,7 +153,7 @@ pub(crate) async fn member(from: NodeId, stream: PeerStream, doors: Doors) {
         return;
     };
     let stop = doors.stop.clone();
-    serve(stream, super::member_router(doors), stop).await;
+    serve(stream, super::member_router(doors).layer(Extension(Member(from))), stop).await;
 }
 
 /// Serves one connection of a user to its end.

@@ -107,6 +107,9 @@ fn arguments(options: &Options) -> Vec<std::ffi::OsString> {
     if let Some(bytes) = options.capacity_memory {
         flag("--memory", bytes.to_string().into());
     }
+    if let Some(rate) = options.image_rate {
+        flag("--image-rate", rate.to_string().into());
+    }
     if options.trust_jobs {
         args.push("--trust-jobs=true".into());
     }

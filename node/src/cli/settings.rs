@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) memory_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) trust_jobs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) image_rate: Option<u64>,
 }
 
 impl Settings {
@@ -79,6 +81,7 @@ impl Settings {
             cpu_milli: self.cpu_milli.or(others.cpu_milli),
             memory_bytes: self.memory_bytes.or(others.memory_bytes),
             trust_jobs: self.trust_jobs.or(others.trust_jobs),
+            image_rate: self.image_rate.or(others.image_rate),
         }
     }
 
@@ -98,6 +101,8 @@ impl Settings {
             capacity_cpu_milli: self.cpu_milli,
             capacity_memory: self.memory_bytes,
             trust_jobs: self.trust_jobs.unwrap_or(false),
+            // None and nothing at all are the same: no budget.
+            image_rate: self.image_rate.filter(|rate| *rate > 0),
             purpose,
             ready: None,
         }

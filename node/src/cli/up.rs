@@ -54,6 +54,10 @@ pub(crate) struct HostArgs {
     #[arg(long, value_name = "BOOL", env = "STARLING_TRUST_JOBS", num_args = 0..=1,
         require_equals = true, default_missing_value = "true", help_heading = "This host")]
     trust_jobs: Option<bool>,
+    /// Bytes a second to send of images to other hosts, like 10m; 0, the default, is no limit
+    #[arg(long, value_name = "BYTES", env = "STARLING_IMAGE_RATE", value_parser = parse_bytes,
+        help_heading = "This host")]
+    image_rate: Option<u64>,
 }
 
 /// The flags of `up`.
@@ -126,6 +130,7 @@ impl HostArgs {
             cpu_milli: self.cpus,
             memory_bytes: self.memory,
             trust_jobs: self.trust_jobs,
+            image_rate: self.image_rate,
         }
     }
 }

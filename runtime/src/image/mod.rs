@@ -16,6 +16,7 @@
 //! and never what that may do.
 
 mod archive;
+pub mod chunks;
 mod config;
 mod digest;
 mod documents;

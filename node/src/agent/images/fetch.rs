@@ -5,11 +5,12 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use futures::future::join_all;
 use gossip_core::id::NodeId;
-use runtime::image::{Digest, ImageConfig, ImageError, Origin, Reference, Staged};
+use runtime::image::{Digest, ImageConfig, ImageError, Origin, Reference};
 use serde::Deserialize;
 
 use super::layer::{self, Stuck};
 use super::{Missing, Wanted, change_store};
+use crate::agent::fetch::{Brought, Rest, kin};
 use crate::agent::{Doors, chain};
 use crate::api::image_types::{Documents, HeldImages};
 use crate::api::peer::{self, PeerError};
@@ -67,7 +68,7 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
     let mut tried = Tried::default();
     let mut pause = ROUND_PAUSE;
     // What came in one round need not come in the next.
-    let mut staged: Vec<Staged> = Vec::new();
+    let mut brought: Vec<Brought> = Vec::new();
     let mut liars: Vec<Holder> = Vec::new();
     for round in 1..=ROUNDS_MAX {
         let mut found = holders(doors, &wanted.id, &mut tried).await?;
@@ -78,7 +79,7 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
             (true, Unsure::Silent) => ROUNDS_SILENT,
             (false, _) | (_, Unsure::Unreached) => ROUNDS_MAX,
         };
-        let got = from_members(doors, wanted, &mut found.holders, &mut staged, &mut tried).await;
+        let got = from_members(doors, wanted, &mut found.holders, &mut brought, &mut tried).await;
         liars.extend(before.into_iter().filter(|holder| !found.holders.contains(holder)));
         match got {
             Ok(()) => return Ok(()),
@@ -147,28 +148,38 @@ async fn from_members(
     doors: &Doors,
     wanted: &Wanted,
     holders: &mut Vec<Holder>,
-    staged: &mut Vec<Staged>,
+    brought: &mut Vec<Brought>,
     tried: &mut Tried,
 ) -> Result<(), Stuck> {
     let (config, manifest) = documents(doors, &wanted.id, holders, tried).await?;
     let layers = ImageConfig::parse(&config)?.layers;
     let images = doors.runtime.images().clone();
+    let kin = kin(&images, wanted.reference().as_ref());
     for diff_id in layers {
         // An empty layer may stand in an image several times.
-        if images.has_layer(&diff_id) || staged.iter().any(|layer| layer.diff_id() == diff_id) {
+        if images.has_layer(&diff_id)
+            || brought.iter().any(|layer| layer.staged.diff_id() == diff_id)
+        {
             continue;
         }
-        staged.push(layer::bring(doors, &diff_id, holders, tried).await?);
+        brought.push(layer::bring(doors, &diff_id, holders, &kin, tried).await?);
         // The next one from somebody else, if there is one.
         if !holders.is_empty() {
             holders.rotate_left(1);
         }
     }
-    let (name, id, staged) = (wanted.reference(), wanted.id, std::mem::take(staged));
+    let (name, id) = (wanted.reference(), wanted.id);
+    let brought = std::mem::take(brought);
+    let (staged, rests): (Vec<_>, Vec<_>) =
+        brought.into_iter().map(|layer| (layer.staged, layer.rest)).unzip();
     change_store(doors, move |images| {
         let names = name.filter(|name| is_free(images.named(name), &id));
         let names: Vec<Reference> = names.into_iter().collect();
-        images.commit(&config, manifest.as_deref(), staged, &names, Origin::Needed)
+        let committed = images.commit(&config, manifest.as_deref(), staged, &names, Origin::Needed);
+        if committed.is_ok() {
+            rests.into_iter().flatten().for_each(Rest::remove);
+        }
+        committed
     })
     .await?;
     Ok(())

@@ -1,4 +1,5 @@
-//! One layer from members: what one began, another may go on with at the same byte.
+//! One layer from members: in chunks (`agent::fetch`), or, of members that do not speak of
+//! these, as a whole, where what one began, another may go on with at the same byte.
 //!
 //! ```text
 //! member ──bytes──▶ pipe ──▶ stage (a thread: sums up, unpacks)
@@ -8,14 +9,16 @@
 //! All of them send the same archive, because its digest names it. Whoever sends another is
 //! found out at its end, and not asked again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use gossip_core::id::NodeId;
 use http_body_util::BodyExt as _;
 use runtime::image::{Digest, ImageError, Staged};
 use runtime::unpack::Bounds;
 
 use super::fetch::{Holder, Tried};
 use super::pipe::{Inlet, pipe};
+use crate::agent::fetch::{self, Brought, Fault, Kin, Order};
 use crate::agent::{Doors, chain};
 use crate::api::peer::{self, PeerError};
 
@@ -44,8 +47,37 @@ pub(super) enum Stuck {
     Here(ImageError),
 }
 
-/// Unpacks a layer that members have. Takes those who lied off the list.
+/// Unpacks a layer that members have: in chunks, or as a whole where they do not speak of
+/// chunks. Takes those who lied off the list.
 pub(super) async fn bring(
+    doors: &Doors,
+    diff_id: &Digest,
+    holders: &mut Vec<Holder>,
+    kin: &Kin,
+    tried: &mut Tried,
+) -> Result<Brought, Stuck> {
+    let nodes: Vec<NodeId> = holders.iter().map(|holder| holder.node).collect();
+    let order = Order { doors, layer: *diff_id, holders: &nodes, kin };
+    let mut liars = Vec::new();
+    let mut note = |node: NodeId, what: String| liars.push((node, what));
+    let brought = fetch::bring(order, &mut note).await;
+    for (liar, what) in liars {
+        let name = holders.iter().find(|holder| holder.node == liar);
+        tried.note(&name.map_or_else(|| liar.short(), |holder| holder.name.clone()), what);
+        holders.retain(|holder| holder.node != liar);
+    }
+    match brought {
+        Ok(brought) => Ok(brought),
+        Err(Fault::There) => Err(Stuck::There),
+        Err(Fault::Here(error)) => Err(Stuck::Here(error)),
+        Err(Fault::Whole) => {
+            let staged = as_a_whole(doors, diff_id, holders, tried).await?;
+            Ok(Brought { staged, rest: None })
+        }
+    }
+}
+
+async fn as_a_whole(
     doors: &Doors,
     diff_id: &Digest,
     holders: &mut Vec<Holder>,
@@ -53,13 +85,9 @@ pub(super) async fn bring(
 ) -> Result<Staged, Stuck> {
     for _ in 0..TRIES_MAX {
         let mut senders = Vec::new();
-        let began = Instant::now();
         let staged = attempt(doors, diff_id, holders, &mut senders, tried).await;
         let error = match staged {
-            Ok(staged) => {
-                doors.supply.0.link.measured(staged.packed_bytes(), began.elapsed());
-                return Ok(staged);
-            }
+            Ok(staged) => return Ok(staged),
             Err(error) => error,
         };
         match error {
@@ -173,6 +201,7 @@ async fn read(
         silent = Duration::ZERO;
         let Ok(data) = frame.into_data() else { continue };
         let length = data.len() as u64;
+        doors.shares.came(length, length);
         if inlet.push(data).await.is_err() {
             // Whoever unpacks has failed or has it from elsewhere, and says so.
             return Ok(());

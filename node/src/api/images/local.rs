@@ -117,9 +117,11 @@ async fn next(doors: &Doors, mut reader: LayerReader) -> io::Result<(Bytes, Laye
     let read = doors.tasks.spawn_blocking(move || {
         let mut piece = Vec::with_capacity(PIECE_BYTES);
         (&mut reader).take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
-        Ok((Bytes::from(piece), reader))
+        Ok::<_, io::Error>((Bytes::from(piece), reader))
     });
-    read.await.map_err(io::Error::other)?
+    let (piece, reader) = read.await.map_err(io::Error::other)??;
+    tokio::time::sleep(doors.shares.sent(piece.len(), piece.len())).await;
+    Ok((piece, reader))
 }
 
 /// `POST /v1/local/images/remove`.

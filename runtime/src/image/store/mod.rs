@@ -19,6 +19,7 @@ mod hold;
 mod reader;
 mod record;
 mod removal;
+mod sharing;
 mod stage;
 mod state;
 mod taken;
