@@ -45,6 +45,7 @@ mod restart;
 mod run;
 mod security;
 mod settings;
+mod ship;
 mod status;
 mod stop;
 mod table;

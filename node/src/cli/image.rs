@@ -5,7 +5,7 @@
 mod gauge;
 mod inspect;
 mod remove;
-mod transfer;
+pub(super) mod transfer;
 
 use clap::{Args, Subcommand};
 use gossip_core::moment::WallTime;
