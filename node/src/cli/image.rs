@@ -2,7 +2,7 @@
 //!
 //! Lists, where they are, and what they say; taking in and giving out is in `transfer`.
 
-mod gauge;
+pub(super) mod gauge;
 mod inspect;
 mod remove;
 pub(super) mod transfer;
