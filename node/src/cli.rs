@@ -8,6 +8,7 @@
 //! Must never: decide anything that the agent decides. It asks and shows.
 
 mod advice;
+mod bundle;
 pub(crate) mod client;
 mod container;
 mod cp;
@@ -45,6 +46,7 @@ mod restart;
 mod run;
 mod security;
 mod settings;
+mod ship;
 mod status;
 mod stop;
 mod table;
@@ -201,6 +203,17 @@ enum Command {
     Image {
         #[command(subcommand)]
         command: image::ImageCommand,
+    },
+    /// Carry jobs and their images to another cluster in a file
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  starling bundle export -o shop.bundle web worker\n  \
+        starling bundle show shop.bundle\n  starling bundle import shop.bundle"
+    )]
+    Bundle {
+        #[command(subcommand)]
+        command: bundle::BundleCommand,
     },
     /// Docker's word for `image ls`
     #[command(hide = true)]
@@ -365,6 +378,9 @@ fn dispatch(cli: Cli, out: Output) -> Result<u8, Failed> {
         }
         _ => {}
     }
+    if let Command::Bundle { command: bundle::BundleCommand::Show(args) } = &cli.command {
+        return bundle::show(args, out);
+    }
     if let Command::Login(args) = cli.command {
         return block_on(login::run(args, out));
     }
@@ -433,6 +449,7 @@ async fn ask(command: Command, client: &mut Client, out: Output) -> Result<u8, F
         Command::Import(args) => image::run(ImageCommand::Import(args), client, out).await,
         Command::Tag(args) => image::run(ImageCommand::Tag(args), client, out).await,
         Command::Rmi(args) => image::run(ImageCommand::Rm(args), client, out).await,
+        Command::Bundle { command } => bundle::run(command, client, out).await,
         Command::Status => status::run(client, out).await,
         Command::Why { job } => why::run(&job, client, out).await,
         Command::Events(args) => events::run(args, client, out).await,

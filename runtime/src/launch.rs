@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
 use crate::container::Container;
+use crate::image::Digest;
 use crate::log::LogLimits;
 
 /// Longest task id: with the prefixes of unfinished directories it stays well
@@ -164,6 +165,10 @@ pub struct Process {
     /// Directories of the host it must not see into, whatever its user may. Its own
     /// scratch directory stays open to it.
     pub hidden: Vec<PathBuf>,
+    /// The image whose files lie in its scratch directory when it starts, as its own and
+    /// without any rights that they would give. It has one layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Digest>,
 }
 
 /// Where a task runs.

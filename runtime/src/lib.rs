@@ -56,6 +56,7 @@ mod removal;
 mod sandbox;
 mod seccomp;
 mod session;
+mod shipped;
 mod spare;
 mod supervisor;
 mod sys;
@@ -79,7 +80,7 @@ pub use exact::{
     Depth, Exact, FirstHold, Mounted, NamespaceKind, Node, NodeKind, PlainMount, PlainUser, Powers,
     Privileges, Propagation, Share,
 };
-pub use inside::{COPIED_IN_PART, ExecError, pack};
+pub use inside::{COPIED_IN_PART, ExecError, pack, pack_plain};
 pub use keeper::{keeper_main, keeper_main_looking_every};
 pub use launch::{
     BadTaskId, End, Event, Found, FoundState, Hold, Launch, LaunchFlaw, Place, Process, Rlimit,

@@ -1,5 +1,6 @@
 //! What the agent lends a container for its life, and takes back at its end: a range
-//! of ids, an unpacked root or an image's layers, a place on the bridge.
+//! of ids, an unpacked root or an image's layers, a place on the bridge. A plain process
+//! may have files of an image.
 //!
 //! ```text
 //! launch ──lend──▶ ids, root ──▶ supervisor ──NetworkWanted──▶ connect ──▶ it runs
@@ -25,10 +26,11 @@ use tracing::{info, warn};
 
 use crate::container::{Container, Ids, Network, Publish, Root};
 use crate::ids::{self, Granted};
-use crate::image::{Held, ImageError, Images};
-use crate::launch::{Launch, Place, TaskId};
+use crate::image::{Digest, Held, ImageError, Images};
+use crate::launch::{Launch, Place, TaskId, User};
 use crate::net::{self, Bridge, BridgeConfig, Closed};
 use crate::order::chain;
+use crate::shipped::{self, Shipped};
 use crate::unpack::{Bounds, Kept, Owners, Store};
 
 /// Where unpacked roots are kept.
@@ -52,6 +54,12 @@ pub(crate) enum LoanError {
     /// An image that is not here.
     #[error("container.root.image: {0}")]
     Image(ImageError),
+    /// Files that cannot be had.
+    #[error("process.files: {reason}")]
+    Files {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What one task has.
@@ -60,6 +68,7 @@ struct Loan {
     id_base: Option<u32>,
     root: Option<Lent>,
     bridge: Option<Wanted>,
+    shipped: Option<Shipped>,
 }
 
 /// Whose files are kept from being swept.
@@ -117,7 +126,7 @@ impl Loans {
     pub(crate) fn takes_time(launch: &Launch) -> bool {
         match &launch.place {
             Place::Container(container) => matches!(container.root, Root::Tar(_)),
-            Place::Process(_) => false,
+            Place::Process(process) => process.files.is_some(),
         }
     }
 
@@ -126,11 +135,17 @@ impl Loans {
     /// time.
     pub(crate) fn lend(&self, launch: &mut Launch) -> Result<(), LoanError> {
         let id = launch.id.clone();
-        let Place::Container(container) = &mut launch.place else { return Ok(()) };
+        let container = match &mut launch.place {
+            Place::Container(container) => container,
+            Place::Process(process) => match process.files {
+                Some(image) => return self.ship(id, &image, process.user),
+                None => return Ok(()),
+            },
+        };
         let root = self.files(container)?;
         let bridge = wanted(&id, container);
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut loan = Loan { id_base: None, root, bridge };
+        let mut loan = Loan { root, bridge, ..Loan::default() };
         if self.is_root && container.ids == Ids::Own && container.id_base.is_none() {
             let taken = lent.values().filter_map(|loan| loan.id_base).collect();
             let base = ids::pick(self.tag, &taken, &self.granted).ok_or(LoanError::Ids)?;
@@ -138,6 +153,17 @@ impl Loans {
         }
         loan.id_base = container.id_base;
         lent.insert(id, loan);
+        Ok(())
+    }
+
+    /// Unpacks the files that come with a process, and keeps their image for its next start.
+    fn ship(&self, id: TaskId, image: &Digest, user: Option<User>) -> Result<(), LoanError> {
+        let failed = |reason: String| LoanError::Files { reason };
+        let held = self.images.hold(image).map_err(|error| failed(chain(&error)))?;
+        let shipped = Shipped::unpack(&self.images, image, &self.dir, &id, user);
+        let shipped = Some(shipped.map_err(failed)?);
+        let loan = Loan { root: Some(Lent::Image(held)), shipped, ..Loan::default() };
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner).insert(id, loan);
         Ok(())
     }
 
@@ -186,13 +212,24 @@ impl Loans {
 
     /// Remembers what a task has that an earlier agent launched.
     pub(crate) fn resume(&self, launch: &Launch) {
-        let Place::Container(container) = &launch.place else { return };
+        let container = match &launch.place {
+            Place::Container(container) => container,
+            Place::Process(process) => {
+                // Its files are its own by now; without the image it only cannot start again.
+                if let Some(held) = process.files.and_then(|id| self.images.hold(&id).ok()) {
+                    let loan = Loan { root: Some(Lent::Image(held)), ..Loan::default() };
+                    let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+                    lent.insert(launch.id.clone(), loan);
+                }
+                return;
+            }
+        };
         let bridge = wanted(&launch.id, container);
         let root = match &container.root {
             Root::Layers(paths) => self.hold_layers(paths),
             Root::Directory(_) | Root::Tar(_) | Root::Image(_) => None,
         };
-        let loan = Loan { id_base: container.id_base, root, bridge };
+        let loan = Loan { id_base: container.id_base, root, bridge, shipped: None };
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         lent.insert(launch.id.clone(), loan);
     }
@@ -200,6 +237,7 @@ impl Loans {
     /// Frees what tasks had that ended while no agent lived. Blocks.
     pub(crate) fn sweep(&self) {
         self.images.sweep();
+        shipped::sweep(&self.dir);
         let tag = self.bridge_tag();
         match Bridge::remains(&tag) {
             Ok(remains) if remains.is_empty() => {}
@@ -292,13 +330,14 @@ impl Loans {
         lent.get(id).is_some_and(|loan| loan.bridge.is_some())
     }
 
-    /// Whether a task has something whose return takes time: a place on the bridge, or the
-    /// last hold on an image that was removed.
+    /// Whether a task has something whose return takes time: a place on the bridge, files
+    /// that it never took, or the last hold on an image that was removed.
     pub(crate) fn returns_slowly(&self, id: &TaskId) -> bool {
         let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         lent.get(id).is_some_and(|loan| {
             let last = |root: &Lent| matches!(root, Lent::Image(held) if held.is_last());
-            loan.bridge.is_some() || loan.root.as_ref().is_some_and(last)
+            let untaken = loan.shipped.as_ref().is_some_and(Shipped::is_there);
+            loan.bridge.is_some() || untaken || loan.root.as_ref().is_some_and(last)
         })
     }
 

@@ -4,7 +4,7 @@
 //! state          lines that are only ever added; see `Line`
 //! control.sock   where its supervisor takes commands, once somebody knocked
 //! log.N          its output              see `log`
-//! scratch/       where it starts         the task's own
+//! scratch/       where it starts         the task's own; see `shipped`
 //! ```
 //!
 //! The directory is prepared under another name and becomes the task's by one

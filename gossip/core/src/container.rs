@@ -413,7 +413,7 @@ impl ImageSpec {
     }
 
     /// What any name must be; its grammar is the isolator's to know.
-    fn check(&self) -> Result<(), BadContainer> {
+    pub(crate) fn check(&self) -> Result<(), BadContainer> {
         plain("image", &self.name)?;
         let printable = self.name.bytes().all(|byte| byte.is_ascii_graphic());
         if self.name.len() <= IMAGE_NAME_MAX && printable {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
-use crate::container::{BadContainer, ContainerSpec, RootSpec};
+use crate::container::{BadContainer, ContainerSpec, ImageSpec, RootSpec};
 use crate::health::{BadHealth, HealthSpec};
 use crate::id::ContentHash;
 use crate::limits::{BadLimit, LimitKind, OOM_SCORES, TaskLimits};
@@ -153,6 +153,10 @@ pub enum Program {
         /// an unprivileged one of its own where none is given.
         #[serde(default)]
         user: Option<String>,
+        /// Files that lie in its scratch directory when it starts, as the one layer of an
+        /// image; it starts there, then, and nowhere else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        files: Option<ImageSpec>,
     },
     /// A container.
     Container(Box<ContainerSpec>),
@@ -174,7 +178,7 @@ pub enum Streams {
 impl Program {
     /// A plain process, as the unprivileged user that its node gives it.
     pub fn process(argv: Vec<String>, directory: Option<String>) -> Self {
-        Self::Process { argv, directory, user: None }
+        Self::Process { argv, directory, user: None, files: None }
     }
 
     /// The program and its arguments.
@@ -182,6 +186,26 @@ impl Program {
         match self {
             Self::Process { argv, .. } => argv,
             Self::Container(container) => &container.argv,
+        }
+    }
+
+    /// The image that whichever node runs it must have: that of a container, or the files
+    /// that come with a process.
+    pub fn image(&self) -> Option<&ImageSpec> {
+        match self {
+            Self::Process { files, .. } => files.as_ref(),
+            Self::Container(container) => container.image(),
+        }
+    }
+
+    /// The same, to say which content it is.
+    pub fn image_mut(&mut self) -> Option<&mut ImageSpec> {
+        match self {
+            Self::Process { files, .. } => files.as_mut(),
+            Self::Container(container) => match &mut container.root {
+                RootSpec::Image(image) => Some(image),
+                RootSpec::Path(_) => None,
+            },
         }
     }
 
@@ -282,6 +306,9 @@ pub enum BadSpec {
     /// A variable name that cannot be one.
     #[error("env: {0:?} cannot be the name of an environment variable")]
     Variable(String),
+    /// Files where nobody would find them.
+    #[error("directory: a process starts where its files are, which is its scratch directory")]
+    Elsewhere,
     /// A user that cannot be one.
     #[error("user: it is empty or holds a NUL byte")]
     User,
@@ -460,7 +487,11 @@ impl TaskSpec {
     fn check(&self) -> Result<(), BadSpec> {
         let argv = self.run.argv();
         let directory = match &self.run {
-            Program::Process { directory, user, .. } => {
+            Program::Process { directory, user, files, .. } => {
+                files.as_ref().map_or(Ok(()), ImageSpec::check)?;
+                if files.is_some() && directory.is_some() {
+                    return Err(BadSpec::Elsewhere);
+                }
                 if user.as_ref().is_some_and(|user| user.is_empty() || user.contains('\0')) {
                     return Err(BadSpec::User);
                 }

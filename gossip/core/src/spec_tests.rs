@@ -41,6 +41,25 @@ fn an_older_spec_is_read_and_keeps_its_bytes() {
 }
 
 #[test]
+fn a_process_brings_files_to_where_it_starts_and_nowhere_else() {
+    let mut spec = spec();
+    let files = ImageSpec { id: Some(ContentHash::of(b"x")), ..ImageSpec::named("./x".into()) };
+    let run = |directory: Option<&str>| Program::Process {
+        argv: vec!["./x".into()],
+        directory: directory.map(str::to_owned),
+        user: None,
+        files: Some(files.clone()),
+    };
+    spec.groups[0].tasks[0].run = run(None);
+    assert_eq!(spec.groups[0].tasks[0].run.image(), Some(&files));
+    assert_eq!(spec.groups[0].tasks[0].run.command(), "./x");
+    let (_, bytes) = spec.to_blob().expect("encodes");
+    assert_eq!(JobSpec::from_blob(&bytes).expect("decodes"), spec);
+    spec.groups[0].tasks[0].run = run(Some("/srv"));
+    assert!(matches!(spec.check(), Err(BadSpec::Elsewhere)));
+}
+
+#[test]
 fn labels_restarts_and_images_survive_a_blob() {
     let mut image = ContainerSpec::new(
         RootSpec::Image(ImageSpec { pull: Pull::Always, ..ImageSpec::named("web:1".into()) }),

@@ -157,6 +157,11 @@ pub enum Reply {
         /// Which job.
         job: JobId,
     },
+    /// It was submitted before, and stopped or removed since: a job is over for good then.
+    StoppedBefore {
+        /// Which job.
+        job: JobId,
+    },
     /// The spec cannot be a job.
     BadSpec {
         /// Why.

@@ -7,9 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use gossip_core::container::RootSpec;
 use gossip_core::id::ContentHash;
-use gossip_core::spec::{GroupSpec, Program};
+use gossip_core::spec::GroupSpec;
 
 /// What each second of fetching adds to a price: ten weigh as much as a node that is full.
 const SECOND_PRICE: u64 = 100;
@@ -36,14 +35,10 @@ impl Stock {
     /// What the first copy of a group costs here for the images that it lacks.
     pub fn price(&self, group: &GroupSpec) -> u64 {
         let link = self.link.unwrap_or(LINK_UNMEASURED).max(1);
-        let missing = group.tasks.iter().filter_map(|task| match &task.run {
-            Program::Container(container) => match &container.root {
-                RootSpec::Image(image) if image.id.is_none_or(|id| !self.held.contains(&id)) => {
-                    Some(image.bytes.unwrap_or(BYTES_UNKNOWN))
-                }
-                RootSpec::Image(_) | RootSpec::Path(_) => None,
-            },
-            Program::Process { .. } => None,
+        let missing = group.tasks.iter().filter_map(|task| {
+            let image = task.run.image()?;
+            let lacks = image.id.is_none_or(|id| !self.held.contains(&id));
+            lacks.then(|| image.bytes.unwrap_or(BYTES_UNKNOWN))
         });
         let bytes = missing.fold(0_u64, u64::saturating_add);
         (bytes.saturating_mul(SECOND_PRICE) / link).min(FETCH_PRICE_MAX)
@@ -53,7 +48,8 @@ impl Stock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gossip_core::container::{ContainerSpec, ImageSpec};
+    use gossip_core::container::{ContainerSpec, ImageSpec, RootSpec};
+    use gossip_core::spec::Program;
 
     #[test]
     fn fetching_costs_by_the_time_it_takes_and_less_than_a_second_copy() {

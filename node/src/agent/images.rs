@@ -31,6 +31,7 @@ pub(crate) use fetch::{DOCUMENTS_BYTES_MAX, verified};
 pub(crate) use pipe::{Inlet, Outlet, pipe};
 pub(super) use stock::tell as tell_stock;
 pub(super) use upkeep::keep;
+pub(crate) use upkeep::{hold, needed};
 
 /// Archives that are read, written, pulled or pushed at a time for users: each takes a thread,
 /// and a disk is no faster for more of them.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gossip_core::fact::TaskEnd;
+use gossip_core::spec::Program;
 use runtime::image::{Digest, Held, ImageConfig};
 use runtime::{ControlError, LaunchError, Runtime, TaskId};
 use starling_core::effect::{Input, Launch};
@@ -94,7 +95,11 @@ async fn bring(
 ) -> Result<(Arc<ImageConfig>, Option<Held>), TaskEnd> {
     let Some(image) = request::image(&launch.task) else { return Ok(Default::default()) };
     let failed = |what: &str, hint: Option<&str>| {
-        words::not_started(125, words::word("container.image"), what, hint)
+        let field = match launch.task.run {
+            Program::Container(_) => "container.image",
+            Program::Process { .. } => "process.files",
+        };
+        words::not_started(125, words::word(field), what, hint)
     };
     let Some(id) = image.id else {
         return Err(failed("the job does not say which content its name stands for", None));

@@ -98,12 +98,9 @@ fn trial(spec: &JobSpec, group: &GroupSpec, task: &TaskSpec) -> Launch {
     }
 }
 
-/// The image that a task runs from, if it runs from one.
+/// The image that a task runs from, or that its files are, if it has one.
 pub(super) fn image(task: &TaskSpec) -> Option<&ImageSpec> {
-    match &task.run {
-        Program::Container(spec) => spec.image(),
-        Program::Process { .. } => None,
-    }
+    task.run.image()
 }
 
 /// The launch of a task, over what its image says; of one without an image, that is nothing.
@@ -142,10 +139,11 @@ fn draft(launch: &Launch, node: &str, id: TaskId, image: &ImageConfig) -> runtim
         request.stop_signal = signal;
     }
     match &task.run {
-        Program::Process { directory, .. } => {
+        Program::Process { directory, files, .. } => {
             request.env = environment(launch, node, &[]);
             request.directory = directory.as_ref().map(PathBuf::from);
-            request.place = Place::Process(Process::default());
+            let files = files.as_ref().map(digest);
+            request.place = Place::Process(Process { files, ..Process::default() });
         }
         Program::Container(spec) => {
             let call = image::call(task, spec, image);

@@ -31,9 +31,10 @@ pub(crate) fn import(
     mut from: Outlet,
     name: Option<&Reference>,
     changes: &Changes,
+    origin: Origin,
     watcher: Watcher,
 ) -> Result<Vec<ImageInfo>, ImageError> {
-    let options = LoadOptions::default();
+    let options = LoadOptions { origin, ..LoadOptions::default() };
     let loaded = image::import(images, &mut from, name, changes, &options, watcher)?;
     Ok(vec![told(loaded)])
 }

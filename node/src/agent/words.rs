@@ -54,7 +54,7 @@ const PUBLISH: Word = w(
 );
 
 /// Longer names before those that they begin with.
-static WORDS: [Word; 45] = [
+static WORDS: [Word; 46] = [
     w("container.cap_add", "cap-add", "--cap-add", CAPS),
     w("container.cap_drop", "cap-drop", "--cap-drop", CAPS),
     w(
@@ -114,6 +114,7 @@ static WORDS: [Word; 45] = [
         "write USER or USER:GROUP, by a name that the container's files know or a number; a \
          container has the ids 0 to 65535",
     ),
+    w("process.files", "files", "--ship", "a file or a directory that is here, of at most 64g"),
     w("process.user", "user", "--user", "write USER or USER:GROUP, by name or number"),
     w("limits.cpu_quota_milli", "cpu-milli", "--cpus", "write it like 2, 0.5 or 500m"),
     w("limits.cpu_weight", "resources", "--reserve-cpu", "write it like 2, 0.5 or 500m"),

@@ -59,6 +59,7 @@ pub(super) fn refusal(reply: &Reply) -> Refused {
     let (status, complaint) = match reply {
         Reply::NoSuchJob { job } => return Refused::no_such_job(&job.short()),
         Reply::NameTaken { job } => (StatusCode::CONFLICT, name_taken(job)),
+        Reply::StoppedBefore { job } => (StatusCode::CONFLICT, stopped_before(job)),
         Reply::BadSpec { reason } => (
             StatusCode::UNPROCESSABLE_ENTITY,
             Fault::of_spec(reason).complaint("bad_job", Reader::Fields),
@@ -79,6 +80,12 @@ fn name_taken(job: &JobId) -> Complaint {
     Complaint::new("name_taken", "a live job has this name already")
         .because(format!("job {} was submitted under it", job.short()))
         .hint("choose another --name, or `starling stop` that job first")
+}
+
+fn stopped_before(job: &JobId) -> Complaint {
+    Complaint::new("stopped_before", "a job was submitted with this key before, and stopped")
+        .because(format!("it was job {}", job.short()))
+        .hint("submit it with another key: a job that was stopped never comes back")
 }
 
 /// The router's answer to an unknown path.

@@ -26,7 +26,9 @@ use super::answer::Refused;
 use super::image_types::{ImageDetail, ImageList, ImageView, RemovedImages, RemovedOn};
 use super::peer;
 use super::types::{Complaint, Failure};
-use crate::agent::images::{DOCUMENTS_BYTES_MAX, Wanted, change_store, in_store, verified};
+use crate::agent::images::{
+    DOCUMENTS_BYTES_MAX, Wanted, change_store, hold, in_store, needed, verified,
+};
 use crate::agent::{Doors, chain, wall_now};
 use crate::cli::client::segment;
 use census::Whom;
@@ -248,8 +250,12 @@ async fn prune(
     let path = format!("/v1/local/images/prune?all={}{unused}", wish.all);
     let nodes = ready.into_iter().map(|node| (node.id, node.name)).collect();
     let own = local::before(&wish);
-    let mut removed =
-        everywhere(&doors, nodes, &path, move |images| images.prune(wish.all, own)).await;
+    let needed = needed(&doors).await?;
+    let here = move |images: &runtime::image::Images| {
+        let _held = hold(images, &needed);
+        images.prune(wish.all, own)
+    };
+    let mut removed = everywhere(&doors, nodes, &path, here).await;
     removed.failed.extend(silent.into_iter().map(|node| (node.name, "is silent".to_owned())));
     Ok(Json(removed))
 }

@@ -11,13 +11,14 @@ use gossip_core::id::JobId;
 use gossip_core::moment::WallTime;
 use gossip_core::resources::Resources;
 use serde::Deserialize;
+use starling_core::Core;
 use starling_core::effect::{Ask, Reply};
 use starling_core::view::{Ended, JobState, JobView, Listing, Opinion, TaskView};
 
 use super::answer::{Refused, refusal};
 use super::pulse::Pulse;
 use super::serve::Caller;
-use super::types::{Accepted, Complaint, Durable, Submission, Why};
+use super::types::{Accepted, Complaint, Durable, JobDetail, Submission, Why};
 use super::{find, images, peer};
 use crate::agent::words::{Fault, Reader};
 use crate::agent::{Doors, vet, wall_now};
@@ -140,9 +141,15 @@ pub(super) async fn view(doors: &Doors, job: JobId) -> Result<JobView, Refused> 
 pub(super) async fn show(
     State(doors): State<Doors>,
     Path(text): Path<String>,
-) -> Result<Json<JobView>, Refused> {
+) -> Result<Json<JobDetail>, Refused> {
     let job = find::job(&doors, &text).await?;
-    view(&doors, job).await.map(Json)
+    let detail = move |core: &Core, _| {
+        let view = core.job_view(&job)?;
+        let spec = core.state().spec_of(&job).map(|(_, spec)| spec.clone());
+        Some(JobDetail { view, spec })
+    };
+    let detail = doors.agent.look(detail).await?;
+    detail.map(Json).ok_or_else(|| Refused::no_such_job(&text))
 }
 
 /// `GET /v1/jobs`.

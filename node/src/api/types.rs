@@ -89,6 +89,17 @@ pub(crate) struct Status {
     pub(crate) warnings: Vec<String>,
 }
 
+/// `GET /v1/jobs/{job}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct JobDetail {
+    /// How it is now.
+    #[serde(flatten)]
+    pub(crate) view: JobView,
+    /// All that its submitter said, where that is known to whoever answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) spec: Option<JobSpec>,
+}
+
 /// `GET /v1/jobs/{job}/why`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Why {

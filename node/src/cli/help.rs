@@ -10,7 +10,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Jobs", &["run", "ps", "jobs", "logs", "wait", "stop", "rm"]),
     ("Running tasks", &["exec", "cp", "attach", "kill", "pause", "unpause", "stats", "top"]),
-    ("Images", &["image"]),
+    ("Images", &["image", "bundle"]),
     ("Explanations", &["status", "why", "events"]),
     ("Cluster", &["invite", "login", "node"]),
     ("This host", &["up", "join", "down", "agent", "doctor", "runtime", "demo", "version"]),

@@ -2,10 +2,10 @@
 //!
 //! Lists, where they are, and what they say; taking in and giving out is in `transfer`.
 
-mod gauge;
+pub(super) mod gauge;
 mod inspect;
 mod remove;
-mod transfer;
+pub(super) mod transfer;
 
 use clap::{Args, Subcommand};
 use gossip_core::moment::WallTime;

@@ -24,6 +24,7 @@ use crate::cli::job_name::{image_label, name_for};
 use crate::cli::listed::{self, Pair};
 use crate::cli::resources::ResourceArgs;
 use crate::cli::restart::{self, RestartWord};
+use crate::cli::ship::Shipment;
 use crate::cli::times;
 use clap::Args;
 use gossip_core::container::RootSpec;
@@ -86,6 +87,16 @@ pub(crate) struct JobArgs {
     /// Give it a terminal
     #[arg(short, long, conflicts_with_all = ["replicas", "array"], help_heading = "Process")]
     tty: bool,
+    /// Bring a file or a directory (DIR/. for what is in it) to where a process starts, so
+    /// that ./NAME is there on whichever node
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "exec",
+        conflicts_with = "workdir",
+        help_heading = "Process"
+    )]
+    ship: Vec<PathBuf>,
     #[command(flatten)]
     health: HealthArgs,
     #[command(flatten)]
@@ -122,6 +133,11 @@ pub(crate) enum Keyboard {
 }
 
 impl JobArgs {
+    /// What it brings along.
+    pub(crate) fn shipment(&self) -> Result<Option<Shipment>, Complaint> {
+        Shipment::of(&self.ship)
+    }
+
     /// Where the keyboard of whoever runs it in the foreground goes.
     pub(crate) fn keyboard(&self) -> Keyboard {
         match (self.interactive, self.tty) {
@@ -181,7 +197,8 @@ impl JobArgs {
         let first = words.first().cloned();
         let (label, root) = match (&container.rootfs, first) {
             (None, Some(label)) if self.exec => {
-                return Ok((label, Program::Process { argv: words, directory, user }));
+                let files = Shipment::of(&self.ship)?.map(|shipment| shipment.spec());
+                return Ok((label, Program::Process { argv: words, directory, user, files }));
             }
             (Some(path), first) => {
                 container.check_without_image()?;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use gossip_core::spec::JobSpec;
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::types::{Accepted, Complaint, Durable, LogItem, Submission, Why};
@@ -33,6 +34,7 @@ use crate::cli::job_name::made_up;
 use crate::cli::lines::Lines;
 use crate::cli::listed::FILE_BYTES_MAX;
 use crate::cli::output::{Format, Output};
+use crate::cli::ship::Shipment;
 use crate::cli::times;
 use crate::cli::typing::Typing;
 
@@ -70,6 +72,7 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
         file: &bounded_file,
     };
     let refused = |complaint: Complaint| Failed::from(complaint).before_start();
+    let shipment = args.job.shipment().map_err(refused)?;
     let mut spec = args.job.spec(&outside).map_err(refused)?;
     // In the foreground its output is read to the end before it goes.
     spec.remove = args.rm && args.detach;
@@ -79,6 +82,9 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
     } else {
         Names::Hidden
     };
+    if let Some(shipment) = shipment {
+        ship(shipment, &mut spec, client, out).await.map_err(Failed::before_start)?;
+    }
     let submission = Submission { spec, key: format!("{:032x}", rand::random::<u128>()) };
     if args.detach {
         // Its exit code is never a program's, so a refusal needs no code of its own.
@@ -89,6 +95,22 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
     let after = if args.rm { After::Removed } else { After::Kept };
     let wish = Wish { names, timeout: args.timeout, keyboard, after, id_file };
     foreground(&submission, wish, client, out).await
+}
+
+/// Sends what the job brings along, and says in it what that is.
+async fn ship(
+    shipment: Shipment,
+    spec: &mut JobSpec,
+    client: &mut Client,
+    out: Output,
+) -> Result<(), Failed> {
+    let (id, bytes) = shipment.send(client, out).await?;
+    let tasks = spec.groups.iter_mut().flat_map(|group| &mut group.tasks);
+    for files in tasks.filter_map(|task| task.run.image_mut()) {
+        files.id = Some(id);
+        files.bytes = Some(bytes);
+    }
+    Ok(())
 }
 
 /// The file's bytes, or one more than may be read of it.

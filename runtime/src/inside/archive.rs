@@ -45,6 +45,17 @@ pub(crate) struct Writer<W> {
     shrunk: Names,
     left_out: Names,
     no_files: Names,
+    dress: Dress,
+}
+
+/// What headers say of whose an entry is, and of when and how it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dress {
+    /// What the disk says.
+    Own,
+    /// Nobody's, made at no time, for all to read and for those to execute that anybody
+    /// could: the same content makes the same archive wherever it lies.
+    Plain,
 }
 
 /// Some names, and how many there are in all.
@@ -71,8 +82,12 @@ impl Names {
 
 impl<W: Write> Writer<W> {
     pub(crate) fn new(to: W) -> Self {
+        Self::dressed(to, Dress::Own)
+    }
+
+    pub(crate) fn dressed(to: W, dress: Dress) -> Self {
         let (shrunk, left_out, no_files) = Default::default();
-        Self { to, entries: 0, piece: vec![0; PIECE_BYTES], shrunk, left_out, no_files }
+        Self { to, entries: 0, piece: vec![0; PIECE_BYTES], shrunk, left_out, no_files, dress }
     }
 
     /// Writes what a directory has at a name, with all below it, as this entry.
@@ -125,7 +140,9 @@ impl<W: Write> Writer<W> {
                 let target = target.map_err(|error| failed(error.into()))?;
                 Ok(self.header(entry, &stat, b'2', 0, target.as_bytes())?)
             }
-            FileType::Fifo => Ok(self.header(entry, &stat, b'6', 0, b"")?),
+            FileType::Fifo if self.dress == Dress::Own => {
+                Ok(self.header(entry, &stat, b'6', 0, b"")?)
+            }
             _ => {
                 self.no_files.add(entry);
                 Ok(())
@@ -223,8 +240,7 @@ impl<W: Write> Writer<W> {
             return Err(io::Error::other(format!("there are more than {ENTRIES} entries")));
         }
         let name = entry.as_os_str().as_encoded_bytes();
-        let seconds = stat.st_mtime;
-        let (uid, gid) = (u64::from(stat.st_uid), u64::from(stat.st_gid));
+        let (mode, uid, gid, seconds) = self.dress.of(stat, kind);
         let mut pax = Vec::new();
         let mut long = |key: &str, value: &[u8], fits: bool| {
             if !fits {
@@ -243,9 +259,23 @@ impl<W: Write> Writer<W> {
             self.to.write_all(&pax)?;
             self.pad(length)?;
         }
-        let mode = u64::from(stat.st_mode & 0o7777);
         let seconds = u64::try_from(seconds).unwrap_or(0);
         self.to.write_all(&block(name, mode, uid, gid, size, seconds, kind, link))
+    }
+}
+
+impl Dress {
+    /// Mode, user, group and time.
+    fn of(self, stat: &Stat, kind: u8) -> (u64, u64, u64, i64) {
+        let mode = stat.st_mode & 0o7777;
+        match self {
+            Self::Own => {
+                (u64::from(mode), u64::from(stat.st_uid), u64::from(stat.st_gid), stat.st_mtime)
+            }
+            Self::Plain if kind == b'2' => (0o777, 0, 0, 0),
+            Self::Plain if kind == b'5' || mode & 0o111 != 0 => (0o755, 0, 0, 0),
+            Self::Plain => (0o644, 0, 0, 0),
+        }
     }
 }
 

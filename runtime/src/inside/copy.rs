@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
-use super::archive::Writer;
+use super::archive::{Dress, Writer};
 use super::content;
 use crate::order::plain;
 use crate::unpack::{self, Bounds, Digest, Form, Options, Owners};
@@ -162,6 +162,30 @@ fn archive<W: io::Write>(
 /// [`Runtime::copy_in`]: crate::Runtime::copy_in
 pub fn pack(path: &Path, name: &Path, to: impl io::Write) -> io::Result<Option<String>> {
     let mut writer = Writer::new(to);
+    add(&mut writer, path, name)?;
+    writer.finish()
+}
+
+/// Archives files and directories of this machine, each under a name, so that the same
+/// content makes the same archive whoever packs it, when and from where: nobody's, made at no
+/// time. What a path links to is archived, and links below it as links. Blocks.
+///
+/// # Errors
+///
+/// If one of them, or anything below, cannot be read or is neither file, directory nor link.
+pub fn pack_plain(all: &[(PathBuf, PathBuf)], to: impl io::Write) -> io::Result<()> {
+    let mut writer = Writer::dressed(to, Dress::Plain);
+    for (path, name) in all {
+        let path = path.canonicalize().map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {}", path.display(), plain(&error)))
+        })?;
+        // A directory under the name `.` is its contents.
+        add(&mut writer, &path, name)?;
+    }
+    writer.finish()?.map_or(Ok(()), |left_out| Err(io::Error::other(left_out)))
+}
+
+fn add<W: io::Write>(writer: &mut Writer<W>, path: &Path, name: &Path) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     if names_directory(path) {
         let dir = rustix::fs::open(path, flags | OFlags::DIRECTORY, Mode::empty())?;
@@ -171,7 +195,7 @@ pub fn pack(path: &Path, name: &Path, to: impl io::Write) -> io::Result<Option<S
         let above = rustix::fs::open(parent(path), flags | OFlags::DIRECTORY, Mode::empty())?;
         writer.entry(above.as_fd(), own, name)?;
     }
-    writer.finish()
+    Ok(())
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -215,5 +239,33 @@ pub(super) fn into(root: BorrowedFd<'_>, path: &Path) -> Result<(), String> {
             }
             Err(text)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn the_same_content_packs_the_same_whoever_made_it_and_when() {
+        let packed = |mode: u32, seconds: u64| {
+            let dir = tempfile::tempdir().expect("a directory");
+            for (name, mode) in [("b", mode), ("a", 0o600)] {
+                let path = dir.path().join(name);
+                std::fs::write(&path, name).expect("written");
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("set");
+                let file = File::options().write(true).open(&path).expect("opened");
+                file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds)).expect("set");
+            }
+            std::os::unix::fs::symlink("a", dir.path().join("c")).expect("linked");
+            let mut text = Vec::new();
+            pack_plain(&[(dir.path().to_owned(), "x".into())], &mut text).expect("packed");
+            text
+        };
+        assert_eq!(packed(0o700, 1), packed(0o755, 2));
+        assert_ne!(packed(0o600, 1), packed(0o755, 1), "what may be run is content");
     }
 }

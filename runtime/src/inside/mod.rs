@@ -33,7 +33,7 @@ mod wire;
 pub(crate) use archive::{Writer, timeless};
 pub use call::ExecError;
 pub(crate) use call::open;
-pub use copy::{COPIED_IN_PART, pack};
+pub use copy::{COPIED_IN_PART, pack, pack_plain};
 pub(crate) use errand::{Began, begin};
 pub(crate) use passage::Passage;
 pub(crate) use rest::kill;

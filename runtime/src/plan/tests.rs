@@ -115,7 +115,8 @@ CAP_AUDIT_WRITE,CAP_SETFCAP
 fn a_process_is_planned_in_this_order() {
     let mut launch = Launch::new("p".parse().expect("an id"), ["true"]);
     let user = Some(User { uid: 5, gid: 6 });
-    launch.place = Place::Process(Process { user, hidden: vec!["/var/lib/starling".into()] });
+    launch.place =
+        Place::Process(Process { user, hidden: vec!["/var/lib/starling".into()], files: None });
     launch.rlimits = vec![Rlimit { name: "nofile".into(), soft: 1, hard: 2 }];
     let planned = plan(&launch, &facts(), 0).expect("a plan");
     let wanted = "\
@@ -138,7 +139,8 @@ fn a_process_is_planned_in_this_order() {
 #[test]
 fn a_process_of_an_ordinary_user_is_kept_from_its_agent_as_well_as_can_be() {
     let mut launch = Launch::new("p".parse().expect("an id"), ["true"]);
-    launch.place = Place::Process(Process { user: None, hidden: vec!["/home/a/data".into()] });
+    launch.place =
+        Place::Process(Process { user: None, hidden: vec!["/home/a/data".into()], files: None });
     let ordinary = Facts { uid: 1000, capabilities: 0, ..facts() };
     let steps = |own_mounts, landlock| {
         let facts = Facts { own_mounts, landlock, ..ordinary.clone() };

@@ -99,7 +99,7 @@ fn as_agent(home: &Home, body: impl FnOnce(&Facts)) {
 }
 
 fn launch(home: &Path, hidden: &[PathBuf], script: &str) -> Launch {
-    let place = Place::Process(Process { user: None, hidden: hidden.to_vec() });
+    let place = Place::Process(Process { user: None, hidden: hidden.to_vec(), files: None });
     let argv = ["/bin/sh", "-c", script];
     let mut launch = Launch { place, ..Launch::new("a".parse().expect("an id"), argv) };
     launch.env = [

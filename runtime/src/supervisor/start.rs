@@ -30,6 +30,7 @@ use crate::order::{self, Reply, Report};
 use crate::proc::ProcessMark;
 use crate::record::{Claim, StateFile};
 use crate::sandbox::{self, Held, NotStarted, Spawned};
+use crate::shipped;
 use crate::volume;
 
 /// How long an agent may take to hear of an end before what is left to do is done.
@@ -197,6 +198,12 @@ impl Supervisor {
         let mut volumes = None;
         self.expects_container = false;
         self.expects = None;
+        if let Place::Process(process) = &launch.place
+            && process.files.is_some()
+        {
+            shipped::take(&self.post.tasks, &launch.id, &prepared.dir)
+                .map_err(|error| NotStarted::system("cannot have its files", error))?;
+        }
         if let Place::Container(container) = &launch.place {
             self.expects_container = container.changes == Changes::Disk;
             texts::make(prepared.dir.as_fd(), &self.post.tasks, &launch.id, container)

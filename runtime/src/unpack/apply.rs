@@ -22,6 +22,9 @@ use super::{Form, Options, Owners, Unpacked};
 /// Content is written in pieces of this many bytes.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// Of a mode, what gives nobody the rights of its owner.
+const PERMISSIONS: u32 = 0o777;
+
 #[derive(Debug)]
 pub(super) struct Applier<'a> {
     tree: Tree,
@@ -179,7 +182,7 @@ impl<'a> Applier<'a> {
         let mode = match self.options.owners {
             Owners::Keep => entry.mode,
             // Its owner must be able to fill and, one day, to remove it.
-            Owners::Mine => entry.mode | Mode::RWXU.as_raw_mode(),
+            Owners::Mine | Owners::Given { .. } => entry.mode | Mode::RWXU.as_raw_mode(),
         };
         self.dress(dir.as_fd(), entry, mode)?;
         if hides {
@@ -246,25 +249,39 @@ impl<'a> Applier<'a> {
     fn must_own(&mut self, path: &EntryPath, entry: &Entry) -> Result<bool, Flaw> {
         let (parent, _) = path.split().ok_or(Flaw::NoName)?;
         let given = self.tree.parent(parent)?.gives_group();
-        Ok(given || (entry.uid, entry.gid) != (self.uid, self.gid))
+        let owner = match self.options.owners {
+            Owners::Given { uid, gid } => (uid, gid),
+            Owners::Keep | Owners::Mine => (entry.uid, entry.gid),
+        };
+        Ok(given || owner != (self.uid, self.gid))
     }
 
     fn own(&self, file: &OwnedFd, entry: &Entry) -> Result<(), Flaw> {
+        match self.owner(entry) {
+            None => Ok(()),
+            Some((uid, gid)) => rustix::fs::fchown(file, Some(uid), Some(gid))
+                .map_err(Flaw::in_step("set the owner (only root can)")),
+        }
+    }
+
+    /// Whom an entry is given to, if not to the caller.
+    fn owner(&self, entry: &Entry) -> Option<(Uid, Gid)> {
         match self.options.owners {
-            Owners::Mine => Ok(()),
-            Owners::Keep => {
-                let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-                rustix::fs::fchown(file, Some(uid), Some(gid))
-                    .map_err(Flaw::in_step("set the owner (only root can)"))
-            }
+            Owners::Mine => None,
+            Owners::Keep => Some((Uid::from_raw(entry.uid), Gid::from_raw(entry.gid))),
+            Owners::Given { uid, gid } => Some((Uid::from_raw(uid), Gid::from_raw(gid))),
         }
     }
 
     /// Mode, attributes and time; after the owner, whose change clears some of them.
     fn dress(&mut self, file: BorrowedFd, entry: &Entry, mode: u32) -> Result<(), Flaw> {
+        let given = matches!(self.options.owners, Owners::Given { .. });
+        let mode = if given { mode & PERMISSIONS } else { mode };
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
             .map_err(Flaw::in_step("set the mode"))?;
-        for (name, value) in &entry.attributes {
+        let attributes = if given { &[][..] } else { &entry.attributes };
+        self.done.dropped_attributes += (entry.attributes.len() - attributes.len()) as u64;
+        for (name, value) in attributes {
             match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
                 Ok(()) => {}
                 Err(source @ (Errno::NOSPC | Errno::IO | Errno::DQUOT)) => {
@@ -281,10 +298,9 @@ impl<'a> Applier<'a> {
     fn dress_by_name(&mut self, path: &EntryPath, entry: &Entry) -> Result<(), Flaw> {
         self.done.dropped_attributes += entry.attributes.len() as u64;
         let (parent, name) = path.split().ok_or(Flaw::NoName)?;
-        let owners = self.options.owners;
+        let owner = self.owner(entry);
         let here = self.tree.parent(parent)?;
-        if owners == Owners::Keep {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+        if let Some((uid, gid)) = owner {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::chownat(&here.dir, name, Some(uid), Some(gid), flags)
                 .map_err(Flaw::in_step("set the owner (only root can)"))?;

@@ -123,6 +123,14 @@ pub enum Owners {
     Keep,
     /// All the caller's. Directories are then always open to their owner.
     Mine,
+    /// All somebody's, who gets no rights by them: no setuid bits and no attributes, and
+    /// so no capabilities. Only root can give to others than itself.
+    Given {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
 }
 
 /// Whether to sum the archive up on the way.

@@ -15,10 +15,10 @@ use crate::stage::{Stage, id, lives, script, until};
 const BYTES: &std::ffi::CStr = c"size=4m";
 
 /// A small disk.
-struct Disk(tempfile::TempDir);
+pub(crate) struct Disk(tempfile::TempDir);
 
 impl Disk {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !geteuid().is_root() {
             eprintln!("SKIPPED: only root mounts a small disk");
             return None;
@@ -33,8 +33,17 @@ impl Disk {
         }
     }
 
-    async fn stage(&self) -> Stage {
+    pub(crate) async fn stage(&self) -> Stage {
         Stage::open(tempfile::tempdir_in(self.0.path()).expect("a directory")).await.0
+    }
+
+    /// Fills it but for so many bytes.
+    pub(crate) fn fill_but(&self, bytes: usize) -> std::path::PathBuf {
+        let room = self.0.path().join("room");
+        fs::write(&room, vec![b'x'; bytes]).expect("written");
+        let path = self.fill();
+        fs::remove_file(room).expect("removed");
+        path
     }
 
     /// Fills it to the last byte.

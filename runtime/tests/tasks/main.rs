@@ -6,6 +6,7 @@
 
 mod alone;
 mod crashes;
+mod files;
 mod full;
 mod input;
 mod logs;

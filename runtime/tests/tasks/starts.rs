@@ -243,7 +243,7 @@ async fn a_task_runs_as_its_user_where_that_is_possible() {
     let user = Some(User { uid: 65_534, gid: 65_534 });
     let launched = stage
         .launch(Launch {
-            place: Place::Process(Process { user, hidden: Vec::new() }),
+            place: Place::Process(Process { user, hidden: Vec::new(), files: None }),
             ..script("a", "id -u; id -g; id -G; echo x > here; ls -ln here")
         })
         .await;

@@ -89,7 +89,7 @@ impl Core {
         spec.check().map_err(|e| bad(e.to_string()))?;
         let (hash, blob) = spec.to_blob().map_err(|e| bad(e.to_string()))?;
         if self.state.job(&job).is_some_and(|intent| !intent.is_live()) {
-            return Err(bad("a job was submitted with this key before, and stopped".to_owned()));
+            return Err(Reply::StoppedBefore { job });
         }
         let label = (spec.namespace.clone(), spec.name.clone());
         if self.state.job(&job).is_none()

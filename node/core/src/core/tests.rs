@@ -105,6 +105,11 @@ fn stop_ends_every_copy_and_frees_every_ledger() {
     }
     cluster.ask(1, Ask::Stop(JobId::new([9; 16])));
     assert!(matches!(cluster.replies[2], Reply::NoSuchJob { .. }));
+    cluster.ask(0, submit(100));
+    assert!(
+        matches!(cluster.replies[3], Reply::StoppedBefore { job: stopped } if stopped == job())
+    );
+    assert_eq!(cluster.places(), [], "it never comes back");
 }
 
 #[test]

@@ -6,10 +6,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use gossip_core::spec::Program;
+use runtime::image::{Digest, Held, Images};
+use starling_core::Core;
 use tokio::time::Instant;
 
 use super::change_store;
-use crate::agent::{Doors, chain};
+use crate::agent::{Doors, Gone, chain};
 
 /// How long an image that no task runs from stays: over a long weekend, so that Monday's
 /// runs of a weekly job's image do not fetch it again.
@@ -41,7 +44,12 @@ pub(in crate::agent) async fn keep(doors: Doors) {
         }
         old_at = Instant::now() + OLD_EVERY;
         let wanted = room.map_or(0, |(_, wanted)| wanted);
-        match change_store(&doors, move |images| images.collect(UNUSED_FOR, wanted)).await {
+        let Ok(needed) = needed(&doors).await else { return };
+        let collect = move |images: &Images| {
+            let _held = hold(images, &needed);
+            images.collect(UNUSED_FOR, wanted)
+        };
+        match change_store(&doors, collect).await {
             Ok(removed) if removed.images.is_empty() => {}
             Ok(removed) => {
                 let (images, bytes) = (removed.images.len(), removed.bytes);
@@ -50,6 +58,31 @@ pub(in crate::agent) async fn keep(doors: Doors) {
             Err(error) => tracing::warn!(error = chain(&error), "old images stay"),
         }
     }
+}
+
+/// The files that live jobs bring along. Whoever submitted one may have the only copy until
+/// another node has fetched it, and no registry has any.
+pub(crate) async fn needed(doors: &Doors) -> Result<Vec<Digest>, Gone> {
+    let look = |core: &Core, _| {
+        let state = core.state();
+        let live = state.jobs().filter(|(_, intent)| intent.is_live());
+        let specs = live.filter_map(|(job, _)| Some((job, state.spec_of(job)?.1)));
+        let files = specs.flat_map(|(job, spec)| {
+            let tasks = spec.groups.iter().flat_map(|group| &group.tasks);
+            let files = tasks.filter_map(|task| match &task.run {
+                Program::Process { files, .. } => files.as_ref()?.id,
+                Program::Container(_) => None,
+            });
+            files.map(move |id| (job, Digest::new(*id.as_bytes())))
+        });
+        files.filter(|(job, _)| !state.wanted(job).is_empty()).map(|(_, id)| id).collect()
+    };
+    doors.agent.look(look).await
+}
+
+/// Keeps those of them that are here.
+pub(crate) fn hold(images: &Images, needed: &[Digest]) -> Vec<Held> {
+    needed.iter().filter_map(|id| images.hold(id).ok()).collect()
 }
 
 /// Bytes that are free on its disk, and how many should be.

@@ -19,7 +19,7 @@ use super::super::answer::Refused;
 use super::super::image_types::{Documents, HeldImages};
 use super::{census, failed};
 use crate::agent::Doors;
-use crate::agent::images::{change_store, in_store};
+use crate::agent::images::{change_store, hold, in_store, needed};
 
 /// How much of a layer is read at a time: large enough that the walk to a thread that may
 /// block costs nothing beside it, small enough for many readers.
@@ -140,7 +140,12 @@ pub(in crate::api) async fn prune(
     Query(wish): Query<Prune>,
 ) -> Result<Json<Removed>, Refused> {
     let before = before(&wish);
-    let removed = change_store(&doors, move |images| images.prune(wish.all, before)).await;
+    let needed = needed(&doors).await?;
+    let removed = change_store(&doors, move |images| {
+        let _held = hold(images, &needed);
+        images.prune(wish.all, before)
+    })
+    .await;
     removed.map(Json).map_err(|error| failed(&error))
 }
 

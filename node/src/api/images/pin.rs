@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::StatusCode;
-use gossip_core::container::{Pull, RootSpec};
+use gossip_core::container::Pull;
 use gossip_core::id::{ContentHash, NodeId};
 use gossip_core::spec::{JobSpec, Program};
 use runtime::image::{Digest, ImageError, ImageInfo, Origin, Reference};
@@ -48,9 +48,14 @@ pub(in crate::api) async fn pin(doors: &Doors, spec: &mut JobSpec) -> Result<Vec
     let mut known: BTreeMap<String, Pinned> = BTreeMap::new();
     let mut notices = Vec::new();
     for task in spec.groups.iter_mut().flat_map(|group| &mut group.tasks) {
-        let Program::Container(container) = &mut task.run else { continue };
-        let RootSpec::Image(image) = &mut container.root else { continue };
-        if image.id.is_some() {
+        let is_process = matches!(task.run, Program::Process { .. });
+        let Some(image) = task.run.image_mut() else { continue };
+        if let Some(id) = image.id {
+            // Files have no registry: if they are not here by now they never will be.
+            if is_process {
+                let id = Digest::new(*id.as_bytes());
+                image.bytes = Some(find(doors, &id.to_string(), Pull::Never).await?.bytes);
+            }
             continue;
         }
         let pinned = match known.get(&image.name) {

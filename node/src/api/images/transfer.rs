@@ -19,7 +19,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use http_body_util::BodyExt as _;
-use runtime::image::{Changes, ImageError, ImageInfo, Images, Progress, Reference, Stage, Watcher};
+use runtime::image::{
+    Changes, ImageError, ImageInfo, Images, Origin, Progress, Reference, Stage, Watcher,
+};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -60,7 +62,8 @@ pub(super) async fn load(
     Ok(take_in(doors, turn, request.into_body(), sources::load))
 }
 
-/// `POST /v1/images/import?name=…&change=…&change=…`.
+/// `POST /v1/images/import?name=…&change=…&change=…&origin=…`. Of origin `needed`, it goes
+/// by itself when no job needs it any more.
 pub(super) async fn import(
     State(doors): State<Doors>,
     Query(query): Query<Vec<(String, String)>>,
@@ -70,9 +73,11 @@ pub(super) async fn import(
     let name = name.map(|(_, name)| reference(name)).transpose()?;
     let lines = query.iter().filter(|(key, _)| key == "change").map(|(_, line)| line.as_str());
     let changes = Changes::parse(lines.take(CHANGES_MAX)).map_err(|error| failed(&error))?;
+    let is_needed = query.iter().any(|(key, value)| key == "origin" && value == "needed");
+    let origin = if is_needed { Origin::Needed } else { Origin::Asked };
     let turn = turn(&doors)?;
     Ok(take_in(doors, turn, request.into_body(), move |images, from, watcher| {
-        sources::import(images, from, name.as_ref(), &changes, watcher)
+        sources::import(images, from, name.as_ref(), &changes, origin, watcher)
     }))
 }
 
@@ -282,7 +287,7 @@ pub(super) async fn pull(
         let teller = Teller::new(lines.clone());
         let watch = Arc::new(move |progress| teller.tell(progress));
         tokio::select! {
-            done = sources::pull_told(&doors, name, runtime::image::Origin::Asked, watch) => {
+            done = sources::pull_told(&doors, name, Origin::Asked, watch) => {
                 tell_end(&lines, &doors, done.map(|info| vec![info])).await;
             }
             () = lines.left() => {}

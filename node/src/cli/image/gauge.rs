@@ -32,7 +32,7 @@ enum Style {
 
 /// How far it is.
 #[derive(Debug)]
-pub(super) struct Gauge {
+pub(in crate::cli) struct Gauge {
     style: Style,
     out: Output,
     next: Instant,
@@ -43,7 +43,7 @@ pub(super) struct Gauge {
 
 impl Gauge {
     /// Of something that begins now.
-    pub(super) fn new(out: Output) -> Self {
+    pub(in crate::cli) fn new(out: Output) -> Self {
         let style = match out.format {
             Format::Human if io::stderr().is_terminal() => Style::Bar,
             Format::Human => Style::Lines,
@@ -72,7 +72,7 @@ impl Gauge {
     }
 
     /// All of it, where only that is known: bytes so far, and in all.
-    pub(super) fn show(&mut self, sent: Option<(u64, Option<u64>)>) {
+    pub(in crate::cli) fn show(&mut self, sent: Option<(u64, Option<u64>)>) {
         if self.style != Style::Bar || Instant::now() < self.next {
             return;
         }
@@ -84,7 +84,7 @@ impl Gauge {
     }
 
     /// Leaves nothing of it on the terminal.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::cli) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
             let _ = write!(io::stderr(), "\r\u{1b}[K");
         }

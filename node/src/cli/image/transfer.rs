@@ -26,7 +26,7 @@ use crate::cli::lines::Lines;
 use crate::cli::output::{Format, Output};
 
 /// How much is read at once.
-const PIECE_BYTES: usize = 256 * 1024;
+pub(in crate::cli) const PIECE_BYTES: usize = 256 * 1024;
 
 /// Pieces that wait for the connection.
 const PIECES: usize = 8;
@@ -89,7 +89,7 @@ pub(crate) struct PushArgs {
 /// `starling image load`.
 pub(super) async fn load(args: LoadArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
     let source = Source::open(args.file.or(args.input).as_deref())?;
-    send("/v1/images/load", source, "loaded", client, out).await
+    send("/v1/images/load", source, client, out).await?.tell("loaded", out)
 }
 
 /// `starling image import`.
@@ -108,21 +108,21 @@ pub(super) async fn import(
     let changes = args.change.iter().map(|line| format!("change={}", query(line)));
     let words: Vec<_> = name.chain(changes).collect();
     let path = format!("/v1/images/import?{}", words.join("&"));
-    send(&path, source, "imported", client, out).await
+    send(&path, source, client, out).await?.tell("imported", out)
 }
 
 /// `starling image pull`.
 pub(super) async fn pull(args: PullArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
     let path = format!("/v1/images/pull?name={}", query(&args.name));
     let lines = client.watch(&path).await?;
-    show(lines, None, "pulled", out).await
+    watched(lines, None, out).await?.tell("pulled", out)
 }
 
 /// `starling image push`.
 pub(super) async fn push(args: PushArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
     let path = format!("/v1/images/push?name={}", query(&args.name));
     let lines = client.watch(&path).await?;
-    show(lines, None, "pushed", out).await
+    watched(lines, None, out).await?.tell("pushed", out)
 }
 
 /// Where an archive comes from.
@@ -174,11 +174,12 @@ impl Source {
     }
 }
 
-fn plain(error: &io::Error) -> String {
+pub(in crate::cli) fn plain(error: &io::Error) -> String {
     error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-fn copy(mut from: impl Read, to: &mut Pieces) -> io::Result<()> {
+/// Passes all on that there is. Blocks.
+pub(in crate::cli) fn copy(mut from: impl Read, to: &mut Pieces) -> io::Result<()> {
     loop {
         let mut piece = Vec::with_capacity(PIECE_BYTES);
         (&mut from).take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
@@ -190,7 +191,7 @@ fn copy(mut from: impl Read, to: &mut Pieces) -> io::Result<()> {
 }
 
 /// What is read, on its way into a request.
-struct Pieces {
+pub(in crate::cli) struct Pieces {
     to: mpsc::Sender<io::Result<Bytes>>,
     sent: Arc<AtomicU64>,
 }
@@ -217,20 +218,30 @@ impl Write for Pieces {
     }
 }
 
-/// Sends an archive, and shows what becomes of it.
+/// Sends an archive, and shows how far it is.
 async fn send(
     path: &str,
     source: Source,
-    done: &str,
     client: &mut Client,
     out: Output,
-) -> Result<u8, Failed> {
+) -> Result<Done, Failed> {
     let of = source.bytes();
+    upload(path, of, |to| source.send(to), client, out).await
+}
+
+/// Sends what a thread writes, `of` bytes where that is known before, and shows how far it is.
+pub(in crate::cli) async fn upload(
+    path: &str,
+    of: Option<u64>,
+    write: impl FnOnce(&mut Pieces) -> io::Result<()> + Send + 'static,
+    client: &mut Client,
+    out: Output,
+) -> Result<Done, Failed> {
     let sent = Arc::new(AtomicU64::new(0));
     let (to, from) = mpsc::channel(PIECES);
     let mut pieces = Pieces { to, sent: Arc::clone(&sent) };
     let mut reading = tokio::task::spawn_blocking(move || {
-        let written = source.send(&mut pieces);
+        let written = write(&mut pieces);
         if let Err(error) = &written {
             // What is sent must not look whole; who receives it may have left.
             let _ = pieces.to.blocking_send(Err(error.kind().into()));
@@ -238,12 +249,12 @@ async fn send(
         written
     });
     let lines = client.upload(path, body(from)).await?;
-    let shown = show(lines, Some((sent, of)), done, out);
-    tokio::pin!(shown);
+    let watched = watched(lines, Some((sent, of)), out);
+    tokio::pin!(watched);
     let mut is_read = false;
     loop {
         tokio::select! {
-            shown = &mut shown => return shown,
+            done = &mut watched => return done,
             read = &mut reading, if !is_read => {
                 is_read = true;
                 if let Ok(Err(error)) = read
@@ -261,14 +272,32 @@ fn body(from: mpsc::Receiver<io::Result<Bytes>>) -> impl Stream<Item = io::Resul
     stream::unfold(from, |mut from| async move { from.recv().await.map(|piece| (piece, from)) })
 }
 
-/// Shows how far it is, and what came of it. What was sent is a better measure than what the
-/// agent says, where something is sent.
-async fn show(
+/// What came of it.
+pub(in crate::cli) struct Done {
+    pub(in crate::cli) images: Vec<ImageInfo>,
+    pub(in crate::cli) node: String,
+    /// The agent's word, as it came.
+    line: Bytes,
+}
+
+impl Done {
+    fn tell(&self, done: &str, out: Output) -> Result<u8, Failed> {
+        if out.format == Format::Json {
+            out.json(&self.line)?;
+        } else {
+            self.images.iter().try_for_each(|image| tell(image, done, &self.node, out))?;
+        }
+        Ok(0)
+    }
+}
+
+/// Shows how far it is, to its end. What was sent is a better measure than what the agent
+/// says, where something is sent.
+async fn watched(
     mut lines: Lines,
     sent: Option<(Arc<AtomicU64>, Option<u64>)>,
-    done: &str,
     out: Output,
-) -> Result<u8, Failed> {
+) -> Result<Done, Failed> {
     let mut gauge = Gauge::new(out);
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
@@ -289,15 +318,7 @@ async fn show(
         match parse(&line)? {
             ImageItem::Progress(progress) => gauge.layer(&progress),
             ImageItem::Failed { error } => return Err(error.into()),
-            ImageItem::Done { images, node } => {
-                drop(gauge);
-                if out.format == Format::Json {
-                    out.json(&line)?;
-                } else {
-                    images.iter().try_for_each(|image| tell(image, done, &node, out))?;
-                }
-                return Ok(0);
-            }
+            ImageItem::Done { images, node } => return Ok(Done { images, node, line }),
         }
     }
 }
@@ -334,13 +355,13 @@ pub(super) async fn save(args: SaveArgs, client: &mut Client, out: Output) -> Re
 }
 
 /// Where an archive is written. A file gets its name when it is whole, and not before.
-enum Target {
+pub(in crate::cli) enum Target {
     Stdout,
     File { file: File, part: PathBuf, path: PathBuf },
 }
 
 impl Target {
-    fn open(path: Option<PathBuf>) -> Result<Self, Failed> {
+    pub(in crate::cli) fn open(path: Option<PathBuf>) -> Result<Self, Failed> {
         let Some(path) = path else { return Ok(Self::Stdout) };
         let mut part = path.clone().into_os_string();
         part.push(".part");
@@ -351,7 +372,7 @@ impl Target {
         Ok(Self::File { file, part, path })
     }
 
-    fn write(&mut self, piece: &[u8]) -> Result<(), Failed> {
+    pub(in crate::cli) fn write(&mut self, piece: &[u8]) -> Result<(), Failed> {
         match self {
             Self::Stdout => Ok(io::stdout().write_all(piece)?),
             Self::File { file, path, .. } => {
@@ -360,7 +381,7 @@ impl Target {
         }
     }
 
-    fn finish(mut self) -> Result<(), Failed> {
+    pub(in crate::cli) fn finish(mut self) -> Result<(), Failed> {
         match &mut self {
             Self::Stdout => Ok(io::stdout().flush()?),
             Self::File { part, path, .. } if part == path => Ok(()),

@@ -192,6 +192,7 @@ fn launch(ask: &Ask, id: TaskId) -> Launch {
         None => Place::Process(Process {
             user: Some(User { uid: NOBODY, gid: NOBODY }),
             hidden: ask.hidden.clone(),
+            files: None,
         }),
     };
     let mut launch = Launch { place, ..Launch::new(id, ask.argv.iter().cloned()) };
