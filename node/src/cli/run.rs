@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use gossip_core::spec::JobSpec;
+use gossip_core::spec::{JobSpec, TaskSpec};
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::types::{Accepted, Complaint, Durable, LogItem, Submission, Why};
@@ -250,7 +250,11 @@ async fn submit_uncut(
 }
 
 async fn submit(client: &mut Client, submission: &Submission) -> Result<Answer, Failed> {
-    client.post("/v1/jobs", submission, Patience::Ordinary).await
+    // An image that no node has is pulled before the job is taken, which takes its time.
+    let mut tasks = submission.spec.groups.iter().flat_map(|group| &group.tasks);
+    let has_image = |task: &TaskSpec| task.run.image().is_some();
+    let patience = if tasks.any(has_image) { Patience::Unlimited } else { Patience::Ordinary };
+    client.post("/v1/jobs", submission, patience).await
 }
 
 async fn stop(client: &mut Client, path: &str) -> Result<(), Failed> {
