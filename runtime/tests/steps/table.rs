@@ -25,8 +25,19 @@ const SAMPLE: u64 = 2;
 /// One whose children flee from it, and which does not stop when it is told.
 const SCRIPT: &str = "trap '' TERM; echo hi; setsid sleep 600 & sleep 600 & wait; sleep 600";
 
-/// In the root of the data directory for as long as it is there.
-const KEPT: [&str; 5] = ["agent.lock", "groups.json", runtime::KEEPER_LOCK, "keeper.log", "tasks"];
+/// In the data directory for as long as it is there: an empty store of images, too.
+const KEPT: [&str; 10] = [
+    "agent.lock",
+    "groups.json",
+    "images",
+    "images/images",
+    "images/layers",
+    "images/parts",
+    "images/version",
+    runtime::KEEPER_LOCK,
+    "keeper.log",
+    "tasks",
+];
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
