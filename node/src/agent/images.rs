@@ -31,7 +31,7 @@ pub(crate) use fetch::{DOCUMENTS_BYTES_MAX, verified};
 pub(crate) use pipe::{Inlet, Outlet, pipe};
 pub(super) use stock::tell as tell_stock;
 pub(super) use upkeep::keep;
-pub(crate) use upkeep::{hold, needed};
+pub(crate) use upkeep::{Need, hold, needed};
 
 /// Archives that are read, written, pulled or pushed at a time for users: each takes a thread,
 /// and a disk is no faster for more of them.
@@ -60,11 +60,13 @@ impl Wanted {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Missing {
     pub(crate) why: Vec<String>,
+    /// Whether some member that may have it was not heard: it may be had later.
+    pub(crate) for_now: bool,
 }
 
 impl From<ImageError> for Missing {
     fn from(error: ImageError) -> Self {
-        Self { why: vec![chain(&error)] }
+        Self { why: vec![chain(&error)], for_now: false }
     }
 }
 
@@ -93,9 +95,9 @@ impl Supply {
         self.0.changed.notify_one();
     }
 
-    /// A turn to move an archive for a user; none while too many are moved.
-    pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0.transfers).try_acquire_owned().ok()
+    /// A turn to move an archive for a user, once fewer than too many are moved.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.transfers).acquire_owned().await.ok()
     }
 
     /// Takes an image in hand that is here, or is here when this returns. Dropped before, it

@@ -107,7 +107,12 @@ async fn bring(
     let wanted = Wanted { id: Digest::new(*id.as_bytes()), name: image.name.clone() };
     let held = doors.supply.bring(doors, &wanted).await.map_err(|missing| {
         let why = missing.why.join("; ");
-        failed(&format!("{} cannot be had here: {why}", image.name), None)
+        let what = format!("{} cannot be had here: {why}", image.name);
+        // The job is not to blame, and whoever has its image may be back in a moment.
+        if missing.for_now {
+            return TaskEnd::Lost { reason: naming::short(&what) };
+        }
+        failed(&what, None)
     })?;
     let config = in_store(doors, move |images| images.config(&wanted.id)).await;
     let config = config.map_err(|error| failed(&super::chain(&error), None))?;

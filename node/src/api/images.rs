@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::future::join_all;
 use gossip_core::id::NodeId;
-use runtime::image::{Digest, ImageError, Reference, Removed};
+use runtime::image::{Digest, ImageError, Reference, RegistryError, Removed};
 use serde::Deserialize;
 
 use super::answer::Refused;
@@ -27,7 +27,7 @@ use super::image_types::{ImageDetail, ImageList, ImageView, RemovedImages, Remov
 use super::peer;
 use super::types::{Complaint, Failure};
 use crate::agent::images::{
-    DOCUMENTS_BYTES_MAX, Wanted, change_store, hold, in_store, needed, verified,
+    DOCUMENTS_BYTES_MAX, Need, Wanted, change_store, hold, in_store, needed, verified,
 };
 use crate::agent::{Doors, chain, wall_now};
 use crate::cli::client::segment;
@@ -108,6 +108,14 @@ pub(super) fn failed(error: &ImageError) -> Refused {
                 "write \"auths\", as in Docker's config.json, into registries.json in the node's \
                   data directory; or docker login, as its agent's user",
             ),
+        ),
+        ImageError::Registry(
+            RegistryError::NoRepository { .. } | RegistryError::NotFound { .. },
+        ) => (
+            StatusCode::NOT_FOUND,
+            "no_such_image",
+            "the registry does not have it",
+            Some("look at its name and tag; starling image ls   what is here"),
         ),
         ImageError::Registry(_) => (
             StatusCode::BAD_GATEWAY,
@@ -250,7 +258,7 @@ async fn prune(
     let path = format!("/v1/local/images/prune?all={}{unused}", wish.all);
     let nodes = ready.into_iter().map(|node| (node.id, node.name)).collect();
     let own = local::before(&wish);
-    let needed = needed(&doors).await?;
+    let needed = needed(&doors, Need::All).await?;
     let here = move |images: &runtime::image::Images| {
         let _held = hold(images, &needed);
         images.prune(wish.all, own)

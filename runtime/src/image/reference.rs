@@ -22,6 +22,9 @@ pub(crate) const HUB: &str = "docker.io";
 /// Names of Docker Hub that have only one part lie in here.
 const OFFICIAL: &str = "library/";
 
+/// What digests begin with: no name of an image alone.
+const ALGORITHM: &str = "sha256";
+
 /// What is meant where neither tag nor digest is said.
 const LATEST: &str = "latest";
 
@@ -132,6 +135,9 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         return Err("it is an image's id");
     }
     let official = host == HUB && !path.contains('/') && !path.is_empty();
+    if official && path == ALGORITHM {
+        return Err("it would be taken for a digest");
+    }
     let path = if official { format!("{OFFICIAL}{path}") } else { path.to_owned() };
     if path.is_empty() || host.len() + path.len() > NAME_BYTES_MAX {
         return Err(if path.is_empty() { "it is empty" } else { "it is too long" });
@@ -281,6 +287,7 @@ mod tests {
         let tag = format!("a:{}", "t".repeat(129));
         for bad in [
             "",
+            "sha256:10b71ca98ace",
             "/",
             "a/",
             "/a",

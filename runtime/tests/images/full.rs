@@ -99,3 +99,21 @@ fn a_full_disk_is_said_and_costs_nothing_that_was_there() {
     drop(images);
     assert_eq!(open(&path).list().len(), 1);
 }
+
+#[test]
+fn an_image_is_removed_from_a_disk_that_is_full_to_its_last_byte() {
+    let Some(disk) = Disk::new() else { return };
+    let path = disk.0.path().join("images");
+    let images = open(&path);
+    let content = vec![7; 256 << 10];
+    let id = load(&images, &[Tarball::new().file("a", &content).end()]).unwrap();
+    let mut fill = File::create(disk.0.path().join("fill")).unwrap();
+    while std::io::Write::write(&mut fill, &[1]).is_ok() {}
+    let removed = images.remove("app", false).unwrap();
+    assert_eq!(removed.images, [id]);
+    let room = rustix::fs::statvfs(disk.0.path()).unwrap();
+    assert!(room.f_bavail * room.f_frsize >= content.len() as u64, "its bytes are free");
+    drop(images);
+    let images = open(&path);
+    assert!(images.list().is_empty() && images.named(&name("app")).is_none());
+}

@@ -85,6 +85,14 @@ fn sizes_and_numbers_that_do_not_agree_are_refused() {
 }
 
 #[test]
+fn a_list_proves_no_digest_of_a_name() {
+    let mut parts = shapes::docker_old(&[&simple()]);
+    let name = format!("app@sha256:{}", "1".repeat(64));
+    change_list(&mut parts, |rows| rows[0]["RepoTags"] = json!([name]));
+    assert_refused(&tar(&parts), "no tag");
+}
+
+#[test]
 fn what_is_missing_is_named() {
     let sample = simple();
     for (shape, parts) in shapes::all(&sample) {

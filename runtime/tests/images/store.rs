@@ -134,6 +134,38 @@ fn a_watcher_is_told_and_may_end_the_work() {
 }
 
 #[test]
+fn who_trickles_a_layer_in_keeps_nobody_else_from_it() {
+    let shelf = Shelf::new();
+    let images = shelf.open();
+    let tar = one();
+    let diff_id = Digest::of(&tar);
+    /// Ends when it is told to, and brings nothing until then.
+    struct Stuck(std::sync::mpsc::Receiver<()>, Arc<Barrier>, bool);
+    impl Read for Stuck {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            if !std::mem::replace(&mut self.2, true) {
+                self.1.wait();
+            }
+            let _ = self.0.recv();
+            Ok(0)
+        }
+    }
+    let begun = Arc::new(Barrier::new(2));
+    let (end, told) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            let mut stuck = Stuck(told, Arc::clone(&begun), false);
+            images.stage(&mut stuck, "stuck", Some(&diff_id), &bounds(), &go_on).map(drop)
+        });
+        begun.wait();
+        let staged = images.stage(&mut tar.as_slice(), "b", Some(&diff_id), &bounds(), &go_on);
+        assert_eq!(staged.unwrap().diff_id(), diff_id);
+        drop(end);
+        first.join().unwrap().unwrap_err();
+    });
+}
+
+#[test]
 fn two_who_bring_the_same_layer_share_the_work() {
     let shelf = Shelf::new();
     let images = shelf.open();

@@ -54,12 +54,12 @@ impl Tried {
     }
 
     fn missing(self) -> Missing {
-        let why: Vec<_> = self.0.into_iter().map(|(name, what)| format!("{name} {what}")).collect();
+        let all = self.0.into_iter().map(|(name, what)| format!("{name} {what}"));
+        let mut why: Vec<_> = all.collect();
         if why.is_empty() {
-            Missing { why: vec!["no other member could be asked".to_owned()] }
-        } else {
-            Missing { why }
+            why.push("no other member could be asked".to_owned());
         }
+        Missing { why, for_now: false }
     }
 }
 
@@ -70,9 +70,11 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
     // What came in one round need not come in the next.
     let mut brought: Vec<Brought> = Vec::new();
     let mut liars: Vec<Holder> = Vec::new();
+    let mut unsure = Unsure::Nobody;
     for round in 1..=ROUNDS_MAX {
         let mut found = holders(doors, &wanted.id, &mut tried).await?;
         found.holders.retain(|holder| !liars.contains(holder));
+        unsure = found.unsure;
         let before = found.holders.clone();
         let rounds = match (found.holders.is_empty(), found.unsure) {
             (true, Unsure::Nobody) => 1,
@@ -91,7 +93,8 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(ROUND_PAUSE_MAX);
     }
-    from_registry(doors, wanted, tried).await
+    let got = from_registry(doors, wanted, tried).await;
+    got.map_err(|missing| Missing { for_now: unsure != Unsure::Nobody, ..missing })
 }
 
 /// Who has it.
@@ -112,7 +115,7 @@ enum Unsure {
 
 async fn holders(doors: &Doors, id: &Digest, tried: &mut Tried) -> Result<Found, Missing> {
     let nodes = doors.agent.look(|core, now| core.node_views(now.moment)).await;
-    let nodes = nodes.map_err(|gone| Missing { why: vec![gone.to_string()] })?;
+    let nodes = nodes.map_err(|gone| Missing { why: vec![gone.to_string()], for_now: true })?;
     let path = format!("/v1/local/images?name={id}");
     let path = path.as_str();
     let (ready, silent): (Vec<_>, Vec<_>) =

@@ -44,7 +44,7 @@ pub(in crate::agent) async fn keep(doors: Doors) {
         }
         old_at = Instant::now() + OLD_EVERY;
         let wanted = room.map_or(0, |(_, wanted)| wanted);
-        let Ok(needed) = needed(&doors).await else { return };
+        let Ok(needed) = needed(&doors, Need::Files).await else { return };
         let collect = move |images: &Images| {
             let _held = hold(images, &needed);
             images.collect(UNUSED_FOR, wanted)
@@ -60,18 +60,27 @@ pub(in crate::agent) async fn keep(doors: Doors) {
     }
 }
 
-/// The files that live jobs bring along. Whoever submitted one may have the only copy until
-/// another node has fetched it, and no registry has any.
-pub(crate) async fn needed(doors: &Doors) -> Result<Vec<Digest>, Gone> {
-    let look = |core: &Core, _| {
+/// What live jobs need to start anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The files that they bring along. Whoever submitted one may have the only copy until
+    /// another node has fetched it, and no registry has any.
+    Files,
+    /// And the images that they run from: a node that runs none of them may have the only copy.
+    All,
+}
+
+/// What the live jobs of the cluster need of this.
+pub(crate) async fn needed(doors: &Doors, need: Need) -> Result<Vec<Digest>, Gone> {
+    let look = move |core: &Core, _| {
         let state = core.state();
         let live = state.jobs().filter(|(_, intent)| intent.is_live());
         let specs = live.filter_map(|(job, _)| Some((job, state.spec_of(job)?.1)));
         let files = specs.flat_map(|(job, spec)| {
             let tasks = spec.groups.iter().flat_map(|group| &group.tasks);
-            let files = tasks.filter_map(|task| match &task.run {
-                Program::Process { files, .. } => files.as_ref()?.id,
-                Program::Container(_) => None,
+            let files = tasks.filter_map(move |task| match &task.run {
+                Program::Container(_) if need == Need::Files => None,
+                run => run.image()?.id,
             });
             files.map(move |id| (job, Digest::new(*id.as_bytes())))
         });

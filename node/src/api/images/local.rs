@@ -19,7 +19,7 @@ use super::super::answer::Refused;
 use super::super::image_types::{Documents, HeldImages};
 use super::{census, failed};
 use crate::agent::Doors;
-use crate::agent::images::{change_store, hold, in_store, needed};
+use crate::agent::images::{Need, change_store, hold, in_store, needed};
 
 /// How much of a layer is read at a time: large enough that the walk to a thread that may
 /// block costs nothing beside it, small enough for many readers.
@@ -140,7 +140,7 @@ pub(in crate::api) async fn prune(
     Query(wish): Query<Prune>,
 ) -> Result<Json<Removed>, Refused> {
     let before = before(&wish);
-    let needed = needed(&doors).await?;
+    let needed = needed(&doors, Need::All).await?;
     let removed = change_store(&doors, move |images| {
         let _held = hold(images, &needed);
         images.prune(wish.all, before)

@@ -185,7 +185,7 @@ async fn proven(doors: &Doors, candidates: Vec<Candidate>, digest: &Digest) -> V
 async fn from_registry(doors: &Doors, text: &str, unheard: Unheard) -> Result<Pinned, Refused> {
     let Ok(name) = text.parse::<Reference>() else { return Err(unknown(text, unheard)) };
     let host = name.host().to_owned();
-    let _turn = turn(doors)?;
+    let _turn = turn(doors).await?;
     match sources::pull(doors, name, Origin::Asked).await {
         Ok(info) => Ok(pinned(&info)),
         Err(error) => Err(unknown(text, unheard).because(format!("{host}: {}", chain(&error)))),

@@ -44,6 +44,10 @@ const STALL_FOR: Duration = Duration::from_secs(600);
 /// a connection that is cut could hide.
 const DRAIN_FOR: Duration = Duration::from_secs(5);
 
+/// How long somebody waits for a turn before they are told that too much is moved: some
+/// loads of a script take no longer.
+const TURN_WITHIN: Duration = Duration::from_secs(20);
+
 /// Pieces of an archive that wait for a slow reader.
 const PIECES: usize = 8;
 
@@ -58,7 +62,7 @@ pub(super) async fn load(
     State(doors): State<Doors>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let turn = turn(&doors)?;
+    let turn = turn(&doors).await?;
     Ok(take_in(doors, turn, request.into_body(), sources::load))
 }
 
@@ -75,7 +79,7 @@ pub(super) async fn import(
     let changes = Changes::parse(lines.take(CHANGES_MAX)).map_err(|error| failed(&error))?;
     let is_needed = query.iter().any(|(key, value)| key == "origin" && value == "needed");
     let origin = if is_needed { Origin::Needed } else { Origin::Asked };
-    let turn = turn(&doors)?;
+    let turn = turn(&doors).await?;
     Ok(take_in(doors, turn, request.into_body(), move |images, from, watcher| {
         sources::import(images, from, name.as_ref(), &changes, origin, watcher)
     }))
@@ -86,8 +90,9 @@ fn reference(text: &str) -> Result<Reference, Refused> {
 }
 
 /// A turn to move an image for a user, or what to answer.
-pub(super) fn turn(doors: &Doors) -> Result<OwnedSemaphorePermit, Refused> {
-    doors.supply.turn().ok_or_else(|| {
+pub(super) async fn turn(doors: &Doors) -> Result<OwnedSemaphorePermit, Refused> {
+    let soon = tokio::time::timeout(TURN_WITHIN, doors.supply.turn()).await;
+    soon.ok().flatten().ok_or_else(|| {
         let complaint = Complaint::new("busy", "too many images are moved here just now")
             .hint("try again when one of them is done, or ask another node with --peer");
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, complaint)
@@ -222,7 +227,7 @@ pub(super) async fn save(
         let complaint = Complaint::new("bad_request", "which image is not said");
         return Err(Refused::new(StatusCode::BAD_REQUEST, complaint));
     }
-    let turn = turn(&doors)?;
+    let turn = turn(&doors).await?;
     let mut held = Vec::new();
     let mut wanted = Vec::new();
     for name in names {
@@ -279,7 +284,7 @@ pub(super) async fn pull(
     Query(Named { name }): Query<Named>,
 ) -> Result<Response, Refused> {
     let name = reference(&name)?;
-    let turn = turn(&doors)?;
+    let turn = turn(&doors).await?;
     let (lines, answer) = Lines::new();
     let owner = doors.tasks.clone();
     owner.spawn(async move {
@@ -303,7 +308,7 @@ pub(super) async fn push(
     Query(Named { name }): Query<Named>,
 ) -> Result<Response, Refused> {
     let to = reference(&name)?;
-    let turn = turn(&doors)?;
+    let turn = turn(&doors).await?;
     let (view, _) = one(&doors, &name).await?;
     let held = here(&doors, view.id, &name).await?;
     let (lines, answer) = Lines::new();

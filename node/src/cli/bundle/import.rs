@@ -57,7 +57,7 @@ pub(super) async fn run(args: ImportArgs, client: &mut Client, out: Output) -> R
     known.check()?;
     out.note(&summary(&bundle.head));
     if out.format == Format::Human && !chosen.is_empty() {
-        out.note(jobs(&chosen).print(None).trim_end());
+        jobs(&chosen).print(None).lines().for_each(|line| out.note(line));
     }
     left_behind(&chosen, out);
     let cluster = bundle.head.cluster;

@@ -125,6 +125,9 @@ pub(super) async fn push(args: PushArgs, client: &mut Client, out: Output) -> Re
     watched(lines, None, out).await?.tell("pushed", out)
 }
 
+/// One of these tells what images a directory has.
+const LISTS: [&str; 2] = ["index.json", "manifest.json"];
+
 /// Where an archive comes from.
 enum Source {
     File(File, u64),
@@ -150,6 +153,15 @@ impl Source {
         let file = File::open(path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
         if found.is_dir() {
+            if !LISTS.iter().any(|list| path.join(list).is_file()) {
+                let what = format!("{} is a directory without an image", path.display());
+                return Err(Complaint::new("bad_image", what)
+                    .because("it has no index.json, as an OCI layout has, and no manifest.json")
+                    .hint(
+                        "tar c -C DIR . | starling image import - NAME   for a directory of files",
+                    )
+                    .into());
+            }
             return Ok(Self::Directory(path.to_owned()));
         }
         Ok(Self::File(file, found.len()))

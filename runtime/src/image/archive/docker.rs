@@ -6,7 +6,7 @@ use super::contents::Contents;
 use super::wanted::{LayerFile, Wanted};
 use super::{IMAGES, bad_archive};
 use crate::image::documents::{MANIFEST_BYTES, from_json, in_document, shown};
-use crate::image::{Digest, ImageError, Reference};
+use crate::image::{BadReference, Digest, ImageError, Reference};
 
 /// Where it is.
 pub(super) const MANIFEST: &[u8] = b"manifest.json";
@@ -43,8 +43,14 @@ fn image(contents: &Contents, row: Row) -> Result<Wanted, ImageError> {
     check_name(&row.config, &config)?;
     let tags = row.repo_tags.unwrap_or_default();
     let names = tags.iter().filter(|tag| *tag != NO_NAME).map(|tag| {
-        let bad = |error| bad_archive(format!("it has an image called {}: {error}", shown(tag)));
-        tag.parse().map_err(bad)
+        let bad =
+            |why: String| bad_archive(format!("it has an image called {}: {why}", shown(tag)));
+        let name: Reference = tag.parse().map_err(|error: BadReference| bad(error.to_string()))?;
+        // Only a registry's answer proves one.
+        if name.digest().is_some() {
+            return Err(bad("a name with a digest is no tag".to_owned()));
+        }
+        Ok(name)
     });
     let names = names.collect::<Result<Vec<Reference>, ImageError>>()?;
     let layers = row.layers.unwrap_or_default();

@@ -78,10 +78,12 @@ impl Written {
     }
 }
 
-/// A lone word may be a name or a tag, and is taken for neither.
+/// A lone word may be a name or a tag, and is taken for neither. A digest in a name is proven
+/// by a registry's answer alone, and by no annotation.
 fn name(whole: Option<&str>, reference: Option<&str>) -> Option<Reference> {
-    let full = whole.and_then(|text| text.parse().ok());
-    full.or_else(|| reference.filter(|text| text.contains(['/', ':']))?.parse().ok())
+    let read = |text: &str| text.parse().ok().filter(|name: &Reference| name.digest().is_none());
+    let full = whole.and_then(read);
+    full.or_else(|| reference.filter(|text| text.contains(['/', ':'])).and_then(read))
 }
 
 impl Descriptor {

@@ -161,7 +161,9 @@ fn names_are_taken_from_annotations_and_a_lone_word_is_none() {
     let reference = |name: &str| named(&format!(r#""org.opencontainers.image.ref.name":"{name}""#));
     assert_eq!(reference("localhost/x:2"), ["localhost/x:2"]);
     assert_eq!(reference("x:2"), ["docker.io/library/x:2"]);
-    for none in ["latest", "", "Bad/Name", "\\u0000/"] {
+    // Proven by nothing.
+    let proven = format!("x@{SUM}");
+    for none in ["latest", "", "Bad/Name", "\\u0000/", &proven] {
         assert!(reference(none).is_empty(), "{none}");
     }
 }

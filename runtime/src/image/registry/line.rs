@@ -31,6 +31,9 @@ use super::{RegistryError, RegistryOptions};
 /// Idle lines that are kept: as many as one pull has in use at a time, and one.
 const IDLE_MAX: usize = 4;
 
+/// The longest that a document may take to come, whole: it has a few MiB at most.
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+
 /// What is sent with a request.
 #[derive(Debug)]
 pub(super) enum Content {
@@ -252,12 +255,18 @@ impl Body {
         }
     }
 
-    /// All of it, if it has no more than `max` bytes.
+    /// All of it, if it has no more than `max` bytes and does not drip: for documents.
     pub(super) async fn whole(
-        mut self,
+        self,
         what: &'static str,
         max: usize,
     ) -> Result<Vec<u8>, RegistryError> {
+        let host = self.line.as_ref().map(|line| line.server.authority()).unwrap_or_default();
+        let late = || RegistryError::TimedOut { host, what: "send all of it", after: WHOLE_WITHIN };
+        timeout(WHOLE_WITHIN, self.pieces(what, max)).await.unwrap_or_else(|_late| Err(late()))
+    }
+
+    async fn pieces(mut self, what: &'static str, max: usize) -> Result<Vec<u8>, RegistryError> {
         let host = self.line.as_ref().map(|line| line.server.authority()).unwrap_or_default();
         let mut bytes = Vec::new();
         while let Some(piece) = self.next().await? {

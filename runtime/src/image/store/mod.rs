@@ -40,6 +40,10 @@ pub use hold::Held;
 pub use reader::LayerReader;
 pub use stage::Staged;
 
+/// Longest config that is kept parsed, in bytes: honest ones have a tenth of it, and what a
+/// stranger writes into a large one takes several times its size.
+const CONFIG_KEPT_MAX: usize = 64 * 1024;
+
 /// How an image came here, which decides whether it may go by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -178,8 +182,11 @@ impl Images {
         if let Some(config) = self.0.state().config(id) {
             return Ok(config);
         }
-        let config = Arc::new(ImageConfig::parse(&self.config_bytes(id)?)?);
-        self.0.state().keep_config(*id, Arc::clone(&config));
+        let bytes = self.config_bytes(id)?;
+        let config = Arc::new(ImageConfig::parse(&bytes)?);
+        if bytes.len() <= CONFIG_KEPT_MAX {
+            self.0.state().keep_config(*id, Arc::clone(&config));
+        }
         Ok(config)
     }
 

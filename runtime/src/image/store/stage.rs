@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,11 @@ use crate::unpack::{self, Bounds, Form, Options, UnpackError, again, unpack_laye
 
 /// How often a watcher is asked whether to go on while another thread does the work.
 const ASK: Duration = Duration::from_millis(200);
+
+/// Another thread that brings less than this in that time is not waited for: a tenth of a
+/// link of 1 Mbit/s.
+const DRIP_BYTES: u64 = 128 * 1024;
+const DRIP_FOR: Duration = Duration::from_secs(10);
 
 /// Bytes read at once of an archive that is written again to be compared.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -106,14 +111,15 @@ impl Images {
         bounds: &Bounds,
         watcher: Watcher,
     ) -> Result<Staged, ImageError> {
-        let _busy = match diff_id {
+        let busy = match diff_id {
             None => None,
             Some(wanted) => match self.0.find_or_begin(wanted, label, watcher)? {
                 Begun::Found(staged) => return Ok(staged),
-                Begun::Ours(busy) => Some(busy),
+                Begun::Ours(busy) => busy,
             },
         };
         let mut taken = Taken::new(from, label, watcher);
+        taken.count_in(busy.as_ref().map(|busy| Arc::clone(&busy.read)));
         let since = Instant::now();
         let part = Part::make(self.0.disk.parts.as_fd());
         let part = part.map_err(self.0.disk.failed("make a layer"))?;
@@ -146,7 +152,8 @@ impl Images {
 /// What became of the wish for a layer.
 enum Begun<'a> {
     Found(Staged),
-    Ours(Busy<'a>),
+    /// With no sign for others that it is staged, if that of somebody slow is there.
+    Ours(Option<Busy<'a>>),
 }
 
 impl Inner {
@@ -158,6 +165,7 @@ impl Inner {
         label: &str,
         watcher: Watcher,
     ) -> Result<Begun<'_>, ImageError> {
+        let (mut since, mut seen) = (Instant::now(), 0);
         loop {
             // The watcher is called without the lock: it may ask us something.
             if !watcher(progress(label, Stage::Working, 0)) {
@@ -180,8 +188,17 @@ impl Inner {
                 let (diff_id, packed_bytes) = (*wanted, 0);
                 return Ok(Begun::Found(Staged { diff_id, packed, packed_bytes, bytes, ground }));
             }
-            if state.busy.insert(*wanted) {
-                return Ok(Begun::Ours(Busy { store: self, layer: *wanted }));
+            let Some(theirs) = state.busy.get(wanted) else {
+                let read = Arc::default();
+                state.busy.insert(*wanted, Arc::clone(&read));
+                return Ok(Begun::Ours(Some(Busy { store: self, layer: *wanted, read })));
+            };
+            let read = theirs.load(Ordering::Relaxed);
+            if read >= seen + DRIP_BYTES {
+                (since, seen) = (Instant::now(), read);
+            } else if since.elapsed() > DRIP_FOR {
+                // Whoever trickles it in must not keep everybody else from it.
+                return Ok(Begun::Ours(None));
             }
             drop(self.changed.wait_timeout(state, ASK).unwrap_or_else(PoisonError::into_inner));
         }
@@ -253,6 +270,8 @@ fn compare(part: BorrowedFd, wanted: [u8; 32]) -> Result<(), UnpackError> {
 struct Busy<'a> {
     store: &'a Inner,
     layer: Digest,
+    /// Bytes read so far.
+    read: Arc<AtomicU64>,
 }
 
 impl Drop for Busy<'_> {

@@ -4,6 +4,7 @@
 //! `removal` say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 use super::super::{Digest, ImageConfig, ImageError, Reference};
@@ -27,7 +28,7 @@ pub(super) struct State {
     /// Whether that is not written down yet.
     pub(super) used_is_news: bool,
     /// Layers being staged whose digest is known before.
-    pub(super) busy: BTreeSet<Digest>,
+    pub(super) busy: BTreeMap<Digest, Arc<AtomicU64>>,
     /// Layers that are staged.
     pub(super) fresh: BTreeMap<Digest, Weak<Fresh>>,
     configs: BTreeMap<Digest, Arc<ImageConfig>>,

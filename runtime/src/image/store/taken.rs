@@ -1,6 +1,8 @@
 //! What a layer is read from, while it is: summed up, counted, told of, and called off.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
@@ -20,6 +22,8 @@ pub(super) struct Taken<'a> {
     told: u64,
     failed: Option<io::Error>,
     called_off: bool,
+    /// Where others see how far it is.
+    count: Option<Arc<AtomicU64>>,
 }
 
 /// A word to a watcher.
@@ -30,7 +34,13 @@ pub(super) fn progress(label: &str, stage: Stage, bytes: u64) -> Progress {
 impl<'a> Taken<'a> {
     pub(super) fn new(from: &'a mut dyn Read, label: &'a str, watcher: Watcher<'a>) -> Self {
         let hash = Sha256::new();
-        Self { from, label, watcher, hash, bytes: 0, told: 0, failed: None, called_off: false }
+        let (bytes, told, failed, called_off, count) = (0, 0, None, false, None);
+        Self { from, label, watcher, hash, bytes, told, failed, called_off, count }
+    }
+
+    /// Shows others how far it is.
+    pub(super) fn count_in(&mut self, count: Option<Arc<AtomicU64>>) {
+        self.count = count;
     }
 
     /// The sum of what was read so far.
@@ -71,6 +81,9 @@ impl Read for Taken<'_> {
         };
         self.hash.update(into.get(..read).unwrap_or_default());
         self.bytes += read as u64;
+        if let Some(count) = &self.count {
+            count.store(self.bytes, Ordering::Relaxed);
+        }
         if self.bytes - self.told >= TELL_BYTES {
             self.told = self.bytes;
             self.called_off = !(self.watcher)(progress(self.label, Stage::Working, self.bytes));
