@@ -149,7 +149,8 @@ impl Core {
         let Some(it) = self.allocations.get_mut(id).filter(|it| it.stop.is_none()) else { return };
         it.stop = Some(cause);
         it.probe = None;
-        if matches!(it.phase, Phase::Running(_)) {
+        // A start may take as long as its image takes to come: it is called off.
+        if it.has_task() {
             let grace_ms = it.task.as_ref().map_or(STOP_GRACE_MS, |task| task.stop_grace_ms);
             out.push(Effect::Stop { id: id.clone(), grace_ms });
         }

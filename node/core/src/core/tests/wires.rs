@@ -146,9 +146,13 @@ impl Cluster {
                     }
                 }
                 Effect::Stop { id, .. } => {
-                    self.tasks.remove(&(at, id.clone()));
-                    let end = TaskEnd::Signalled { signal: 15 };
-                    self.mail.push_back((at, Input::Ended { id, end }));
+                    // One that is being started does not hear of it: it is asked again.
+                    let begins = |(_, input): &(usize, Input)| matches!(input, Input::Started(late) if *late == id);
+                    if !self.late.iter().any(begins) {
+                        self.tasks.remove(&(at, id.clone()));
+                        let end = TaskEnd::Signalled { signal: 15 };
+                        self.mail.push_back((at, Input::Ended { id, end }));
+                    }
                 }
                 Effect::Publish { .. } => {
                     let from = self.logs[at].node;
