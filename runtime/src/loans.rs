@@ -296,7 +296,7 @@ impl Loans {
             .map_err(|error| chain(&error))?
             .bridge()
             .map_err(|error| error.to_string())?;
-        let opened = Bridge::open(&BridgeConfig { tag, subnet: None });
+        let opened = Bridge::open(&BridgeConfig { tag, home: self.dir.clone(), subnet: None });
         let opened = Arc::new(opened.map_err(|error| chain(&error))?);
         *bridge = Some(Arc::clone(&opened));
         Ok(opened)

@@ -10,9 +10,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Where containers live if the host has no route there yet, in order. The first is
-/// what people who know container hosts expect; the last are far from it, for hosts
-/// whose company routes all of 10.0.0.0/8.
-const CANDIDATES: [Subnet; 13] = [
+/// what people who know container hosts expect; then some far from it, for hosts
+/// whose company routes all of 10.0.0.0/8; the last is for those that route all private
+/// ranges: it is set apart for measuring networks (RFC 2544), which nobody reaches.
+const CANDIDATES: [Subnet; 14] = [
     candidate([10, 88]),
     candidate([10, 89]),
     candidate([10, 90]),
@@ -26,6 +27,7 @@ const CANDIDATES: [Subnet; 13] = [
     candidate([172, 30]),
     candidate([172, 31]),
     candidate([192, 168]),
+    candidate([198, 19]),
 ];
 
 const fn candidate([a, b]: [u8; 2]) -> Subnet {
@@ -117,9 +119,12 @@ impl Subnet {
     }
 }
 
-/// The first candidate that covers nothing of what the host reaches already.
+/// The first candidate that covers nothing of what the host reaches already; behind the
+/// candidates any part of 10.0.0.0/8.
 pub(super) fn choose(routes: &[Subnet]) -> Option<Subnet> {
-    CANDIDATES.into_iter().find(|subnet| !routes.iter().any(|route| route.overlaps(*subnet)))
+    let rest = (0..=u8::MAX).map(|part| candidate([10, part]));
+    let free = |subnet: &Subnet| !routes.iter().any(|route| route.overlaps(*subnet));
+    CANDIDATES.into_iter().chain(rest).find(free)
 }
 
 fn mask(prefix: u8) -> u32 {
@@ -249,6 +254,9 @@ mod tests {
         assert_eq!(choose(&[subnet("10.88.4.0/24")]), Some(subnet("10.89.0.0/16")));
         let all_of_ten = Subnet::around(Ipv4Addr::new(10, 0, 0, 0), 8);
         assert_eq!(choose(&[all_of_ten]), Some(subnet("172.28.0.0/16")));
+        let private = [all_of_ten, subnet("172.16.0.0/12"), subnet("192.168.0.0/16")];
+        assert_eq!(choose(&private), Some(subnet("198.19.0.0/16")));
+        assert_eq!(choose(&CANDIDATES), Some(subnet("10.0.0.0/16")));
         assert_eq!(choose(&[Subnet::around(Ipv4Addr::UNSPECIFIED, 0)]), None);
     }
 

@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::container::{Protocol, Publish};
@@ -23,6 +24,7 @@ use crate::container::{Protocol, Publish};
 use super::addresses::{Mac, Prefix6, Subnet};
 use super::executor::{Hands, StepError, alias_task, unplug};
 use super::facts::{NetworkFacts, NoBridge};
+use super::home;
 use super::nft;
 use super::plan::{self, BadTag, Family, Names, PlanError, Step};
 use super::publish::{PublishError, check};
@@ -41,6 +43,8 @@ pub struct BridgeConfig {
     /// Tells this agent's interfaces and rules from another's on the same host: 1 to
     /// 8 of a-z and 0-9.
     pub tag: String,
+    /// The agent's directory. Where that is gone, another agent removes the network.
+    pub home: PathBuf,
     /// Where containers live; none to let the host's routes decide.
     pub subnet: Option<Subnet>,
 }
@@ -171,8 +175,10 @@ impl Bridge {
         let facts = NetworkFacts::look(&names.bridge);
         facts.bridge()?;
         let mut hands = Hands::open(&names.table, &names.bridge)?;
-        let host = Host::look(&mut hands.links)?;
-        let base = plan::base(&names, config.subnet, &host, facts.forwards())?;
+        let _turn = home::turn();
+        let host = without_deserted(&mut hands)?;
+        let alias = home::alias(&config.home);
+        let base = plan::base(&names, &alias, config.subnet, &host, facts.forwards())?;
         for step in &base.steps {
             if *step == Step::Forward {
                 tracing::info!("containers need the host to pass packets on: {step}");
@@ -405,6 +411,23 @@ impl Bridge {
             }
         }
     }
+}
+
+/// What the host has, once the networks of agents that are no more are removed.
+fn without_deserted(hands: &mut Hands) -> Result<Host, BridgeError> {
+    let host = Host::look(&mut hands.links)?;
+    let deserted = plan::deserted(&host, home::is_gone);
+    if deserted.is_empty() {
+        return Ok(host);
+    }
+    for step in deserted.iter().flat_map(plan::close) {
+        tracing::info!("the network of an agent whose directory is gone: {step}");
+        if let Err(error) = hands.perform(&step, None) {
+            let error = crate::order::chain(&error);
+            tracing::warn!(error, "a deserted network stays");
+        }
+    }
+    Ok(Host::look(&mut hands.links)?)
 }
 
 /// Gives the bridge IPv6, by the range it has or one that is this machine's; none if that

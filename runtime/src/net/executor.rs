@@ -122,7 +122,10 @@ impl Hands {
     fn simple(&mut self, step: &Step) -> Result<(), WireError> {
         match step {
             Step::Bridge { name, mtu } => route::make_bridge(&mut self.links, name, *mtu),
-            Step::Raise { link, mac } => route::raise(&mut self.links, link, &[Trait::Mac(*mac)]),
+            Step::Raise { link, mac, alias } => {
+                let traits = [Trait::Mac(*mac), Trait::Alias(alias)];
+                route::raise(&mut self.links, link, &traits)
+            }
             Step::Address { address, subnet, .. } => {
                 let index = self.bridge_index()?;
                 route::add_address(&mut self.links, index, *address, *subnet)

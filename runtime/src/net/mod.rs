@@ -31,8 +31,9 @@
 //! own address from its neighbours: so interfaces that did are told to go on.
 //!
 //! Invariants: nothing outside what carries the tag is changed, except the host's
-//! forwarding switches and what keeps its own IPv6 as it is beside them; nothing is left of a task that was detached or swept; the
-//! network of the host itself is never configured.
+//! forwarding switches, what keeps its own IPv6 as it is beside them, and idle networks of
+//! agents whose directory is gone; nothing is left of a task that was detached or swept;
+//! the network of the host itself is never configured.
 
 mod addresses;
 mod bridge;
@@ -41,6 +42,7 @@ mod expression;
 mod facts;
 mod files;
 mod flows;
+mod home;
 mod loopback;
 mod nft;
 mod plan;

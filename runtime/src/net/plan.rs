@@ -6,7 +6,8 @@
 //!
 //! Everything of ours carries the tag in its name: bridge `star-TAG`, table
 //! `starling-TAG`, cables `vTAG-N`, where N is the container's number in the
-//! subnet. Agents with different tags on one host never touch each other's.
+//! subnet. Agents with different tags on one host never touch each other's, but for the
+//! networks of agents that are no more.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,10 +17,12 @@ use crate::container::{Protocol, Publish};
 
 use super::addresses::{Mac, Prefix6, Subnet, choose};
 use super::publish::{PublishError, limited_to, speaks};
-use super::route::Host;
+use super::route::{Host, Link};
 
 /// Interface names have 15 bytes: `v`, tag, dash, a number of up to five hex digits.
 const TAG_BYTES: usize = 8;
+/// How the names of our bridges begin.
+const BRIDGE: &str = "star-";
 /// What the interface is called inside a container.
 pub(super) const INSIDE: &str = "eth0";
 /// What Ethernet carries when nobody says otherwise.
@@ -51,7 +54,7 @@ impl Names {
         }
         Ok(Self {
             tag: tag.to_owned(),
-            bridge: format!("star-{tag}"),
+            bridge: format!("{BRIDGE}{tag}"),
             table: format!("starling-{tag}"),
         })
     }
@@ -106,7 +109,7 @@ pub(super) enum Step {
     Forward6,
     Bridge { name: String, mtu: u32 },
     Address { link: String, address: Ipv4Addr, subnet: Subnet },
-    Raise { link: String, mac: Mac },
+    Raise { link: String, mac: Mac, alias: String },
     Localnet { bridge: String },
     Table { name: String, bridge: String, subnet: Subnet },
     Address6 { link: String, prefix: Prefix6 },
@@ -130,7 +133,7 @@ impl fmt::Display for Step {
             Self::Address { link, address, subnet } => {
                 write!(f, "give {link} {address}/{}", subnet.prefix())
             }
-            Self::Raise { link, mac } => write!(f, "start {link} as {mac}"),
+            Self::Raise { link, mac, .. } => write!(f, "start {link} as {mac}"),
             Self::Localnet { bridge } => {
                 write!(f, "switch on net.ipv4.conf.{bridge}.route_localnet")
             }
@@ -223,9 +226,10 @@ pub(super) struct Base {
 }
 
 /// Plans the bridge and its table. What is there already is put right, and a bridge
-/// of ours keeps its subnet, which its containers know.
+/// of ours keeps its subnet, which its containers know. `home` is written on it.
 pub(super) fn base(
     names: &Names,
+    home: &str,
     wanted: Option<Subnet>,
     host: &Host,
     forwards: bool,
@@ -252,7 +256,7 @@ pub(super) fn base(
     let gateway = subnet.gateway();
     steps.extend([
         Step::Bridge { name: name.clone(), mtu },
-        Step::Raise { link: name.clone(), mac: Mac::of(gateway) },
+        Step::Raise { link: name.clone(), mac: Mac::of(gateway), alias: home.to_owned() },
         Step::Address { link: name.clone(), address: gateway, subnet },
         Step::Localnet { bridge: name },
         table(names, subnet),
@@ -372,6 +376,15 @@ pub(super) fn detach(
         steps.extend(all.map(|address| Step::ForgetAddress { address }));
     }
     steps
+}
+
+/// The networks of agents whose directory is gone, as one finds them when somebody killed
+/// everything and deleted it; those with tasks on them stay.
+pub(super) fn deserted(host: &Host, is_gone: impl Fn(&str) -> bool) -> Vec<Names> {
+    let busy = |bridge: &Link| host.links.iter().any(|link| link.on == Some(bridge.index));
+    let idle = host.links.iter().filter(|link| !busy(link) && is_gone(&link.alias));
+    let names = idle.filter_map(|link| link.name.strip_prefix(BRIDGE));
+    names.filter_map(|tag| Names::new(tag).ok()).collect()
 }
 
 /// Plans the end of the network.

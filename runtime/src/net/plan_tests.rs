@@ -16,7 +16,7 @@ fn default_by(index: u32) -> Route {
 }
 
 fn link(index: u32, name: &str, mtu: u32) -> Link {
-    Link { index, name: name.to_owned(), alias: String::new(), mtu }
+    Link { index, name: name.to_owned(), mtu, ..Link::default() }
 }
 
 fn read(steps: &[Step]) -> Vec<String> {
@@ -31,7 +31,7 @@ fn a_fresh_host_gets_a_bridge_that_fits_its_way_out() {
         addresses6: Vec::new(),
         routes: vec![default_by(2), Route { to: subnet("10.88.3.0/24"), by: Some(2) }],
     };
-    let base = base(&names(), None, &host, false).expect("done");
+    let base = base(&names(), "", None, &host, false).expect("done");
     assert_eq!(base.mtu, 1460);
     assert_eq!(
         read(&base.steps),
@@ -55,10 +55,10 @@ fn a_bridge_of_ours_keeps_its_subnet_and_is_only_put_right() {
         addresses6: Vec::new(),
         routes: vec![Route { to: own, by: Some(7) }],
     };
-    let found = base(&names(), None, &host, true).expect("done");
+    let found = base(&names(), "", None, &host, true).expect("done");
     assert_eq!((found.subnet, found.mtu), (own, 1500));
     assert_eq!(read(&found.steps)[0], "make bridge star-t1 mtu 1500", "it forwards already");
-    let other = base(&names(), Some(subnet("10.91.0.0/16")), &host, true).expect_err("refused");
+    let other = base(&names(), "", Some(subnet("10.91.0.0/16")), &host, true).expect_err("refused");
     assert_eq!(
         other.to_string(),
         "the bridge star-t1 has the subnet 10.90.0.0/16, not 10.91.0.0/16; end all tasks on it first"
@@ -70,7 +70,7 @@ fn a_subnet_that_would_hide_something_is_refused() {
     let route = subnet("10.88.3.0/24");
     let host = Host { routes: vec![Route { to: route, by: None }], ..Host::default() };
     let wanted = subnet("10.88.0.0/16");
-    let refused = base(&names(), Some(wanted), &host, true);
+    let refused = base(&names(), "", Some(wanted), &host, true);
     assert_eq!(refused, Err(PlanError::Collides { subnet: wanted, route }));
 }
 
@@ -167,4 +167,24 @@ fn names_tell_agents_apart_and_fit_an_interface() {
     for bad in ["", "abcdefghi", "A", "a-b", "a/b", "é"] {
         assert_eq!(Names::new(bad), Err(BadTag { given: bad.to_owned() }));
     }
+}
+
+#[test]
+fn networks_of_nobody_are_known_and_those_with_tasks_left_alone() {
+    let ours = |index, name: &str, alias: &str| Link {
+        alias: alias.to_owned(),
+        ..link(index, name, 1500)
+    };
+    let links = vec![
+        ours(1, "star-a1", "gone"),
+        ours(2, "star-b2", "there"),
+        ours(3, "star-c3", "gone"),
+        Link { on: Some(3), ..link(4, "vc3-2", 1500) },
+        ours(5, "docker0", "gone"),
+        ours(6, "star-", "gone"),
+    ];
+    let host = Host { links, ..Host::default() };
+    let found = deserted(&host, |alias| alias == "gone");
+    let steps: Vec<_> = found.iter().flat_map(close).collect();
+    assert_eq!(read(&steps), ["remove table starling-a1", "remove bridge star-a1"]);
 }

@@ -31,6 +31,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) alias: String,
     pub(super) mtu: u32,
+    /// The index of the bridge it is a port of.
+    pub(super) on: Option<u32>,
 }
 
 /// A way of the host to somewhere.
@@ -289,6 +291,7 @@ fn link(message: LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(bridge) => link.on = Some(bridge),
             _ => {}
         }
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 
-use runtime::net::{Bridge, Closed, Ports, PublishError};
+use runtime::net::{Bridge, BridgeConfig, Closed, Ports, PublishError};
 
-use crate::stage::{Netns, ip, network, on_a_host, talk, tcp};
+use crate::stage::{Netns, config, ip, network, on_a_host, talk, tcp};
 
 const HOST_LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -74,5 +74,24 @@ fn a_cable_laid_by_halves_and_a_port_without_a_cable_are_removed() {
         assert!(talk(&listener, &Netns::current(), (HOST_LOOPBACK, 8080)).is_ok());
         next.detach("found").expect("done");
         assert_eq!(next.close().expect("done"), Closed::Gone);
+    });
+}
+
+#[test]
+fn the_network_of_an_agent_that_is_no_more_goes_with_the_next() {
+    on_a_host(|| {
+        let home = tempfile::tempdir().expect("a directory");
+        let of = |tag| BridgeConfig { home: home.path().into(), ..config(tag, None) };
+        let (busy, idle) = (Bridge::open(&of("a")).expect("done"), Bridge::open(&of("b")));
+        let (netns, idle) = (Netns::new(), idle.expect("done"));
+        busy.attach("job.0", netns.fd(), &[]).expect("done");
+        assert_ne!(busy.subnet(), idle.subnet());
+        let freed = idle.subnet();
+        drop((busy, idle));
+        assert_eq!(Bridge::remains("b").expect("done").len(), 2, "its directory is there");
+        home.close().expect("removed");
+        assert_eq!(network("c").subnet(), freed);
+        assert_eq!(Bridge::remains("b").expect("done"), Vec::<String>::new());
+        assert_eq!(Bridge::remains("a").expect("done").len(), 3, "a task is on it");
     });
 }

@@ -3,11 +3,11 @@
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use runtime::Publish;
-use runtime::net::{Bridge, BridgeConfig, BridgeError, Ports};
+use runtime::net::{Bridge, BridgeError, Ports};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::firewall;
-use crate::stage::{Netns, ip, network, on_a_host, tcp, udp};
+use crate::stage::{Netns, config, ip, network, on_a_host, tcp, udp};
 
 #[test]
 fn a_port_of_the_host_is_not_taken_from_whoever_listens_there() {
@@ -72,7 +72,7 @@ fn without_the_right_to_it_there_is_no_bridge_but_a_sentence() {
         let mut sets = capabilities(None).expect("done");
         sets.effective -= CapabilitySet::NET_ADMIN;
         set_capabilities(None, sets).expect("done");
-        let config = BridgeConfig { tag: "e".to_owned(), subnet: None };
+        let config = config("e", None);
         let refused = Bridge::open(&config).expect_err("refused").to_string();
         let said = Bridge::facts("e").expect("done").bridge().expect_err("refused").to_string();
         assert_eq!(refused, said);
@@ -91,7 +91,7 @@ fn a_subnet_or_an_address_that_is_not_the_hosts_to_give_is_refused() {
         assert_eq!(network("e").subnet().to_string(), "10.89.0.0/16");
         let wanted = |tag: &str, subnet: &str| {
             let subnet = Some(subnet.parse().expect("it parses"));
-            Bridge::open(&BridgeConfig { tag: tag.to_owned(), subnet })
+            Bridge::open(&config(tag, subnet))
         };
         let collides = wanted("f", "10.88.0.0/16").expect_err("refused").to_string();
         assert!(collides.contains("overlaps the host's route to 10.88.7.0/24"), "{collides}");

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use runtime::net::{Bridge, BridgeConfig};
+use runtime::net::{Bridge, BridgeConfig, Subnet};
 use runtime::{Protocol, Publish};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{
@@ -138,8 +138,13 @@ pub(crate) fn neighbour() -> Netns {
     neighbour
 }
 
+/// A network whose agent's directory is there.
+pub(crate) fn config(tag: &str, subnet: Option<Subnet>) -> BridgeConfig {
+    BridgeConfig { tag: tag.to_owned(), home: "/".into(), subnet }
+}
+
 pub(crate) fn network(tag: &str) -> Bridge {
-    Bridge::open(&BridgeConfig { tag: tag.to_owned(), subnet: None }).expect("done")
+    Bridge::open(&config(tag, None)).expect("done")
 }
 
 pub(crate) fn tcp(host_port: u16, port: u16) -> Publish {
