@@ -1,6 +1,7 @@
 //! Bundles between clusters that never met, as users carry them: the shipped binary, a file,
 //! and nothing else in common.
 
+#[allow(dead_code, reason = "each test file uses a part of it")]
 #[path = "support/image.rs"]
 mod image;
 #[allow(dead_code, reason = "each test file uses a part of it")]

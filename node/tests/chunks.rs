@@ -12,24 +12,14 @@ mod archive;
 mod image;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use archive::Recipe;
+use image::{beside, text};
 use support::{Host, cluster, until};
 
 /// Noise in a layer: a few hundred chunks.
 const NOISE: usize = 12 << 20;
-
-fn beside(host: &Host, name: &str) -> PathBuf {
-    let path = host.data().parent().expect("a home").join(name);
-    fs::create_dir_all(&path).expect("a directory");
-    path
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
-}
 
 /// Loads an image of that much noise, and says how many bytes its archive has.
 fn load(host: &Host, name: &str, motd: &str, noise: usize) -> u64 {

@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
+#[allow(dead_code, reason = "each test file uses a part of it")]
 #[path = "support/image.rs"]
 mod image;
 
@@ -11,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use image::text;
 use support::{Host, cluster, until};
 
 /// A host and a root file system beside its data.
@@ -23,10 +25,6 @@ fn host_with_image() -> (Vec<Host>, PathBuf) {
 
 fn beside(host: &Host, name: &str) -> PathBuf {
     host.data().parent().expect("a home").join(name)
-}
-
-fn text(path: &std::path::Path) -> &str {
-    path.to_str().expect("a plain path")
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 
 #[path = "support/archive.rs"]
 mod archive;
+#[allow(dead_code, reason = "each test file uses a part of it")]
 #[path = "support/image.rs"]
 mod image;
 

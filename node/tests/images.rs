@@ -6,30 +6,22 @@ mod support;
 
 #[path = "support/archive.rs"]
 mod archive;
+#[allow(dead_code, reason = "each test file uses a part of it")]
 #[path = "support/image.rs"]
 mod image;
 
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use archive::Recipe;
+use image::{beside, text};
 use support::{Host, Told, kill, until};
 
 /// Long enough to be met in the midst of, by whoever looks every few milliseconds.
 const LONG: usize = 192 << 20;
-
-fn beside(host: &Host, name: &str) -> PathBuf {
-    let path = host.data().parent().expect("a home").join(name);
-    fs::create_dir_all(&path).expect("a directory");
-    path
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
-}
 
 /// A founder that is full, so that what runs must run elsewhere.
 fn full_founder() -> Host {
@@ -39,6 +31,16 @@ fn full_founder() -> Host {
     founder.run(&filler).ok();
     until("the founder is full", || founder.running("filler") == 1);
     founder
+}
+
+/// A founder that is full and has a long image, and one more host, which lacks it.
+fn full_and_lacking() -> (Host, Host) {
+    let founder = full_founder();
+    let recipe = Recipe { noise: LONG, ..Recipe::small("big:1") };
+    let (archive, _) = recipe.make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let other = joined(&founder, "h2");
+    (founder, other)
 }
 
 /// One more host of its cluster.
@@ -184,11 +186,7 @@ fn a_fetch_whose_only_holder_died_goes_on_when_that_is_back() {
     if !image::possible() {
         return;
     }
-    let founder = full_founder();
-    let recipe = Recipe { noise: LONG, ..Recipe::small("big:1") };
-    let (archive, _) = recipe.make(&beside(&founder, "image"));
-    load(&founder, &archive);
-    let other = joined(&founder, "h2");
+    let (founder, other) = full_and_lacking();
     let mut command = other.command(&["run", "--network", "none", "big:1"]);
     let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     until("the other one fetches", || is_staging(&other));
@@ -203,11 +201,7 @@ fn a_stop_calls_a_fetch_off_at_once() {
     if !image::possible() {
         return;
     }
-    let founder = full_founder();
-    let recipe = Recipe { noise: LONG, ..Recipe::small("big:1") };
-    let (archive, _) = recipe.make(&beside(&founder, "image"));
-    load(&founder, &archive);
-    let other = joined(&founder, "h2");
+    let (founder, other) = full_and_lacking();
     run(&other, &["-d", "--name", "web", "--replicas", "1", "big:1", "sleep", "9999"]).ok();
     until("the other one fetches", || is_staging(&other));
     let holder = founder.agent();
@@ -223,11 +217,7 @@ fn a_node_goes_down_although_a_fetch_waits_for_somebody() {
     if !image::possible() {
         return;
     }
-    let founder = full_founder();
-    let recipe = Recipe { noise: LONG, ..Recipe::small("big:1") };
-    let (archive, _) = recipe.make(&beside(&founder, "image"));
-    load(&founder, &archive);
-    let other = joined(&founder, "h2");
+    let (founder, other) = full_and_lacking();
     run(&other, &["-d", "--name", "web", "big:1", "sleep", "9999"]).ok();
     until("the other one fetches", || is_staging(&other));
     kill(founder.agent(), "STOP");

@@ -93,7 +93,7 @@ async fn bring(
     doors: &Doors,
     launch: &Launch,
 ) -> Result<(Arc<ImageConfig>, Option<Held>), TaskEnd> {
-    let Some(image) = request::image(&launch.task) else { return Ok(Default::default()) };
+    let Some(image) = launch.task.run.image() else { return Ok(Default::default()) };
     let failed = |what: &str, hint: Option<&str>| {
         let field = match launch.task.run {
             Program::Container(_) => "container.image",

@@ -98,11 +98,6 @@ fn trial(spec: &JobSpec, group: &GroupSpec, task: &TaskSpec) -> Launch {
     }
 }
 
-/// The image that a task runs from, or that its files are, if it has one.
-pub(super) fn image(task: &TaskSpec) -> Option<&ImageSpec> {
-    task.run.image()
-}
-
 /// The launch of a task, over what its image says; of one without an image, that is nothing.
 pub(super) async fn of(
     launch: &Launch,
@@ -115,7 +110,7 @@ pub(super) async fn of(
         return Err(Flaw::no_command());
     }
     // What a job says was vetted when it was submitted; what an image says is seen now.
-    if self::image(&launch.task).is_some() {
+    if launch.task.run.image().is_some() {
         runtime::vet(&request).map_err(|flaw| Flaw::of(Fault::of(&flaw, Some(&request))))?;
     }
     here::settle(&mut request, launch, here).await?;

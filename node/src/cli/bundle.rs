@@ -26,8 +26,7 @@ use runtime::image::Reference;
 
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
-use crate::cli::errors::Failed;
-use crate::cli::image::transfer::plain;
+use crate::cli::errors::{Failed, without_number};
 use crate::cli::output::{Format, Output};
 use crate::cli::table::Table;
 use crate::cli::times;
@@ -119,7 +118,7 @@ impl Bundle {
         let shown = shown(path);
         let failed = |error: io::Error| {
             let complaint = Complaint::new("no_such_file", format!("{shown} cannot be read"));
-            Failed::from(complaint.because(plain(&error)))
+            Failed::from(complaint.because(without_number(&error)))
         };
         let mut rest = if path == Path::new("-") {
             if io::stdin().is_terminal() {
@@ -187,7 +186,7 @@ fn foreign(shown: &str, why: NoEntry) -> Complaint {
     let complaint = bad_bundle(shown);
     let unpack = |with: &str| format!("{with} FILE | starling bundle import -");
     match why {
-        NoEntry::Io(error) => complaint.because(plain(&error)),
+        NoEntry::Io(error) => complaint.because(without_number(&error)),
         NoEntry::CutOff => complaint.because("it ends before its first entry does"),
         NoEntry::Long(bytes) => complaint.because(format!(
             "its {} has {}, more than any is read",

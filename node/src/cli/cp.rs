@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use crate::agent::chain;
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
-use crate::cli::errors::Failed;
+use crate::cli::errors::{Failed, without_number};
 use crate::cli::inside::{Session, broken};
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
@@ -109,7 +109,7 @@ fn refused(exit: i32, said: &str) -> Failed {
         return in_part(said);
     }
     let complaint = Complaint::new("copy", "the task's side could not copy").because(said);
-    let lacks_path = said.ends_with(&plain(&io::Error::from(rustix::io::Errno::NOENT)));
+    let lacks_path = said.ends_with(&without_number(&io::Error::from(rustix::io::Errno::NOENT)));
     if lacks_path { complaint.hint(PATHS).into() } else { complaint.into() }
 }
 
@@ -117,11 +117,6 @@ const PATHS: &str = "paths begin at a container's root, and at the scratch direc
 
 fn in_part(said: impl ToString) -> Failed {
     Complaint::new("copied_in_part", "not all of it was copied").because(said).into()
-}
-
-/// Without the number that the standard library adds.
-fn plain(error: &io::Error) -> String {
-    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// A task's side of a source or destination.
@@ -381,7 +376,7 @@ async fn to_task(
             if error.kind() == io::ErrorKind::Other {
                 return sent.and(Err(in_part(error)));
             }
-            Err(cannot("it cannot be read here", plain(&error)))
+            Err(cannot("it cannot be read here", without_number(&error)))
         }
         Ok(note) => sent.map(|_| note),
         Err(_) => sent,

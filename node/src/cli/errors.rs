@@ -33,6 +33,11 @@ pub(crate) const READER_LEFT: u8 = 141;
 /// Stopped by somebody before its end: 128 and SIGTERM.
 pub(crate) const STOPPED: u8 = 143;
 
+/// An error of the system as people read it, without the number that the standard library adds.
+pub(crate) fn without_number(error: &io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// Why a command ends early.
 #[derive(Debug)]
 pub(crate) struct Failed {

@@ -17,8 +17,8 @@ use gossip_core::id::ContentHash;
 
 use crate::api::types::Complaint;
 use crate::cli::client::Client;
-use crate::cli::errors::Failed;
-use crate::cli::image::transfer::{PIECE_BYTES, plain, upload};
+use crate::cli::errors::{Failed, without_number};
+use crate::cli::image::transfer::{PIECE_BYTES, upload};
 use crate::cli::output::Output;
 
 /// How much of the files' names a job is told.
@@ -91,7 +91,7 @@ fn readable(path: &Path, name: &Path) -> Result<(), Complaint> {
         let what = format!("{} cannot be shipped", path.display());
         Complaint::new("no_such_file", what).because(why)
     };
-    let found = std::fs::metadata(path).map_err(|error| failed(plain(&error)))?;
+    let found = std::fs::metadata(path).map_err(|error| failed(without_number(&error)))?;
     match (found.is_dir(), found.is_file()) {
         (false, true) if name != Path::new(".") => Ok(()),
         (true, _) => Ok(()),

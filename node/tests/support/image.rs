@@ -8,6 +8,18 @@ use std::process::Command;
 /// What the scripts of these tests call.
 const PROGRAMS: [&str; 9] = ["sh", "cat", "id", "ls", "head", "tail", "sleep", "true", "hostname"];
 
+/// A directory of a test, beside a host's own.
+pub(crate) fn beside(host: &crate::support::Host, name: &str) -> PathBuf {
+    let path = host.data().parent().expect("a home").join(name);
+    fs::create_dir_all(&path).expect("a directory");
+    path
+}
+
+/// A path as a word of a command line.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
 /// Whether containers with ids of their own can be made here; says so if not.
 pub(crate) fn possible() -> bool {
     let root = rustix::process::geteuid().is_root();

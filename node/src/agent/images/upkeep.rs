@@ -76,15 +76,15 @@ pub(crate) async fn needed(doors: &Doors, need: Need) -> Result<Vec<Digest>, Gon
         let state = core.state();
         let live = state.jobs().filter(|(_, intent)| intent.is_live());
         let specs = live.filter_map(|(job, _)| Some((job, state.spec_of(job)?.1)));
-        let files = specs.flat_map(|(job, spec)| {
+        let ids = specs.flat_map(|(job, spec)| {
             let tasks = spec.groups.iter().flat_map(|group| &group.tasks);
-            let files = tasks.filter_map(move |task| match &task.run {
+            let ids = tasks.filter_map(move |task| match &task.run {
                 Program::Container(_) if need == Need::Files => None,
                 run => run.image()?.id,
             });
-            files.map(move |id| (job, Digest::new(*id.as_bytes())))
+            ids.map(move |id| (job, Digest::new(*id.as_bytes())))
         });
-        files.filter(|(job, _)| !state.wanted(job).is_empty()).map(|(_, id)| id).collect()
+        ids.filter(|(job, _)| !state.wanted(job).is_empty()).map(|(_, id)| id).collect()
     };
     doors.agent.look(look).await
 }

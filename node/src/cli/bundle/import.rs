@@ -23,8 +23,8 @@ use crate::agent::vet;
 use crate::agent::words::{Fault, Reader};
 use crate::api::types::{Accepted, Complaint, JobDetail, Submission};
 use crate::cli::client::{Client, Patience, segment};
-use crate::cli::errors::Failed;
-use crate::cli::image::transfer::{copy, plain, upload};
+use crate::cli::errors::{Failed, without_number};
+use crate::cli::image::transfer::{copy, upload};
 use crate::cli::output::{Format, Output};
 use crate::cli::run::{job_path, warn_if_alone};
 use crate::cli::stop::first;
@@ -180,7 +180,7 @@ async fn load(
     if head.images.is_empty() {
         let mut end = Vec::new();
         let read = (&mut rest).take(END.len() as u64).read_to_end(&mut end);
-        read.map_err(|error| bad_bundle(shown).because(plain(&error)))?;
+        read.map_err(|error| bad_bundle(shown).because(without_number(&error)))?;
         if end != END {
             let why = "it says that it has no images, and its archive goes on or is cut off";
             return Err(bad_bundle(shown).because(why).into());

@@ -21,7 +21,7 @@ use super::query;
 use crate::api::image_types::ImageItem;
 use crate::api::types::Complaint;
 use crate::cli::client::{Client, parse};
-use crate::cli::errors::Failed;
+use crate::cli::errors::{Failed, without_number};
 use crate::cli::lines::Lines;
 use crate::cli::output::{Format, Output};
 
@@ -148,7 +148,7 @@ impl Source {
         };
         let failed = |error: io::Error| {
             let what = format!("{} cannot be read", path.display());
-            Failed::from(Complaint::new("no_such_file", what).because(plain(&error)))
+            Failed::from(Complaint::new("no_such_file", what).because(without_number(&error)))
         };
         let file = File::open(path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
@@ -184,10 +184,6 @@ impl Source {
             Self::Directory(path) => crate::agent::sources::pack_directory(&path, to),
         }
     }
-}
-
-pub(in crate::cli) fn plain(error: &io::Error) -> String {
-    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Passes all on that there is. Blocks.
@@ -273,7 +269,7 @@ pub(in crate::cli) async fn upload(
                     && error.kind() != io::ErrorKind::BrokenPipe
                 {
                     let complaint = Complaint::new("broken", "the archive cannot be read");
-                    return Err(complaint.because(plain(&error)).into());
+                    return Err(complaint.because(without_number(&error)).into());
                 }
             }
         }
@@ -420,5 +416,5 @@ impl Drop for Target {
 
 fn unwritten(path: &Path, error: &io::Error) -> Failed {
     let what = format!("{} cannot be written", path.display());
-    Complaint::new("output", what).because(plain(error)).into()
+    Complaint::new("output", what).because(without_number(error)).into()
 }

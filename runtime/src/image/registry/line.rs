@@ -261,13 +261,13 @@ impl Body {
         what: &'static str,
         max: usize,
     ) -> Result<Vec<u8>, RegistryError> {
-        let host = self.line.as_ref().map(|line| line.server.authority()).unwrap_or_default();
+        let host = self.host();
         let late = || RegistryError::TimedOut { host, what: "send all of it", after: WHOLE_WITHIN };
         timeout(WHOLE_WITHIN, self.pieces(what, max)).await.unwrap_or_else(|_late| Err(late()))
     }
 
     async fn pieces(mut self, what: &'static str, max: usize) -> Result<Vec<u8>, RegistryError> {
-        let host = self.line.as_ref().map(|line| line.server.authority()).unwrap_or_default();
+        let host = self.host();
         let mut bytes = Vec::new();
         while let Some(piece) = self.next().await? {
             if bytes.len() + piece.len() > max {
@@ -278,8 +278,12 @@ impl Body {
         Ok(bytes)
     }
 
-    /// All of it, if that is no more than `max` bytes and comes soon: for what nobody depends on. Read, so that the
-    /// line can be used again.
+    fn host(&self) -> String {
+        self.line.as_ref().map(|line| line.server.authority()).unwrap_or_default()
+    }
+
+    /// All of it, if that is no more than `max` bytes and comes soon: for what nobody depends
+    /// on. Read, so that the line can be used again.
     pub(super) async fn little(self, max: usize) -> Vec<u8> {
         let soon = self.lines.silence;
         match timeout(soon, self.whole("an answer", max)).await {

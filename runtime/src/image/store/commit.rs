@@ -16,7 +16,6 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
-use super::super::documents::LAYERS;
 use super::super::{Digest, ImageConfig, ImageError, Reference};
 use super::disk::{self, INFO, VERSION};
 use super::hold::Grip;
@@ -57,8 +56,9 @@ impl Images {
             }
         }
         let said = ImageConfig::parse(config)?;
-        if said.layers.is_empty() || said.layers.len() > LAYERS {
-            let why = format!("it has {} layers; 1 to {LAYERS} can be", said.layers.len());
+        // That they are not too many was seen when it was read.
+        if said.layers.is_empty() {
+            let why = "it has no layers".to_owned();
             return Err(ImageError::Document { what: "the image's config".to_owned(), why });
         }
         let (layers, _here) = self.0.gather(&said.layers, &staged)?;

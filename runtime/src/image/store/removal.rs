@@ -157,16 +157,14 @@ impl Inner {
             return Ok(Removed::default());
         }
         let written = if plan.names.is_empty() { Ok(()) } else { self.write_names(None) };
-        if let Err(error) = written.as_ref().map_err(ToString::to_string) {
+        if let Err(error) = written {
             // A full disk must not keep images from going: that is what frees it. Names of
             // images that are gone are nobody's, whatever the file still says.
             if taken.is_empty() {
-                let mut state = self.state();
-                state.images.extend(taken);
-                state.names = before;
-                return written.map(|()| Removed::default());
+                self.state().names = before;
+                return Err(error);
             }
-            warn!(error, "the names of what is removed are written down later");
+            warn!(%error, "the names of what is removed are written down later");
         }
         let mut removed = Removed { names: plan.names.into_iter().collect(), ..Removed::default() };
         let (parts, result) = self.take_out_images(&mut taken, &mut removed);
