@@ -192,7 +192,12 @@ impl Slot {
             if place.is_none()
                 && let Some(group) = branch.dir.below(&self.name)?
             {
-                *place = Some(Member::new(group, branch.version)?);
+                match Member::new(group, branch.version) {
+                    Ok(member) => *place = Some(member),
+                    // Somebody removed it between the two.
+                    Err(CgroupError::Open { source, .. }) if is_no_more(&source) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())
@@ -433,4 +438,9 @@ impl Member {
         })?;
         Ok(Self { group, procs, joined: true })
     }
+}
+
+/// Whether a group's file could not be opened because the group was removed.
+fn is_no_more(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NODEV))
 }

@@ -354,6 +354,21 @@ fn a_slot_is_adopted_by_name_and_swept_with_what_runs_in_it() {
 }
 
 #[test]
+fn two_who_bury_a_slot_at_once_both_find_it_buried() {
+    for ground in Ground::each("bury") {
+        for round in 0..200 {
+            let name = format!("grave-{round}");
+            drop(ground.slot(&name));
+            std::thread::scope(|scope| {
+                let bury = || crate::supervisor::bury(&ground.tree, &name).expect("buried");
+                let other = scope.spawn(bury);
+                assert!(bury() && other.join().expect("no panic"));
+            });
+        }
+    }
+}
+
+#[test]
 fn an_adopted_slot_loses_the_limits_of_its_last_owner() {
     for ground in Ground::with("regain", |enforced| &enforced.memory) {
         let limits =

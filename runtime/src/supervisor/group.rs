@@ -18,6 +18,10 @@ use crate::proc::{self, ProcessMark};
 use crate::sys::clone::{self, Birth};
 use crate::sys::{self, Fork};
 
+/// How often a slot is looked at again that somebody else seems to remove meanwhile: he
+/// may be a step ahead in each of its groups, of which v1 has most.
+const BURIALS: u32 = 16;
+
 /// Where the layout that all processes of a runtime use is kept.
 const LAYOUT: &str = "groups.json";
 
@@ -99,11 +103,16 @@ pub(crate) fn sweep_slots(tree: &Tree) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Kills what is in a slot and removes it; false if something does not die. Blocks.
+/// Kills what is in a slot and removes it; false if something does not die. Fine if somebody
+/// else does the same meanwhile, as keeper and agent may. Blocks.
 pub(crate) fn bury(tree: &Tree, name: &str) -> Result<bool, CgroupError> {
-    match Slot::open(tree, name)? {
-        Some(slot) => Ok(slot.kill()? && slot.remove()?),
-        None => Ok(true),
+    let mut tries = 1..BURIALS;
+    loop {
+        let Some(slot) = Slot::open(tree, name)? else { return Ok(true) };
+        match slot.kill().and_then(|dead| Ok(dead && slot.remove()?)) {
+            Err(_) if tries.next().is_some() => {}
+            done => return done,
+        }
     }
 }
 
