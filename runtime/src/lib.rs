@@ -27,6 +27,7 @@ mod complaint;
 
 mod adopt;
 mod alone;
+mod apart;
 mod attach;
 mod call;
 mod capability;

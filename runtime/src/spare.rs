@@ -23,10 +23,11 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FlockOperation, IFlags, Mode, OFlags, RenameFlags, flock};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags, flock};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use crate::apart::move_apart;
 use crate::launch::TaskId;
 use crate::order;
 use crate::record::{self, PASSAGE, SCRATCH, STATE};
@@ -109,20 +110,6 @@ fn strip(dir: BorrowedFd<'_>) -> io::Result<bool> {
     // One of a launch that was given up has another.
     rustix::fs::fchmod(dir, PASSAGE)?;
     record::wipe(dir)
-}
-
-/// Has what is made in a directory put in a part of the disk of its own, where the file
-/// system has such parts; true if that was not so before, and what is there lies elsewhere.
-///
-/// Ext4 without a journal looks at every inode that was lately freed in the part where it
-/// makes one, and each overlay makes and frees half a dozen: with all of them in one part
-/// that was an eighth of the machine at 500 containers a second.
-fn move_apart(dir: BorrowedFd<'_>) -> bool {
-    // Other file systems refuse it, and lose nothing.
-    rustix::fs::ioctl_getflags(dir).is_ok_and(|flags| {
-        !flags.contains(IFlags::TOPDIR)
-            && rustix::fs::ioctl_setflags(dir, flags | IFlags::TOPDIR).is_ok()
-    })
 }
 
 /// Largest size of a directory that is new, on any file system of ours.

@@ -19,7 +19,7 @@ use self::peers::{Docker, Podman, Registry};
 use self::sample::{NAME, Sample, run as run_it};
 use super::cluster::{Cluster, HOSTS};
 use super::figures::{self, Figure, Must};
-use super::place::Place;
+use super::place::{Place, move_apart};
 use super::{Measured, ROUNDS_MIN, percentile};
 
 /// Runs from an image that is there, in a round.
@@ -170,6 +170,7 @@ impl Stage {
     fn floor(&self) -> io::Result<Duration> {
         let into = self.place.path().join("floor");
         fs::create_dir(&into)?;
+        move_apart(&into)?;
         settle()?;
         let began = Instant::now();
         for (at, layer) in self.sample.layers.iter().enumerate() {

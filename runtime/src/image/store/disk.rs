@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use tracing::warn;
 
 use super::super::{Digest, ImageError};
+use crate::apart::move_apart;
 use crate::unpack::{DIRECTORY, part, remove_tree};
 
 /// What this program writes. A greater one is left alone.
@@ -69,6 +70,7 @@ impl Disk {
         rustix::fs::fchmod(&root, Mode::RWXU).map_err(failed("keep others out"))?;
         let below = |name| open_below(root.as_fd(), name).map_err(failed("open the store"));
         let (layers, images, parts) = (below("layers")?, below("images")?, below("parts")?);
+        move_apart(parts.as_fd());
         let disk = Self { path: path.to_owned(), layers, images, parts, root };
         if let Err(error) = part::sweep(disk.parts.as_fd()) {
             // Takes room and nothing else: no reason to have no images.

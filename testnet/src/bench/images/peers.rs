@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::super::place::move_apart;
 use super::sample::run;
 
 /// Their packages.
@@ -49,7 +50,11 @@ impl Podman {
         fs::create_dir_all(&dir)?;
         let policy = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
         fs::write(dir.join("policy.json"), policy)?;
-        Ok(Some(Self { dir }))
+        let podman = Self { dir };
+        // It makes its directories at the first call.
+        run(&mut podman.command(&["images", "-q"]))?;
+        move_apart(&podman.dir.join("root/overlay"))?;
+        Ok(Some(podman))
     }
 
     /// `podman WORDS…`.
