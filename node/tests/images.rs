@@ -13,7 +13,7 @@ mod image;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use archive::Recipe;
@@ -244,6 +244,76 @@ fn two_loads_of_one_image_at_once_are_one_image() {
         assert_eq!(told.ok(), "app:1\n");
     }
     assert_eq!(host.run(&["-q", "images"]).ok(), format!("{}\n", &id[..12]));
+}
+
+/// A small disk of its own for a host's data.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn of(host: &Host, size: &str) -> Option<Self> {
+        let data = host.data();
+        fs::create_dir_all(&data).expect("a directory");
+        let options = format!("size={size},mode=755");
+        let words = ["-t", "tmpfs", "-o", options.as_str(), "none", text(&data)];
+        let mounted = Command::new("mount").args(words).output().is_ok_and(|o| o.status.success());
+        if !mounted {
+            eprintln!("SKIPPED: no small disk to be had");
+        }
+        mounted.then_some(Self(data))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "the small disk stays");
+    }
+}
+
+#[test]
+fn a_disk_without_room_refuses_images_and_the_agent_writes_on() {
+    let host = Host::new("h1");
+    let Some(_disk) = SmallDisk::of(&host, "96m") else { return };
+    host.up();
+    host.run(&["run", "-d", "--name", "before", "--exec", "--", "sleep", "9999"]).ok();
+    let recipe = Recipe { noise: 128 << 20, ..Recipe::small("big:1") };
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let (archive, _) = recipe.make(&elsewhere.path().join("image"));
+    let packed = Command::new("gzip").args(["-1", "-k", text(&archive)]).status();
+    assert!(packed.is_ok_and(|status| status.success()));
+    // One of known size is refused before, one of unknown size in the midst.
+    let packed = archive.with_extension("tar.gz");
+    let told = host.run(&["image", "load", text(&archive)]);
+    assert!(told.code == 1 && told.err.contains("are needed"), "{told:?}");
+    for words in [&["image", "load", text(&packed)][..], &["image", "import", text(&packed), "x"]] {
+        let told = host.run(words);
+        assert!(told.code == 1 && told.err.contains("the disk has"), "{told:?}");
+        assert!(told.err.contains("starling image prune"), "{told:?}");
+        assert!(!is_staging(&host), "something of it stays");
+    }
+    // What is written from now on is still there after a crash.
+    host.run(&["run", "-d", "--name", "after", "--exec", "--", "sleep", "9999"]).ok();
+    until("it runs", || host.running("after") == 1);
+    host.crash_agent();
+    host.up();
+    let jobs = host.run(&["jobs"]).ok();
+    assert!(jobs.contains("before") && jobs.contains("after"), "{jobs}");
+    let (small, _) = Recipe::small("app:1").make(&elsewhere.path().join("small"));
+    load(&host, &small);
+}
+
+#[test]
+fn an_import_with_too_many_lines_is_refused_rather_than_cut() {
+    let host = Host::new("h1");
+    host.up();
+    let (archive, _) = Recipe::small("app:1").make(&beside(&host, "image"));
+    let lines: Vec<String> = (0..257).map(|n| format!("-c=ENV A{n}=1")).collect();
+    let mut words = vec!["image", "import", text(&archive), "root"];
+    words.extend(lines.iter().map(String::as_str));
+    let told = host.run(&words);
+    assert!(told.code != 0 && told.err.contains("256 lines of --change at most"), "{told:?}");
+    assert!(told.err.contains("257"), "{told:?}");
+    host.run(&words[..4 + 256]).ok();
 }
 
 #[test]

@@ -125,7 +125,13 @@ pub(super) async fn bring(order: Order<'_>, notes: Notes<'_>) -> Result<Brought,
                     break;
                 }
             }
-            other => return Err(Fault::Here(other)),
+            other => {
+                // What came is not kept for later where it fills the disk.
+                if other.is_full() {
+                    run.forget().await;
+                }
+                return Err(Fault::Here(other));
+            }
         }
     }
     Err(Fault::There)
@@ -154,7 +160,7 @@ async fn begin(order: Order<'_>) -> Result<Result<run::Run, Staged>, Fault> {
                 }
                 tokio::time::sleep(IN_USE_PAUSE).await;
             }
-            Err(error) => return Err(here(error)),
+            Err(error) => return Err(Fault::Here(error.into())),
         }
     }
 }
@@ -182,7 +188,7 @@ async fn staged_by_another(doors: &Doors, layer: Digest) -> Result<Option<Staged
 async fn spools(doors: &Doors) -> Result<Spools, Fault> {
     let open = || async {
         let images = doors.runtime.images().clone();
-        blocking(doors, move || images.spools()).await?.map_err(here)
+        blocking(doors, move || images.spools()).await?.map_err(|error| Fault::Here(error.into()))
     };
     doors.shares.spools().get_or_try_init(open).await.cloned()
 }
@@ -191,10 +197,8 @@ async fn blocking<T: Send + 'static>(
     doors: &Doors,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Fault> {
-    doors.tasks.spawn_blocking(work).await.map_err(|died| here(io::Error::other(died)))
-}
-
-fn here(error: impl std::error::Error + Send + Sync + 'static) -> Fault {
-    let source = io::Error::other(error);
-    Fault::Here(ImageError::Read { what: "a layer's spool".to_owned(), source })
+    doors.tasks.spawn_blocking(work).await.map_err(|died| {
+        let source = io::Error::other(died);
+        Fault::Here(ImageError::Read { what: "a layer's spool".to_owned(), source })
+    })
 }

@@ -62,11 +62,15 @@ pub(crate) struct Missing {
     pub(crate) why: Vec<String>,
     /// Whether some member that may have it was not heard: it may be had later.
     pub(crate) for_now: bool,
+    /// Whether it is for want of room on this node's disk.
+    pub(crate) is_full: bool,
 }
 
 impl From<ImageError> for Missing {
     fn from(error: ImageError) -> Self {
-        Self { why: vec![chain(&error)], for_now: false }
+        // A disk is emptied again, and this node's trouble is not the job's.
+        let for_now = error.is_full() || matches!(error, ImageError::Store { .. });
+        Self { why: vec![chain(&error)], for_now, is_full: error.is_full() }
     }
 }
 

@@ -39,6 +39,10 @@ use pin::unknown;
 /// How long a node may take to remove images: the files of many are many.
 const REMOVE_FOR: Duration = Duration::from_secs(60);
 
+/// What makes room.
+const PRUNE: &str = "starling image prune   (-a: named ones too) removes what nothing runs from; \
+                     starling doctor   says how full the disk is";
+
 /// What users may ask.
 pub(super) fn routes() -> Router<Doors> {
     // Archives are streams, bounded as they are read.
@@ -70,6 +74,12 @@ pub(super) fn local_routes() -> Router<Doors> {
 /// What the store says, for whoever asked.
 pub(super) fn failed(error: &ImageError) -> Refused {
     let (status, code, message, hint) = match error {
+        error if error.is_full() => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "disk_full",
+            "the node's disk has no room for it",
+            Some(PRUNE),
+        ),
         ImageError::Unknown { .. } => (
             StatusCode::NOT_FOUND,
             "no_such_image",
@@ -339,8 +349,13 @@ async fn tag(
 async fn here(doors: &Doors, id: Digest, name: &str) -> Result<runtime::image::Held, Refused> {
     let wanted = Wanted { id, name: name.to_owned() };
     doors.supply.bring(doors, &wanted).await.map_err(|missing| {
-        let complaint = Complaint::new("no_such_image", format!("{name} cannot be had here"));
+        let (status, code) = match missing.is_full {
+            true => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            false => (StatusCode::BAD_GATEWAY, "no_such_image"),
+        };
+        let complaint = Complaint::new(code, format!("{name} cannot be had here"));
         let complaint = missing.why.into_iter().fold(complaint, Complaint::because);
-        Refused::new(StatusCode::BAD_GATEWAY, complaint)
+        let complaint = if missing.is_full { complaint.hint(PRUNE) } else { complaint };
+        Refused::new(status, complaint)
     })
 }

@@ -3,8 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::chunks::SpoolError;
 use super::{BadReference, Digest, RegistryError};
-use crate::unpack::UnpackError;
+use crate::unpack::{NoRoom, UnpackError};
 
 /// Why something could not be done with an image. The store is as it was before.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,9 @@ pub enum ImageError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The store's disk is to keep what room it has left.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// Another user's directory was named as a store.
     #[error("{} belongs to user {owner}", path.display())]
     Foreign {
@@ -125,6 +129,40 @@ pub enum ImageError {
     /// Whoever watched wants no more of it.
     #[error("it was called off")]
     CalledOff,
+}
+
+impl From<SpoolError> for ImageError {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::NoRoom(no) => no.into(),
+            SpoolError::Disk { path, source } => Self::spool(path, source),
+            error @ SpoolError::InUse(_) => {
+                let what = "a layer's spool".to_owned();
+                Self::Read { what, source: io::Error::other(error) }
+            }
+        }
+    }
+}
+
+impl ImageError {
+    /// That a layer cannot be spooled, whatever stands in its way.
+    pub(super) fn spool(path: PathBuf, source: io::Error) -> Self {
+        match source.downcast::<NoRoom>() {
+            Ok(no) => no.into(),
+            Err(source) => Self::Store { action: "spool a layer", path, source },
+        }
+    }
+
+    /// Whether it is for want of room on the store's disk: what is removed may help.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::NoRoom(_) => true,
+            Self::Store { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
 }
 
 fn list(items: &[String]) -> String {

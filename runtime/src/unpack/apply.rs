@@ -223,7 +223,10 @@ impl<'a> Applier<'a> {
         let no_target = || Flaw::HardLink { target: printable(&entry.link) };
         let target = EntryPath::parse(&entry.link, self.options.bounds.depth)?;
         let (target_parent, target_name) = target.split().ok_or_else(no_target)?;
-        let from = self.tree.existing(target_parent).map_err(|_missing| no_target())?;
+        let from = self.tree.existing(target_parent).map_err(|error| match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => no_target(),
+            source => Flaw::System { action: "open the directory of its target", source },
+        })?;
         let Some((kind, stat)) = look(from.as_fd(), target_name)? else {
             return Err(no_target());
         };

@@ -7,6 +7,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use super::room::NoRoom;
+
 /// Bytes of a name shown in an error: enough to find the entry, short enough
 /// for one line.
 const NAME_SHOWN: usize = 120;
@@ -78,6 +80,9 @@ pub enum UnpackError {
         /// What the source said.
         source: io::Error,
     },
+    /// The disk is to keep what room it has left.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The directory to fill cannot be used.
     #[error("cannot use the directory to unpack into: {action}")]
     Into {
@@ -193,6 +198,40 @@ pub enum Flaw {
         /// What the kernel said.
         source: Errno,
     },
+}
+
+impl UnpackError {
+    /// What this machine said, if it was the machine that failed: its disk, its memory or its
+    /// files, and not the archive. Gives itself back if not.
+    pub(crate) fn of_machine(self) -> Result<io::Error, Self> {
+        match self {
+            Self::NoRoom(no) => Ok(no.into()),
+            Self::Into { source, .. } => Ok(source),
+            // Without a number it is that the archive would take too long a recipe.
+            Self::Recipe { source } if source.raw_os_error().is_some() => Ok(source),
+            Self::Entry { flaw: Flaw::System { source, .. }, .. } if is_machines(source) => {
+                Ok(source.into())
+            }
+            other => Err(other),
+        }
+    }
+}
+
+/// Whether no archive could be unpacked where the kernel says this.
+fn is_machines(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::NOSPC
+            | Errno::DQUOT
+            | Errno::IO
+            | Errno::ROFS
+            | Errno::NFILE
+            | Errno::MFILE
+            | Errno::NOMEM
+            // What a file system says of itself when it finds that it is damaged.
+            | Errno::UCLEAN
+            | Errno::BADMSG
+    )
 }
 
 impl Flaw {

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::archive::Archive;
 use super::error::UnpackError;
 use super::recipe::{Recorder, Replay};
+use super::room::Room;
 use super::stream::Stream;
 use super::tree::Tree;
 use super::walk::DIRECTORY;
@@ -61,6 +62,9 @@ pub(crate) fn unpack_layer(
     options: &Options,
 ) -> Result<Layer, UnpackError> {
     let into = |action| move |error: Errno| UnpackError::Into { action, source: error.into() };
+    let room = Room::of(part);
+    let room = room.map_err(|source| UnpackError::Into { action: "look at its disk", source })?;
+    room.look(None)?;
     rustix::fs::mkdirat(part, TREE, Mode::RWXU).map_err(into("make its tree"))?;
     let dir = rustix::fs::openat(part, TREE, DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
     let dir = dir.map_err(into("open its tree"))?;
@@ -74,7 +78,7 @@ pub(crate) fn unpack_layer(
     let recipe = File::from(recipe.map_err(into("make its recipe"))?);
     let recorder = Recorder::new(recipe).map_err(|source| UnpackError::Recipe { source })?;
     let options = options.within_limits();
-    let (done, replaced, bytes, sum) = in_two_threads(from, tree, recorder, &options)?;
+    let (done, replaced, bytes, sum) = in_two_threads(from, (tree, recorder, room), &options)?;
     if !replaced {
         rustix::fs::unlinkat(part, ASIDE, AtFlags::REMOVEDIR)
             .map_err(into("remove the place aside"))?;
@@ -94,21 +98,19 @@ pub(crate) fn again(layer: BorrowedFd) -> io::Result<Replay> {
     Replay::new(File::from(open(RECIPE, flags)?), tree, aside)
 }
 
+/// What a layer is written to.
+type Ground = (Tree, Recorder, Room);
+
 type Made = (Unpacked, bool, u64, Option<[u8; 32]>);
 
-fn in_two_threads(
-    from: impl Read,
-    tree: Tree,
-    recorder: Recorder,
-    options: &Options,
-) -> Result<Made, UnpackError> {
+fn in_two_threads(from: impl Read, ground: Ground, options: &Options) -> Result<Made, UnpackError> {
     let (to, pieces) = sync_channel(PIECES);
     // As many as can be under way, so that giving one back never waits.
     let (back, emptied) = sync_channel(PIECES + 2);
     let pipe = Pipe { pieces, back, piece: Vec::new(), length: 0, at: 0, ended: false };
     std::thread::scope(|scope| {
         let applier = std::thread::Builder::new().name("layer".to_owned());
-        let applier = applier.spawn_scoped(scope, move || apply(pipe, tree, recorder, options));
+        let applier = applier.spawn_scoped(scope, move || apply(pipe, ground, options));
         let applier =
             applier.map_err(|source| UnpackError::Into { action: "start a thread", source })?;
         let read = feed(from, &to, &emptied, options);
@@ -167,12 +169,12 @@ fn feed(
 
 fn apply(
     pipe: Pipe,
-    tree: Tree,
-    recorder: Recorder,
+    (tree, recorder, room): Ground,
     options: &Options,
 ) -> Result<(Unpacked, bool, u64), UnpackError> {
     let mut stream = Stream::plain(pipe, &options.bounds);
     stream.record(recorder);
+    stream.keep_room(room);
     let mut archive = Archive::new(stream, &options.bounds);
     let (done, replaced) = apply_all(&mut archive, tree, options)?;
     let recipe = |source| UnpackError::Recipe { source };

@@ -31,6 +31,7 @@ mod marks;
 mod path;
 mod recipe;
 mod remove;
+mod room;
 mod store;
 mod stream;
 mod tree;
@@ -46,6 +47,8 @@ pub use error::{Flaw, UnpackError};
 pub(crate) use layer::{again, unpack_layer};
 pub(crate) use recipe::Replay;
 pub use remove::remove_tree;
+pub use room::{KEPT_BYTES, NoRoom};
+pub(crate) use room::{Room, look as look_for_room};
 pub(crate) use store::part;
 pub use store::{BadContentId, ContentId, Kept, Store, StoreError, Way};
 pub(crate) use walk::DIRECTORY;
@@ -202,7 +205,11 @@ pub fn unpack(
     let options = options.within_limits();
     let tree = Tree::new(into)
         .map_err(|error| UnpackError::Into { action: "open it", source: error.into() })?;
-    let stream = Stream::open(from, &options.bounds, options.digest)?;
+    let room = Room::of(into)
+        .map_err(|source| UnpackError::Into { action: "look how full its disk is", source })?;
+    room.look(None)?;
+    let mut stream = Stream::open(from, &options.bounds, options.digest)?;
+    stream.keep_room(room);
     let mut archive = Archive::new(stream, &options.bounds);
     let (done, _) = apply_all(&mut archive, tree, &options)?;
     Ok(done)
@@ -234,7 +241,10 @@ fn apply_all<R: Read>(
     let sha256 = archive.finish()?;
     let (done, replaced) = applier.finish().map_err(|flaw| UnpackError::Into {
         action: "finish its last directory",
-        source: io::Error::other(flaw.to_string()),
+        source: match flaw {
+            Flaw::System { source, .. } => source.into(),
+            other => io::Error::other(other.to_string()),
+        },
     })?;
     Ok((Unpacked { sha256, ..done }, replaced))
 }

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::UnpackError;
 use super::header::BLOCK;
 use super::recipe::Recorder;
+use super::room::Room;
 use super::{Bounds, Digest};
 
 /// Read from the source at once: few calls, and small beside any archive.
@@ -77,6 +78,8 @@ pub(super) struct Stream<R> {
     hash: Option<Sha256>,
     /// Writes down all that is no content of a file.
     recorder: Option<Recorder>,
+    /// Of the disk that all of it is written to.
+    room: Option<Room>,
 }
 
 /// Whether these bytes begin a zstd frame, or one that its readers skip.
@@ -123,7 +126,13 @@ impl<R: Read> Stream<R> {
             until: bounds.until,
             hash: matches!(digest, Digest::Sha256).then(Sha256::new),
             recorder: None,
+            room: None,
         }
+    }
+
+    /// From now on ends when what is handed out, and so written, leaves too little room.
+    pub(super) fn keep_room(&mut self, room: Room) {
+        self.room = Some(room);
     }
 
     /// From now on has all written down that is no content of a file.
@@ -192,6 +201,9 @@ impl<R: Read> Stream<R> {
             hash.update(bytes);
         }
         self.check_size()?;
+        if let Some(room) = &self.room {
+            room.spend(read as u64)?;
+        }
         Ok(read)
     }
 

@@ -18,12 +18,17 @@ pub(crate) struct Disk(pub(crate) tempfile::TempDir);
 
 impl Disk {
     pub(crate) fn new() -> Option<Self> {
+        Self::of(c"size=2m")
+    }
+
+    /// One of that size, as tmpfs is told it.
+    pub(crate) fn of(size: &std::ffi::CStr) -> Option<Self> {
         if !is_root() {
             eprintln!("SKIPPED: only root mounts a small disk");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        match mount("none", dir.path(), "tmpfs", MountFlags::empty(), c"size=2m") {
+        match mount("none", dir.path(), "tmpfs", MountFlags::empty(), size) {
             Ok(()) => Some(Self(dir)),
             Err(error) => {
                 eprintln!("SKIPPED: no small disk to be had: {error}");
@@ -45,16 +50,6 @@ fn load(images: &Images, tars: &[Vec<u8>]) -> Result<Digest, ImageError> {
     let layers: Vec<Digest> = staged.iter().map(Staged::diff_id).collect();
     let names = [name("app")];
     images.commit(&config(&layers, ""), None, staged, &names, Origin::Asked).map(|info| info.id)
-}
-
-fn is_full(error: &ImageError) -> bool {
-    let mut text = String::new();
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        text += &error.to_string();
-        cause = error.source();
-    }
-    text.contains("No space left")
 }
 
 #[test]
@@ -80,7 +75,7 @@ fn a_full_disk_is_said_and_costs_nothing_that_was_there() {
                 break;
             }
             Err(error) => {
-                assert!(is_full(&error), "{error:?}");
+                assert!(error.is_full(), "{error:?}");
                 refused += 1;
             }
         }

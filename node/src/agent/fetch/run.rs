@@ -182,7 +182,10 @@ impl Run {
             let now = self.now();
             let wake = self.plan.deadline(now).since(now).max(Duration::from_millis(5));
             tokio::select! {
-                staged = &mut staging => break staged_of(staged),
+                staged = &mut staging => {
+                    let staged = staged.map_err(|died| self.disk(io::Error::other(died)));
+                    break staged.and_then(|staged| staged.map_err(Ended::Staged));
+                }
                 Some(event) = came.recv() => {
                     // What came at once is taken at once.
                     let more = std::iter::from_fn(|| came.try_recv().ok()).take(EVENTS_MAX);
@@ -250,6 +253,11 @@ impl Run {
         }
     }
 
+    /// What the spool's disk said.
+    fn disk(&self, source: io::Error) -> Ended {
+        Ended::Staged(self.spool.failure(source))
+    }
+
     fn now(&self) -> Moment {
         self.doors.shares.now()
     }
@@ -290,7 +298,7 @@ impl Run {
         match event {
             Event::Listed(node, chunks) => {
                 self.listers.insert(node);
-                self.spool.extend(&chunks).map_err(disk)?;
+                self.spool.extend(&chunks).map_err(|error| self.disk(error))?;
                 self.learn(&chunks);
             }
             Event::ListEnds => {
@@ -321,7 +329,7 @@ impl Run {
             Event::Ended { id, node, how, rest } => self.ended(now, id, node, how, rest),
             Event::Local(chunk) => self.plan.is_here(now, chunk),
             Event::LookedAtLikely => self.waits = false,
-            Event::Disk(error) => return Err(disk(error)),
+            Event::Disk(error) => return Err(self.disk(error)),
         }
         Ok(())
     }
@@ -414,19 +422,6 @@ impl Run {
         begun.truncate(part.skip as usize);
         Some(Piece { part, start, bytes, begun })
     }
-}
-
-fn staged_of(
-    staged: Result<Result<Staged, ImageError>, tokio::task::JoinError>,
-) -> Result<Staged, Ended> {
-    match staged {
-        Ok(staged) => staged.map_err(Ended::Staged),
-        Err(died) => Err(disk(io::Error::other(died))),
-    }
-}
-
-fn disk(source: io::Error) -> Ended {
-    Ended::Staged(ImageError::Read { what: "a layer's spool".to_owned(), source })
 }
 
 /// Tells whoever unpacks that no more comes, however the fetch ends.

@@ -59,7 +59,7 @@ impl Tried {
         if why.is_empty() {
             why.push("no other member could be asked".to_owned());
         }
-        Missing { why, for_now: false }
+        Missing { why, ..Missing::default() }
     }
 }
 
@@ -94,7 +94,10 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
         pause = (pause * 2).min(ROUND_PAUSE_MAX);
     }
     let got = from_registry(doors, wanted, tried).await;
-    got.map_err(|missing| Missing { for_now: unsure != Unsure::Nobody, ..missing })
+    got.map_err(|missing| {
+        let for_now = missing.for_now || unsure != Unsure::Nobody;
+        Missing { for_now, ..missing }
+    })
 }
 
 /// Who has it.
@@ -115,7 +118,11 @@ enum Unsure {
 
 async fn holders(doors: &Doors, id: &Digest, tried: &mut Tried) -> Result<Found, Missing> {
     let nodes = doors.agent.look(|core, now| core.node_views(now.moment)).await;
-    let nodes = nodes.map_err(|gone| Missing { why: vec![gone.to_string()], for_now: true })?;
+    let nodes = nodes.map_err(|gone| Missing {
+        why: vec![gone.to_string()],
+        for_now: true,
+        is_full: false,
+    })?;
     let path = format!("/v1/local/images?name={id}");
     let path = path.as_str();
     let (ready, silent): (Vec<_>, Vec<_>) =
@@ -247,6 +254,8 @@ async fn from_registry(doors: &Doors, wanted: &Wanted, mut tried: Tried) -> Resu
         Ok(info) => {
             tried.note(&host, format!("has another image by this name now: {}", info.id.short()));
         }
+        // Whoever gives it, it cannot be kept here.
+        Err(error) if error.is_full() => return Err(error.into()),
         Err(error) => tried.note(&host, format!("did not give it: {}", chain(&error))),
     }
     Err(tried.missing())

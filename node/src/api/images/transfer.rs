@@ -17,7 +17,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use runtime::image::{
     Changes, ImageError, ImageInfo, Images, Origin, Progress, Reference, Stage, Watcher,
@@ -62,8 +62,11 @@ pub(super) async fn load(
     State(doors): State<Doors>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let turn = turn(&doors).await?;
-    Ok(take_in(doors, turn, request.into_body(), sources::load))
+    let body = request.into_body();
+    match turn(&doors).await {
+        Ok(turn) => Ok(take_in(doors, turn, body, sources::load)),
+        Err(refused) => Ok(refuse(doors, body, refused)),
+    }
 }
 
 /// `POST /v1/images/import?name=…&change=…&change=…&origin=…`. Of origin `needed`, it goes
@@ -72,17 +75,56 @@ pub(super) async fn import(
     State(doors): State<Doors>,
     Query(query): Query<Vec<(String, String)>>,
     request: Request,
-) -> Result<Response, Refused> {
+) -> Response {
+    let body = request.into_body();
+    let begun = async {
+        let (name, changes, origin) = described(&query)?;
+        Ok((turn(&doors).await?, name, changes, origin))
+    };
+    match begun.await {
+        Ok((turn, name, changes, origin)) => {
+            take_in(doors, turn, body, move |images, from, watcher| {
+                sources::import(images, from, name.as_ref(), &changes, origin, watcher)
+            })
+        }
+        Err(refused) => refuse(doors, body, refused),
+    }
+}
+
+/// What is said of a root that is imported.
+fn described(query: &[(String, String)]) -> Result<(Option<Reference>, Changes, Origin), Refused> {
     let name = query.iter().find(|(key, _)| key == "name");
     let name = name.map(|(_, name)| reference(name)).transpose()?;
     let lines = query.iter().filter(|(key, _)| key == "change").map(|(_, line)| line.as_str());
-    let changes = Changes::parse(lines.take(CHANGES_MAX)).map_err(|error| failed(&error))?;
+    let lines: Vec<_> = lines.collect();
+    if lines.len() > CHANGES_MAX {
+        return Err(too_many_changes(lines.len()));
+    }
+    let changes = Changes::parse(lines).map_err(|error| failed(&error))?;
     let is_needed = query.iter().any(|(key, value)| key == "origin" && value == "needed");
     let origin = if is_needed { Origin::Needed } else { Origin::Asked };
-    let turn = turn(&doors).await?;
-    Ok(take_in(doors, turn, request.into_body(), move |images, from, watcher| {
-        sources::import(images, from, name.as_ref(), &changes, origin, watcher)
-    }))
+    Ok((name, changes, origin))
+}
+
+/// Answers with a refusal, and reads on for a while: whoever sends an archive reads no answer
+/// before they are done, unless the connection holds.
+fn refuse(doors: Doors, body: Body, refused: Refused) -> Response {
+    let (parts, said) = refused.into_response().into_parts();
+    let drain = async move {
+        let _late = tokio::time::timeout(DRAIN_FOR, feed(body, None, &doors)).await;
+        None
+    };
+    let behind = stream::once(drain).filter_map(|end: Option<_>| std::future::ready(end));
+    let said = said.into_data_stream();
+    Response::from_parts(parts, Body::from_stream(said.chain(behind)))
+}
+
+fn too_many_changes(count: usize) -> Refused {
+    let message = format!("an import has {CHANGES_MAX} lines of --change at most");
+    let complaint = Complaint::new("bad_request", message)
+        .because(format!("there are {count}"))
+        .hint("ENV, LABEL, EXPOSE and VOLUME take several words in one line: ENV A=1 B=2");
+    Refused::new(StatusCode::BAD_REQUEST, complaint)
 }
 
 fn reference(text: &str) -> Result<Reference, Refused> {

@@ -6,14 +6,13 @@
 
 use std::io::{self, Cursor, Read};
 
-use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::contents::{Item, Layer, named_digest, same};
 use super::{LoadOptions, bad_archive};
 use crate::image::documents::CONFIG_BYTES;
 use crate::image::{Digest, ImageError, Images, Progress, Stage, Watcher};
-use crate::unpack::{Bounds, Entries, Flaw, Found, UnpackError, begins_archive, printable};
+use crate::unpack::{Bounds, Entries, Found, UnpackError, begins_archive, printable};
 
 /// Most entries: six for each layer of fifty images with as many layers as there may be.
 const ENTRIES: u64 = 50_000;
@@ -142,6 +141,10 @@ impl<'a, R: Read> Pass<'a, R> {
             let same = (plain && images.has_layer(&digest)).then_some(digest);
             same.or_else(|| images.layer_of(&digest))
         });
+        if plain && known.is_none() {
+            // Its files take about as much as their archive.
+            images.check_room(size)?;
+        }
         let label = named.map_or_else(|| printable(name), |digest| digest.short());
         let mut content = Content::new(self, head);
         let staged = images.stage(&mut content, &label, known.as_ref(), &bounds, watcher);
@@ -150,7 +153,8 @@ impl<'a, R: Read> Pass<'a, R> {
         }
         let staged = match staged {
             Ok(staged) => staged,
-            Err(ImageError::Layer { source, layer }) if !is_machines(&source) => {
+            // One that takes too long says nothing of itself.
+            Err(ImageError::Layer { source, layer }) if !matches!(source, UnpackError::TooSlow) => {
                 return Ok(Item::Broken(Some(ImageError::Layer { source, layer })));
             }
             Err(error @ ImageError::Mismatch { .. }) => return Ok(Item::Broken(Some(error))),
@@ -224,24 +228,6 @@ impl<R: Read> Read for Content<'_, '_, R> {
 
 fn in_archive(source: UnpackError) -> ImageError {
     ImageError::Archive { source }
-}
-
-/// Whether it was this machine that failed and not the layer: the next one would, too.
-fn is_machines(error: &UnpackError) -> bool {
-    match error {
-        UnpackError::Entry { flaw: Flaw::System { source, .. }, .. } => matches!(
-            *source,
-            Errno::NOSPC
-                | Errno::DQUOT
-                | Errno::IO
-                | Errno::ROFS
-                | Errno::NFILE
-                | Errno::MFILE
-                | Errno::NOMEM
-        ),
-        UnpackError::Into { .. } | UnpackError::Recipe { .. } | UnpackError::TooSlow => true,
-        _ => false,
-    }
 }
 
 /// What a file may be.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,8 @@ use tokio::sync::watch;
 
 use super::list::{ENTRY_BYTES, HEAD, ListReader, entry};
 use super::{CHUNK_BYTES_MAX, CHUNKS_MAX, Chunk, Ranges};
-use crate::image::Digest;
+use crate::image::{Digest, ImageError};
+use crate::unpack::Room;
 
 /// What the list's file begins with: the layer's length, then the list's own head.
 const LENGTH_BYTES: usize = 8;
@@ -39,6 +41,7 @@ pub struct Spool {
     dir: PathBuf,
     list: Mutex<File>,
     here: Mutex<File>,
+    room: Room,
     _lock: File,
 }
 
@@ -117,6 +120,7 @@ impl Spool {
             dir: dir.to_owned(),
             list: Mutex::new(append(&list_path)?),
             here: Mutex::new(append(&here_path)?),
+            room: Room::of(lock.as_fd())?,
             _lock: lock,
         };
         spool.learn(&known)?;
@@ -205,7 +209,7 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// If they cannot be written.
+    /// If they cannot be written, or the disk is to keep what room it has left.
     pub fn put(&self, index: u32, bytes: &[u8]) -> io::Result<Put> {
         let chunk = Chunk::of(bytes);
         let places = {
@@ -226,6 +230,7 @@ impl Spool {
             places
         };
         for at in places {
+            self.room.spend(bytes.len() as u64)?;
             self.shared.place(at, bytes)?;
         }
         let number = index.to_le_bytes();
@@ -253,6 +258,11 @@ impl Spool {
     /// Tells whoever reads it that no more comes.
     pub fn close(&self) {
         self.shared.close();
+    }
+
+    /// What its disk said, in the words of the store.
+    pub fn failure(&self, source: io::Error) -> ImageError {
+        ImageError::spool(self.dir.clone(), source)
     }
 
     /// Forgets all of it: it is unpacked, or was a lie. Blocks.

@@ -15,6 +15,7 @@
 use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 
 use super::spool::Spool;
 use crate::image::Digest;
+use crate::unpack::{NoRoom, look_for_room};
 
 /// How long a spool stays that nobody fetches into: a link may be down for a night.
 const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -40,6 +42,9 @@ pub enum SpoolError {
     /// Another fetch of this process or another has it.
     #[error("layer {} is being fetched already", .0.short())]
     InUse(Digest),
+    /// The disk is to keep what room it has left.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The disk.
     #[error("cannot spool a layer in {}", path.display())]
     Disk {
@@ -74,9 +79,14 @@ impl Spools {
     ///
     /// # Errors
     ///
-    /// If somebody else has it, or the disk does not serve.
+    /// If somebody else has it, or the disk does not serve or has no room for the layer and
+    /// for what it unpacks to.
     pub fn begin(&self, diff_id: &Digest, bytes: u64) -> Result<Spool, SpoolError> {
         let dir = self.path(diff_id);
+        let came = fs::metadata(dir.join("data")).map_or(0, |data| data.blocks() * BLOCK_BYTES);
+        let needed = bytes.saturating_sub(came).saturating_add(bytes);
+        let home = File::open(&self.dir).map_err(|error| self.failed(&self.dir, error))?;
+        look_for_room(home.as_fd(), Some(needed))?;
         let failed = |source| self.failed(&dir, source);
         match fs::DirBuilder::new().mode(0o700).create(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

@@ -122,6 +122,8 @@ impl Inner {
     /// Writes an image's own files and has all that is new of it flushed to the disk.
     fn write_image(&self, wanted: &Wanted, fresh: &[Arc<Fresh>]) -> Result<Part, ImageError> {
         let failed = self.disk.failed("write an image");
+        let documents = wanted.config.len() + wanted.manifest.map_or(0, <[u8]>::len);
+        self.disk.check_room(Some(documents as u64))?;
         let part =
             Part::make(self.disk.parts.as_fd()).map_err(self.disk.failed("make an image"))?;
         let info = record::text(&wanted.record).map_err(&failed)?;

@@ -23,7 +23,7 @@ use tracing::warn;
 
 use super::super::{Digest, ImageError};
 use crate::apart::move_apart;
-use crate::unpack::{DIRECTORY, part, remove_tree};
+use crate::unpack::{DIRECTORY, UnpackError, look_for_room, part, remove_tree};
 
 /// What this program writes. A greater one is left alone.
 pub(super) const VERSION: u32 = 1;
@@ -161,6 +161,21 @@ impl Disk {
     pub(super) fn forget_damaged(&self) {
         if let Ok(part) = self.take_out(self.root.as_fd(), DAMAGED) {
             self.remove(&part);
+        }
+    }
+
+    /// Whether the disk has room, and for so much more where that is known.
+    pub(super) fn check_room(&self, needed: Option<u64>) -> Result<(), ImageError> {
+        look_for_room(self.root.as_fd(), needed)?;
+        Ok(())
+    }
+
+    /// What could not be unpacked for this machine's sake, in the words of the store; what the
+    /// archive is to blame for is given back.
+    pub(super) fn of_machine(&self, error: UnpackError) -> Result<ImageError, UnpackError> {
+        match error {
+            UnpackError::NoRoom(no) => Ok(no.into()),
+            other => other.of_machine().map(self.failed("unpack a layer")),
         }
     }
 

@@ -131,6 +131,15 @@ impl Images {
         Ok(Self(Arc::new(Inner { disk, owners, state, changed, writing })))
     }
 
+    /// Makes sure that the disk has room for so many bytes more, beside what stays free on it.
+    ///
+    /// # Errors
+    ///
+    /// If it has not.
+    pub fn check_room(&self, bytes: u64) -> Result<(), ImageError> {
+        self.0.disk.check_room(Some(bytes))
+    }
+
     /// Whether a layer is here, of whichever image.
     pub fn has_layer(&self, diff_id: &Digest) -> bool {
         self.0.state().layers.contains_key(diff_id)

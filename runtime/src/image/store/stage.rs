@@ -121,10 +121,11 @@ impl Images {
         let mut taken = Taken::new(from, label, watcher);
         taken.count_in(busy.as_ref().map(|busy| Arc::clone(&busy.read)));
         let since = Instant::now();
+        self.0.disk.check_room(None)?;
         let part = Part::make(self.0.disk.parts.as_fd());
         let part = part.map_err(self.0.disk.failed("make a layer"))?;
         let unpacked = self.0.unpack(&mut taken, part.dir(), bounds);
-        let (bytes, hides_all, sum) = taken.judge(unpacked)?;
+        let (bytes, hides_all, sum) = taken.judge(unpacked, &self.0.disk)?;
         let (packed, packed_bytes) = taken.finish();
         let found = sum.map_or(packed, Digest::new);
         if let Some(wanted) = diff_id.filter(|wanted| **wanted != found) {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use super::super::{Digest, ImageError, Progress, Stage, Watcher};
+use super::disk::Disk;
 use crate::unpack::UnpackError;
 
 /// Bytes between two words to the watcher: often enough for a bar on a thin link.
@@ -49,13 +50,21 @@ impl<'a> Taken<'a> {
     }
 
     /// Says what went wrong in the words of who brought it.
-    pub(super) fn judge<T>(&mut self, unpacked: Result<T, UnpackError>) -> Result<T, ImageError> {
+    pub(super) fn judge<T>(
+        &mut self,
+        unpacked: Result<T, UnpackError>,
+        disk: &Disk,
+    ) -> Result<T, ImageError> {
         match unpacked {
             _ if self.called_off => Err(ImageError::CalledOff),
             Ok(done) => Ok(done),
             Err(error) => Err(match self.failed.take() {
                 Some(source) => ImageError::Read { what: format!("layer {}", self.label), source },
-                None => ImageError::Layer { layer: self.label.to_owned(), source: error },
+                // A full disk says nothing of the layer.
+                None => disk.of_machine(error).unwrap_or_else(|source| ImageError::Layer {
+                    layer: self.label.to_owned(),
+                    source,
+                }),
             }),
         }
     }

@@ -39,6 +39,11 @@ impl Files {
         };
         let name = name.strip_prefix(b"/").unwrap_or(name);
         let bad = |why: &dyn fmt::Display| damaged(format_args!("{}: {why}", printable(path)));
+        let unopened = |error: Errno| match error {
+            // Not for the file's sake.
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO => io::Error::from(error),
+            error => bad(&io::Error::from(error)),
+        };
         if matches!(name, b"" | b"." | b"..") {
             return Err(bad(&"no name of a file"));
         }
@@ -48,12 +53,12 @@ impl Files {
         };
         let file = match aside {
             Err(Errno::NOENT) => {
-                let dir = self.dir(parent).map_err(|error| bad(&io::Error::from(error)))?;
+                let dir = self.dir(parent).map_err(unopened)?;
                 open_file(dir, name)
             }
             opened => opened,
         };
-        let file = file.map_err(|error| bad(&io::Error::from(error)))?;
+        let file = file.map_err(unopened)?;
         let stat = rustix::fs::fstat(&file)?;
         let length = u64::try_from(stat.st_size).unwrap_or_default();
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || length != size {
