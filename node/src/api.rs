@@ -14,6 +14,7 @@ mod answer;
 pub(crate) mod chunks;
 mod cluster;
 mod events;
+mod fetching;
 mod find;
 mod follower;
 pub(crate) mod image_types;
@@ -28,11 +29,14 @@ mod relay;
 pub(crate) mod serve;
 mod sessions;
 mod spot;
+mod starting;
 mod starts;
+mod taking;
 mod tasks;
 pub(crate) mod types;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use crate::agent::Doors;
@@ -42,12 +46,11 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// All routes, for those who use the cluster.
 fn router(doors: Doors) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/status", get(cluster::status))
         .route("/v1/nodes", get(cluster::nodes))
         .route("/v1/invitations", post(cluster::invite))
         .route("/v1/down", post(cluster::down))
-        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
         .route("/v1/jobs/{job}", get(jobs::show).delete(jobs::remove))
         .route("/v1/jobs/{job}/stop", post(jobs::stop))
         .route("/v1/jobs/{job}/wait", get(jobs::wait))
@@ -61,6 +64,11 @@ fn router(doors: Doors) -> Router {
         .route("/v1/metrics", get(metrics::metrics))
         .merge(images::routes())
         .merge(local_routes())
+        .layer(from_fn_with_state(doors.clone(), answer::finish));
+    Router::new()
+        // The image that a submission pulls is pulled for whoever waits, and for nobody else.
+        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
+        .merge(routes)
         .fallback(answer::no_such_route)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(doors)
@@ -69,6 +77,7 @@ fn router(doors: Doors) -> Router {
 /// What other members may ask.
 fn member_router(doors: Doors) -> Router {
     local_routes()
+        .layer(from_fn_with_state(doors.clone(), answer::finish))
         .fallback(answer::no_such_route)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(doors)
@@ -77,6 +86,7 @@ fn member_router(doors: Doors) -> Router {
 fn local_routes() -> Router<Doors> {
     Router::new()
         .route("/v1/local/opinion/{job}", get(local::opinion))
+        .route("/v1/local/fetches", get(fetching::local))
         .route("/v1/local/logs/{tender}/{index}", get(local::logs))
         .route("/v1/local/tasks/{tender}/{index}/session", get(sessions::local))
         .route(

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use archive::Recipe;
 use image::{beside, text};
+use support::terminal::Terminal;
 use support::{Host, Told, kill, until};
 
 /// Long enough to be met in the midst of, by whoever looks every few milliseconds.
@@ -402,4 +403,100 @@ fn a_job_of_an_unknown_image_is_refused_with_what_to_do() {
     }
     let told = run(&host, &["Not:a/name"]);
     assert!(told.code != 0 && told.err.contains("error:"), "{told:?}");
+}
+
+#[test]
+fn how_far_an_image_is_can_be_seen_from_any_host() {
+    if !image::possible() {
+        return;
+    }
+    let founder = Host::new("h1");
+    // Slow enough to be looked at.
+    let mut up = founder.command(&["up"]);
+    let up: Told = up.env("STARLING_IMAGE_RATE", "2Mi").output().expect("it runs").into();
+    up.ok();
+    let filler = ["run", "-d", "--name", "filler", "--cpus", "1", "--exec", "--", "sleep", "9999"];
+    founder.run(&filler).ok();
+    until("the founder is full", || founder.running("filler") == 1);
+    let recipe = Recipe { noise: 32 << 20, ..Recipe::small("big:1") };
+    let (archive, _) = recipe.make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let other = joined(&founder, "h2");
+    let command = other.command(&["run", "--name", "web", "--network", "none", "big:1"]);
+    let terminal = Terminal::of(&command, 24, 120);
+    // From the host that fetches, and from the one that was not asked to.
+    for host in [&other, &founder] {
+        until("it is seen how far it is", || {
+            let list = host.json(&["ps", "web"]);
+            let fetching = &list["items"][0]["fetching"];
+            let bytes = fetching["bytes"].as_u64().unwrap_or(0);
+            let of = fetching["of"].as_u64().unwrap_or(0);
+            bytes > 0 && bytes < of && of > 32 << 20 && fetching["from"][0] == "h1"
+        });
+        let told = host.run(&["ps", "web"]).ok();
+        assert!(told.contains("starting: fetching big:1, "), "{told}");
+        let told = host.run(&["why", "web"]).ok();
+        assert!(told.contains(" % of ") && told.contains("from h1"), "{told}");
+    }
+    terminal.shows("h2: fetching big:1, ");
+    terminal.shows(" % of ");
+    terminal.shows("MiB/s, from h1");
+    terminal.shows("of the image");
+    assert_eq!(terminal.ends(), 0);
+}
+
+#[test]
+fn an_image_is_loaded_into_and_saved_from_another_member() {
+    let founder = Host::new("h1");
+    founder.up();
+    let other = joined(&founder, "h2");
+    let user = Host::new("h9");
+    let token = founder.run(&["-q", "invite", "--operator"]).ok();
+    let from_afar = |words: &[&str]| {
+        let mut command = user.command(words);
+        command.env("XDG_CONFIG_HOME", beside(&user, "config"));
+        Told::from(command.output().expect("it runs"))
+    };
+    from_afar(&["login", token.trim()]).ok();
+    let status = other.json(&["status"]);
+    let peer = status["operator_addresses"][0].as_str().expect("an address").to_owned();
+    let recipe = Recipe { noise: 8 << 20, ..Recipe::small("app:1") };
+    let (archive, id) = recipe.make(&beside(&user, "image"));
+    let told = from_afar(&["--peer", &peer, "image", "load", "-i", text(&archive)]).ok();
+    assert!(told.contains("loaded app:1") && told.contains("on h2"), "{told}");
+    assert_eq!(places(&founder, "app:1"), [("h2".to_owned(), "loaded".to_owned())]);
+    let saved = beside(&user, "saved").join("app.tar");
+    from_afar(&["--peer", &peer, "image", "save", "-o", text(&saved), "app:1"]).ok();
+    from_afar(&["--peer", &peer, "image", "rm", "app:1"]).ok();
+    assert_eq!(founder.run(&["-q", "image", "ls"]).ok(), "");
+    load(&founder, &saved);
+    assert_eq!(founder.run(&["-q", "image", "ls"]).ok(), format!("{}\n", &id[..12]));
+    let told = from_afar(&["--peer", "127.0.0.1:1", "image", "load", "-i", text(&archive)]);
+    assert!(told.code != 0 && told.err.contains("error:"), "{told:?}");
+}
+
+#[test]
+fn an_oci_layout_is_loaded_from_its_directory() {
+    let host = Host::new("h1");
+    host.up();
+    let (archive, id) = Recipe::small("app:1").make(&beside(&host, "image"));
+    load(&host, &archive);
+    // Saved archives are OCI layouts, too.
+    let saved = beside(&host, "saved").join("app.tar");
+    host.run(&["image", "save", "-o", text(&saved), "app:1"]).ok();
+    let layout = beside(&host, "layout");
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("-C").arg(&layout).arg("-xf").arg(&saved);
+    assert!(tar.status().expect("tar runs").success());
+    assert!(layout.join("oci-layout").exists() && layout.join("index.json").exists());
+    // What only Docker reads is not needed.
+    fs::remove_file(layout.join("manifest.json")).expect("removed");
+    let stranger = Host::new("h9");
+    stranger.up();
+    let told = stranger.run(&["image", "load", text(&layout)]).ok();
+    assert!(told.contains("loaded app:1"), "{told}");
+    assert_eq!(stranger.run(&["-q", "image", "ls"]).ok(), format!("{}\n", &id[..12]));
+    fs::remove_file(layout.join("index.json")).expect("removed");
+    let told = stranger.run(&["image", "load", text(&layout)]);
+    assert!(told.code == 1 && told.err.contains("a directory without an image"), "{told:?}");
 }

@@ -21,6 +21,7 @@ mod pick;
 mod source;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,6 +32,7 @@ use gossip_core::moment::Moment;
 pub use bucket::Bucket;
 pub use link::Link;
 use source::Source;
+pub use told::Fetching;
 
 /// How long nothing may come from anybody before it is given up: longer than members that
 /// fell silent take to be heard again after a restart or a cut of a minute.
@@ -146,6 +148,8 @@ pub struct Plan {
     sources: BTreeMap<NodeId, Source>,
     excluded: BTreeSet<NodeId>,
     fetchers: BTreeSet<NodeId>,
+    /// Requests that run for other layers, by whom they ask.
+    elsewhere: BTreeMap<NodeId, usize>,
     requests: u64,
     /// When anything came.
     progress: Moment,
@@ -166,6 +170,7 @@ impl Plan {
             sources: BTreeMap::new(),
             excluded: BTreeSet::new(),
             fetchers: BTreeSet::new(),
+            elsewhere: BTreeMap::new(),
             requests: 0,
             progress: now,
             shared: now,
@@ -222,6 +227,12 @@ impl Plan {
         self.fetchers = others;
         self.fetchers.remove(&self.me);
         self.look_again();
+    }
+
+    /// How many requests for other layers ask the same sources just now. Together they ask no
+    /// more than one layer alone would, but each one thing at least.
+    pub fn elsewhere(&mut self, asked: BTreeMap<NodeId, usize>) {
+        self.elsewhere = asked;
     }
 
     /// A chunk is here: from this node's own layers. Whether a request for it runs is no

@@ -16,6 +16,7 @@ use gossip_core::spec::{JobKind, JobSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::Core;
+use crate::fetch::Fetching;
 
 /// A list, and how fresh the view behind it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -150,6 +151,9 @@ pub struct TaskView {
     /// What its checks came to, while it runs and has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// The image that it waits for, as its node tells whoever asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetching: Option<Fetching>,
 }
 
 /// One node.
@@ -422,6 +426,7 @@ impl Core {
             tender: 0,
             ended: false,
             health: None,
+            fetching: None,
         }
     }
 

@@ -12,7 +12,8 @@
 //! is taken. What came stays in the spool over cut links and restarts.
 //!
 //! Must never: take a layer for what it should be before `stage` found its digest; ask more
-//! than two things at once of one member.
+//! than two things at once of one member, where one layer alone is fetched: of several each
+//! asks one thing at least.
 
 mod kin;
 mod list;
@@ -31,6 +32,7 @@ use runtime::image::chunks::{Spool, SpoolError, Spools};
 use runtime::image::{Digest, ImageError, Staged};
 use runtime::unpack::Bounds;
 
+use super::images::Meter;
 use super::{Doors, chain};
 pub(crate) use shares::Shares;
 pub(crate) use wire::{LEVEL_MAX, Packer, piece_bytes};
@@ -93,6 +95,8 @@ pub(super) struct Order<'a> {
     pub(super) holders: &'a [NodeId],
     /// Own layers that may be like it.
     pub(super) kin: &'a Kin,
+    /// Where it is seen how far it is.
+    pub(super) meter: &'a Meter,
 }
 
 /// Brings a layer, or says why not.
@@ -153,7 +157,7 @@ async fn begin(order: Order<'_>) -> Result<Result<run::Run, Staged>, Fault> {
         let (spools, layer) = (spools.clone(), order.layer);
         let begun = blocking(doors, move || spools.begin(&layer, bytes)).await?;
         match begun {
-            Ok(spool) => return Ok(Ok(run::Run::new(doors, layer, spool, listing))),
+            Ok(spool) => return Ok(Ok(run::Run::new(order, spool, listing))),
             Err(SpoolError::InUse(_)) => {
                 if let Some(staged) = staged_by_another(doors, layer).await? {
                     return Ok(Err(staged));

@@ -14,6 +14,7 @@
 
 mod fetch;
 mod layer;
+mod meter;
 mod pipe;
 mod stock;
 mod upkeep;
@@ -26,8 +27,10 @@ use futures::future::{BoxFuture, WeakShared};
 use runtime::image::{Digest, Held, ImageError, Images, Reference};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::sources::Pulls;
 use super::{Doors, chain};
 pub(crate) use fetch::{DOCUMENTS_BYTES_MAX, verified};
+pub(crate) use meter::{Giver, Meter, Meters, Reading, WeakMeter};
 pub(crate) use pipe::{Inlet, Outlet, pipe};
 pub(super) use stock::tell as tell_stock;
 pub(super) use upkeep::keep;
@@ -84,19 +87,31 @@ pub(crate) struct Supply(Arc<Inner>);
 struct Inner {
     underway: Mutex<BTreeMap<Digest, WeakShared<Fetching>>>,
     transfers: Arc<Semaphore>,
+    pulls: Pulls,
+    meters: Meters,
     changed: Notify,
 }
 
 impl Supply {
     pub(super) fn new() -> Self {
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        let (underway, changed) = Default::default();
-        Self(Arc::new(Inner { underway, transfers, changed }))
+        let (underway, pulls, meters, changed) = Default::default();
+        Self(Arc::new(Inner { underway, transfers, pulls, meters, changed }))
     }
 
     /// Something came, or went.
     pub(crate) fn touch(&self) {
         self.0.changed.notify_one();
+    }
+
+    /// Pulls from registries.
+    pub(super) fn pulls(&self) -> &Pulls {
+        &self.0.pulls
+    }
+
+    /// How far all is that is on its way here.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.0.meters
     }
 
     /// A turn to move an archive for a user, once fewer than too many are moved.

@@ -1,19 +1,20 @@
 //! Where images come from and go to outside of the cluster: archives and registries, in the
 //! runtime's words.
 
+mod pulls;
 mod registries;
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use runtime::image::{
-    self, Changes, Digest, ImageError, ImageInfo, Images, LoadOptions, Loaded, Origin, PullOptions,
-    PushOptions, Reference, RegistryOptions, SharedWatcher, Watcher,
+    self, Changes, Digest, ImageError, ImageInfo, Images, LoadOptions, Loaded, Origin, PushOptions,
+    Reference, RegistryOptions, SharedWatcher, Watcher,
 };
 
 use super::images::{Outlet, in_store};
 use super::{Doors, chain};
+pub(crate) use pulls::{Pull, Pulled, Pulls, pull};
 
 /// Takes an archive of `docker save` or an OCI layout in. Blocks.
 pub(crate) fn load(
@@ -71,28 +72,6 @@ pub(crate) fn pack_directory(path: &Path, to: &mut dyn Write) -> io::Result<()> 
 async fn options(doors: &Doors) -> Result<RegistryOptions, ImageError> {
     let data = doors.facts.data.clone();
     in_store(doors, move |_| Ok(registries::options(&data)?)).await
-}
-
-/// Pulls an image from its registry into this node's store. Dropped, it is called off.
-pub(crate) async fn pull(
-    doors: &Doors,
-    name: Reference,
-    origin: Origin,
-) -> Result<ImageInfo, ImageError> {
-    pull_told(doors, name, origin, Arc::new(|_| true)).await
-}
-
-/// The same, and tells how far it is.
-pub(crate) async fn pull_told(
-    doors: &Doors,
-    name: Reference,
-    origin: Origin,
-    watcher: SharedWatcher,
-) -> Result<ImageInfo, ImageError> {
-    let options = PullOptions { registry: options(doors).await?, origin, ..Default::default() };
-    let pulled = image::pull(doors.runtime.images(), &name, &options, watcher).await;
-    doors.supply.touch();
-    pulled
 }
 
 /// Pushes an image of this node to a registry.

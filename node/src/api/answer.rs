@@ -1,14 +1,18 @@
 //! How answers and failures become HTTP: JSON both ways, one failure shape.
 
 use axum::Json;
-use axum::http::{StatusCode, Uri};
+use axum::extract::{self, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use gossip_core::id::JobId;
+use serde::de::DeserializeOwned;
 use starling_core::effect::Reply;
 
 use super::types::{Complaint, Failure};
-use crate::agent::Gone;
 use crate::agent::words::{Fault, Reader};
+use crate::agent::{Doors, Gone};
 
 /// A failure with its status.
 #[derive(Debug)]
@@ -25,6 +29,12 @@ impl Refused {
     /// Adds a reason.
     pub(super) fn because(self, why: impl ToString) -> Self {
         Self { complaint: self.complaint.because(why), ..self }
+    }
+
+    /// The same, told in other words.
+    pub(super) fn told(self, as_what: impl FnOnce(&str) -> String) -> Self {
+        let message = as_what(&self.complaint.message);
+        Self { complaint: Complaint { message, ..self.complaint }, ..self }
     }
 
     /// What it says, for an answer that has begun already.
@@ -52,6 +62,40 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.status, Json(Failure { error: self.complaint })).into_response()
     }
+}
+
+/// What stands behind the `?` of a request; refused in the API's own words if it cannot be
+/// read.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        let read = extract::Query::<T>::try_from_uri(&parts.uri);
+        read.map(|extract::Query(asked)| Self(asked)).map_err(|rejection| {
+            let path = parts.uri.path();
+            let complaint =
+                Complaint::new("bad_request", format!("what is asked of {path} cannot be read"))
+                    .because(rejection.body_text())
+                    .hint(format!("write it like {path}?KEY=VALUE&KEY=VALUE"));
+            Refused::new(StatusCode::BAD_REQUEST, complaint)
+        })
+    }
+}
+
+/// Does what changes something to its end, though whoever asked may leave: half of a change
+/// is worse than all or nothing of it. What only looks ends with whoever looks.
+pub(super) async fn finish(State(doors): State<Doors>, request: Request, next: Next) -> Response {
+    if request.method() == Method::GET {
+        return next.run(request).await;
+    }
+    let done = doors.tasks.spawn(next.run(request)).await;
+    done.unwrap_or_else(|died| {
+        let complaint = Complaint::new("internal", "this was not done to its end").because(died);
+        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, complaint).into_response()
+    })
 }
 
 /// A reply that is no acceptance.

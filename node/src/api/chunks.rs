@@ -5,10 +5,11 @@
 //! thousand entries.
 
 use std::io::{self, Read as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -22,8 +23,9 @@ use runtime::image::{Digest, LayerReader};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::answer::Refused;
+use super::answer::{Query, Refused};
 use super::serve::Member;
+use super::taking::{Impatience, Impatient};
 use super::types::Complaint;
 use crate::agent::Doors;
 use crate::agent::fetch::{ASK_BYTES_MAX, LEVEL_MAX, Packer, Shares, piece_bytes};
@@ -103,6 +105,7 @@ fn layer(doors: &Doors, text: &str, member: Option<Extension<Member>>) -> Result
 /// `GET /v1/local/layers/{diff_id}/chunks`: the list from a chunk on, as it is made.
 async fn chunks(
     State(doors): State<Doors>,
+    Extension(impatience): Extension<Impatience>,
     Path(diff_id): Path<String>,
     Query(FromChunk { from }): Query<FromChunk>,
     member: Option<Extension<Member>>,
@@ -114,22 +117,36 @@ async fn chunks(
         let images = doors.runtime.images().clone();
         doors.tasks.spawn_blocking(move || images.list_chunks(&diff_id, making));
     }
-    let shares = doors.shares.clone();
+    let listing = Listing {
+        list,
+        at: from,
+        shares: doors.shares.clone(),
+        is_last: false,
+        _impatient: impatience.begin(),
+    };
     let first = stream::once(std::future::ready(Ok(Bytes::from_static(HEAD))));
-    let entries = stream::try_unfold((list, from, shares, false), listed);
+    let entries = stream::try_unfold(listing, listed);
     let body = Body::from_stream(futures::StreamExt::chain(first, entries));
     Ok(([(LAYER_BYTES, bytes.to_string())], body).into_response())
 }
 
-type Listing = (std::sync::Arc<KeptList>, usize, Shares, bool);
+/// A list on its way.
+struct Listing {
+    list: Arc<KeptList>,
+    /// The next chunk.
+    at: usize,
+    shares: Shares,
+    is_last: bool,
+    _impatient: Impatient,
+}
 
 /// The next entries of a list, once there are some.
-async fn listed((list, at, shares, is_last): Listing) -> io::Result<Option<(Bytes, Listing)>> {
-    let mut changes = list.changes();
+async fn listed(mut listing: Listing) -> io::Result<Option<(Bytes, Listing)>> {
+    let mut changes = listing.list.changes();
     loop {
         changes.mark_unchanged();
-        let (found, ends) = list.from(at).map_err(io::Error::other)?;
-        if is_last || (found.is_empty() && ends) {
+        let (found, ends) = listing.list.from(listing.at).map_err(io::Error::other)?;
+        if listing.is_last || (found.is_empty() && ends) {
             return Ok(None);
         }
         if found.is_empty() {
@@ -138,8 +155,10 @@ async fn listed((list, at, shares, is_last): Listing) -> io::Result<Option<(Byte
             continue;
         }
         let bytes: Vec<u8> = found.iter().flat_map(entry).collect();
-        tokio::time::sleep(shares.sent(bytes.len(), 0)).await;
-        return Ok(Some((Bytes::from(bytes), (list, at + found.len(), shares, ends))));
+        tokio::time::sleep(listing.shares.sent(bytes.len(), 0)).await;
+        listing.at += found.len();
+        listing.is_last = ends;
+        return Ok(Some((Bytes::from(bytes), listing)));
     }
 }
 
@@ -228,11 +247,13 @@ struct Sending {
     stretches: std::vec::IntoIter<(u64, u64)>,
     now: (u64, u64),
     turn: Option<OwnedSemaphorePermit>,
+    _impatient: Impatient,
 }
 
 /// `GET /v1/local/layers/{diff_id}/bytes`: stretches of a layer, one behind the other.
 async fn bytes(
     State(doors): State<Doors>,
+    Extension(impatience): Extension<Impatience>,
     Path(diff_id): Path<String>,
     Query(Stretches { parts, level }): Query<Stretches>,
     member: Option<Extension<Member>>,
@@ -265,7 +286,8 @@ async fn bytes(
     let piece = piece_bytes(level);
     let mut stretches = stretches.into_iter();
     let now = stretches.next().unwrap_or_default();
-    let sending = Sending { doors, source, packer, piece, stretches, now, turn: None };
+    let _impatient = impatience.begin();
+    let sending = Sending { doors, source, packer, piece, stretches, now, turn: None, _impatient };
     Ok(Body::from_stream(stream::try_unfold(sending, next)).into_response())
 }
 

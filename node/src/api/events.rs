@@ -1,7 +1,7 @@
 //! The event feed, as server-sent events.
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use starling_core::event::Event;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::answer::Query;
 use crate::agent::Doors;
 
 #[derive(Debug, Deserialize)]

@@ -19,6 +19,7 @@ use super::find::Part;
 use super::logs::{Left, Lines, Source};
 use super::pulse::Pulse;
 use super::relay::{self, Passed};
+use super::starting::Starting;
 use super::types::LogItem;
 use super::{jobs, spot, starts};
 use crate::agent::Doors;
@@ -75,6 +76,8 @@ pub(super) struct Follower {
     pub(super) part: Option<Part>,
     /// Only the last lines of each.
     pub(super) tail: Option<usize>,
+    /// Tells of those that start, too.
+    pub(super) starting: Option<Starting>,
     readers: JoinSet<Reading>,
     progress: BTreeMap<Place, Progress>,
     told: BTreeSet<Place>,
@@ -94,6 +97,7 @@ impl Follower {
             lines,
             part: None,
             tail: None,
+            starting: None,
             readers: JoinSet::new(),
             progress: BTreeMap::new(),
             told: BTreeSet::new(),
@@ -155,6 +159,9 @@ impl Follower {
                 self.take(reading, &tasks).await?;
             }
             self.read_new(&tasks).await?;
+            if let Some(starting) = &mut self.starting {
+                starting.tell(&tasks).await?;
+            }
             self.tell_restarts(&tasks).await?;
             self.tell_ends(&tasks).await?;
             if let Some(done) = self.is_done(&tasks).await {
@@ -166,6 +173,7 @@ impl Follower {
                 Some(Ok(reading)) = self.readers.join_next(), if !self.readers.is_empty() => {
                     self.take(reading, &tasks).await?;
                 }
+                () = due(self.starting.as_ref()) => {}
                 () = self.lines.left() => return Err(Left),
                 () = self.doors.stop.cancelled() => return Ok(()),
             }
@@ -311,6 +319,13 @@ impl Follower {
                 state: state.as_str().to_owned(),
             }),
         }
+    }
+}
+
+async fn due(starting: Option<&Starting>) {
+    match starting {
+        Some(starting) => starting.due().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,12 +6,13 @@ use gossip_core::id::NodeId;
 use gossip_core::moment::WallTime;
 use runtime::image::{Digest, ImageInfo, LayerInfo, Origin, Progress, Reference, Removed};
 use serde::{Deserialize, Serialize};
+use starling_core::fetch::Fetching;
 use starling_core::view::Freshness;
 
 use super::types::Complaint;
 
-/// One line of the answer to a load, import, pull or push (newline-delimited JSON). The last
-/// one is `Done` or `Failed`; an answer that ends without either broke off.
+/// One line of the answer to a load, import, pull, push or ensure (newline-delimited JSON). The
+/// last one is `Done`, `Meant` or `Failed`; an answer that ends without either broke off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub(crate) enum ImageItem {
@@ -24,11 +25,39 @@ pub(crate) enum ImageItem {
         /// The node that has it.
         node: String,
     },
+    /// What a job's image is (`ensure` only).
+    Meant {
+        /// The digest of its config.
+        id: Digest,
+        /// Bytes of its uncompressed layers.
+        bytes: u64,
+        /// What whoever asked should know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<String>,
+    },
     /// Nothing of it stays.
     Failed {
         /// Why.
         error: Complaint,
     },
+}
+
+/// `GET /v1/local/fetches`: what is on its way to one node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Fetches {
+    /// In no order.
+    pub(crate) items: Vec<Fetch>,
+}
+
+/// An image on its way to a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Fetch {
+    /// The digest of its config, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<Digest>,
+    /// How far it is.
+    #[serde(flatten)]
+    pub(crate) fetching: Fetching,
 }
 
 /// `GET /v1/local/images`: what one node has.

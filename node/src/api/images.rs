@@ -3,17 +3,18 @@
 //!
 //! ```text
 //! census ──▶ list, inspect, remove, prune      pin ──▶ submissions
-//! transfer ◀─▶ archives and registries          local ──▶ other members
+//! transfer ◀─▶ archives, registry ◀─▶ registries    local ──▶ other members
 //! ```
 
 mod census;
 mod local;
 mod pin;
+mod registry;
 mod transfer;
 
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -22,7 +23,7 @@ use gossip_core::id::NodeId;
 use runtime::image::{Digest, ImageError, Reference, RegistryError, Removed};
 use serde::Deserialize;
 
-use super::answer::Refused;
+use super::answer::{Query, Refused};
 use super::image_types::{ImageDetail, ImageList, ImageView, RemovedImages, RemovedOn};
 use super::peer;
 use super::types::{Complaint, Failure};
@@ -56,8 +57,9 @@ pub(super) fn routes() -> Router<Doors> {
         .route("/v1/images/prune", post(prune))
         .route("/v1/images/tag", post(tag))
         .route("/v1/images/save", get(transfer::save))
-        .route("/v1/images/pull", post(transfer::pull))
-        .route("/v1/images/push", post(transfer::push))
+        .route("/v1/images/pull", post(registry::pull))
+        .route("/v1/images/ensure", post(registry::ensure))
+        .route("/v1/images/push", post(registry::push))
         .merge(streams)
 }
 
@@ -137,7 +139,12 @@ pub(super) fn failed(error: &ImageError) -> Refused {
             ),
         ),
         ImageError::CalledOff => (StatusCode::CONFLICT, "called_off", "it was called off", None),
-        _ => (StatusCode::UNPROCESSABLE_ENTITY, "bad_image", "the image cannot be used", None),
+        _ => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "bad_image",
+            "the image cannot be used",
+            Some("make it anew where it comes from, or take another of its tags"),
+        ),
     };
     let complaint = Complaint::new(code, message).because(chain(error));
     let complaint = hint.into_iter().fold(complaint, Complaint::hint);

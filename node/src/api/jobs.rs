@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use gossip_core::id::JobId;
@@ -15,11 +15,11 @@ use starling_core::Core;
 use starling_core::effect::{Ask, Reply};
 use starling_core::view::{Ended, JobState, JobView, Listing, Opinion, TaskView};
 
-use super::answer::{Refused, refusal};
+use super::answer::{Query, Refused, refusal};
 use super::pulse::Pulse;
 use super::serve::Caller;
 use super::types::{Accepted, Complaint, Durable, JobDetail, Submission, Why};
-use super::{find, images, peer};
+use super::{fetching, find, images, peer};
 use crate::agent::words::{Fault, Reader};
 use crate::agent::{Doors, vet, wall_now};
 
@@ -185,7 +185,7 @@ pub(super) async fn tasks(
         None => None,
     };
     let ended = if query.all { Ended::Shown } else { Ended::Hidden };
-    let listing = doors
+    let mut listing = doors
         .agent
         .look(move |core, now| {
             let wanted = |job: &JobId| only.is_none_or(|only| only == *job);
@@ -200,9 +200,10 @@ pub(super) async fn tasks(
                 .collect();
             jobs.sort_unstable();
             let items = jobs.iter().flat_map(|(_, job)| core.task_views(job, ended)).collect();
-            Listing { items, as_of: wall_now(), view: core.freshness(now.moment) }
+            Listing::<TaskView> { items, as_of: wall_now(), view: core.freshness(now.moment) }
         })
         .await?;
+    fetching::fill(&doors, &mut listing.items).await?;
     Ok(Json(listing))
 }
 
@@ -252,9 +253,10 @@ pub(super) async fn why(
             (core.job_view(&job), asks, tasks, own, core.node_views(now.moment))
         })
         .await?;
-    let (Some(job_view), asks, tasks, own, nodes) = seen else {
+    let (Some(job_view), asks, mut tasks, own, nodes) = seen else {
         return Err(Refused::no_such_job(&text));
     };
+    fetching::fill(&doors, &mut tasks).await?;
     let mut opinions: Vec<Opinion> = own.into_iter().collect();
     let mut unknown = Vec::new();
     for node in nodes.iter().filter(|node| !node.me) {

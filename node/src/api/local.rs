@@ -2,13 +2,13 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use gossip_core::id::JobId;
 use serde::Deserialize;
 use starling_core::view::Opinion;
 
-use super::answer::Refused;
+use super::answer::{Query, Refused};
 use super::logs::{Lines, Source};
 use super::spot;
 use super::starts;

@@ -8,18 +8,19 @@
 use std::io;
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::answer::Refused;
+use super::answer::{Query, Refused};
 use super::find;
 use super::follower::{Follower, Wish};
 use super::local::LogQuery;
+use super::starting::Starting;
 use crate::agent::Doors;
 
 /// How many lines may wait for a slow reader.
@@ -109,13 +110,25 @@ pub(super) async fn logs(
     }))
 }
 
+#[derive(Debug, Deserialize)]
+pub(super) struct FollowQuery {
+    /// Tell of tasks that start, too.
+    #[serde(default)]
+    starting: bool,
+}
+
 /// `GET /v1/jobs/{job}/follow`.
 pub(super) async fn follow(
     State(doors): State<Doors>,
     Path(text): Path<String>,
+    Query(query): Query<FollowQuery>,
 ) -> Result<Response, Refused> {
     let job = find::job(&doors, &text).await?;
-    Ok(answer(doors, |doors, lines| Follower::new(doors, job, Wish::Everything, lines)))
+    Ok(answer(doors, |doors, lines| {
+        let mut follower = Follower::new(doors.clone(), job, Wish::Everything, lines.clone());
+        follower.starting = query.starting.then(|| Starting::new(doors, lines));
+        follower
+    }))
 }
 
 fn answer(doors: Doors, follower: impl FnOnce(Doors, Lines) -> Follower) -> Response {

@@ -1,6 +1,7 @@
 //! Serves the routers on whatever carries bytes: the Unix socket, and streams of members.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,6 +20,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::taking::{Impatience, TAKES_WITHIN, Taking};
 use super::types::Complaint;
 use crate::agent::Doors;
 
@@ -166,14 +168,17 @@ pub(crate) async fn connect(
     serve(stream, super::router(doors).layer(Extension(caller)), stop).await;
 }
 
+/// A client that ends its side has left, and what it asked for ends with it.
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     stop: CancellationToken,
 ) {
-    let service = TowerToHyperService::new(router);
+    let impatience = Impatience::default();
+    let stream = Taking::new(stream, impatience.clone(), TAKES_WITHIN);
+    let service = TowerToHyperService::new(router.layer(Extension(impatience)));
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEADERS_FOR).half_close(true);
+    server.timer(TokioTimer::new()).header_read_timeout(HEADERS_FOR);
     let connection = server.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -184,7 +189,12 @@ async fn serve(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+        match error.source().and_then(|why| why.downcast_ref::<io::Error>()) {
+            Some(why) if why.kind() == io::ErrorKind::TimedOut => {
+                tracing::warn!(reason = %why, "an answer was cut off");
+            }
+            _ => tracing::debug!(%error, "a connection ended early"),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::answer::Refused;
+use super::answer::{Query, Refused};
 use super::serve::Caller;
 use super::types::Complaint;
 use super::{peer, spot};
@@ -69,7 +69,7 @@ pub(super) struct For {
 pub(super) async fn local(
     State(doors): State<Doors>,
     Path((tender, index)): Path<(String, u32)>,
-    axum::extract::Query(For { whom }): axum::extract::Query<For>,
+    Query(For { whom }): Query<For>,
     request: Request,
 ) -> Result<Response, Refused> {
     let upgrade = upgrade(request)?;

@@ -4,13 +4,13 @@
 //! The node that is asked finds the task; the task's node does it.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use runtime::{Recipient, TaskId};
 use serde::Deserialize;
 
-use super::answer::Refused;
+use super::answer::{Query, Refused};
 use super::peer;
 use super::spot::{self, Spot};
 use super::types::{Complaint, Processes, Usage};

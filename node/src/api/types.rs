@@ -10,6 +10,7 @@ use gossip_core::moment::WallTime;
 use gossip_core::resources::Resources;
 use gossip_core::spec::JobSpec;
 use serde::{Deserialize, Serialize};
+use starling_core::fetch::Fetching;
 use starling_core::view::{Freshness, JobView, Opinion, TaskView};
 
 /// `POST /v1/jobs`.
@@ -166,6 +167,17 @@ pub(crate) enum LogItem {
         task: String,
         /// Which node.
         node: String,
+    },
+    /// A node starts a task, and may have to fetch its image first (`/follow?starting=true`
+    /// only: whoever asks knows this line).
+    Starting {
+        /// `JOB.INDEX`.
+        task: String,
+        /// Which node.
+        node: String,
+        /// How far the image is, where there is one on its way.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fetching: Option<Fetching>,
     },
     /// A task ended.
     Ended {

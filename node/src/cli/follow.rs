@@ -122,7 +122,9 @@ impl Printer {
             LogItem::Notice { message } if self.style.format != Format::Quiet => {
                 Ok(vec![note(&format!("note: {message}"))])
             }
-            LogItem::Notice { .. } | LogItem::Placed { .. } => Ok(Vec::new()),
+            LogItem::Notice { .. } | LogItem::Placed { .. } | LogItem::Starting { .. } => {
+                Ok(Vec::new())
+            }
             LogItem::Done { .. } => Ok(self.rest()),
         }
     }

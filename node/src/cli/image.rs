@@ -2,6 +2,7 @@
 //!
 //! Lists, where they are, and what they say; taking in and giving out is in `transfer`.
 
+pub(super) mod ensure;
 pub(super) mod gauge;
 mod inspect;
 mod remove;

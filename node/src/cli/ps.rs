@@ -110,9 +110,12 @@ fn tasks(list: &Listing<TaskView>) -> Table {
     table
 }
 
-/// `running (healthy)`, in Docker's words.
+/// `running (healthy)`, in Docker's words; `starting: fetching app:1, 43 % of 120MiB`.
 pub(crate) fn state_word(task: &TaskView) -> String {
     let state = &task.state;
+    if let Some(fetching) = &task.fetching {
+        return format!("{state}: {fetching}");
+    }
     match task.health.as_ref().map(|health| health.state) {
         None => state.clone(),
         Some(HealthState::Starting) => format!("{state} (health: starting)"),
@@ -223,6 +226,20 @@ mod tests {
             }));
             assert_eq!(state_word(&list.items[0]), word);
         }
+    }
+
+    #[test]
+    fn what_a_task_waits_for_stands_behind_its_state() {
+        let job = "07".repeat(16);
+        let list: Listing<TaskView> = list(json!({
+            "task": "web.1", "job": job, "job_name": "web",
+            "slot": {"job": job, "group": "main", "index": 1},
+            "command": "x", "node": null, "node_name": "h1", "state": "starting",
+            "detail": "", "exit_code": null, "since": 0, "restarts": 0, "epoch": 0,
+            "tender": 0, "ended": false,
+            "fetching": {"image": "app:1", "bytes": 43 << 20, "of": 100 << 20, "from": ["h2"]},
+        }));
+        assert_eq!(state_word(&list.items[0]), "starting: fetching app:1, 43 % of 100MiB");
     }
 
     #[test]

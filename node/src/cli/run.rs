@@ -6,7 +6,8 @@
 //!        │          └─ stdout closed, or not placed in time: stop the job, leave
 //!        └─ -d: print its name, leave
 //!
-//! With --rm it is removed behind all that: here, or by the cluster where nobody waits.
+//! What its image is is found out before that, and pulled where no member has it; a Ctrl-C
+//! then ends the pull, and there is no job. With --rm the job is removed behind all that: here, or by the cluster where nobody waits.
 //!
 //! A job in the foreground belongs to this command: whatever ends the one ends
 //! the other, except a second Ctrl-C and the agent's own restart. The key is
@@ -28,6 +29,8 @@ use crate::cli::door::Door;
 use crate::cli::errors::{Failed, INTERRUPTED, NOT_REPLICATED, NOT_STARTED, READER_LEFT, STOPPED};
 use crate::cli::follow::{self, Names, Printer, Style, Times, To};
 use crate::cli::id_file::IdFile;
+use crate::cli::image::ensure::ensure;
+use crate::cli::image::gauge::Gauge;
 use crate::cli::interrupt::Interrupts;
 use crate::cli::job::{JobArgs, Keyboard, Outside};
 use crate::cli::job_name::made_up;
@@ -85,8 +88,10 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
     if let Some(shipment) = shipment {
         ship(shipment, &mut spec, client, out).await.map_err(Failed::before_start)?;
     }
-    let submission = Submission { spec, key: format!("{:032x}", rand::random::<u128>()) };
+    let key = format!("{:032x}", rand::random::<u128>());
     if args.detach {
+        ensure(&mut spec, client, out).await?;
+        let submission = Submission { spec, key };
         // Its exit code is never a program's, so a refusal needs no code of its own.
         let answer = submit(client, &submission).await?;
         tell_id(id_file, &answer.parse()?, out);
@@ -94,7 +99,7 @@ pub(crate) async fn run(args: RunArgs, client: &mut Client, out: Output) -> Resu
     }
     let after = if args.rm { After::Removed } else { After::Kept };
     let wish = Wish { names, timeout: args.timeout, keyboard, after, id_file };
-    foreground(&submission, wish, client, out).await
+    foreground(Submission { spec, key }, wish, client, out).await
 }
 
 /// Sends what the job brings along, and says in it what that is.
@@ -139,23 +144,30 @@ struct Wish {
 }
 
 async fn foreground(
-    submission: &Submission,
+    mut submission: Submission,
     wish: Wish,
     client: &mut Client,
     out: Output,
 ) -> Result<u8, Failed> {
     let Wish { names, timeout, keyboard, after, id_file } = wish;
     let mut interrupts = Interrupts::catch()?;
-    let (answer, early) = submit_uncut(client, submission, &mut interrupts).await?;
+    tokio::select! {
+        known = ensure(&mut submission.spec, client, out) => known.map_err(Failed::before_start)?,
+        exit = interrupts.next() => return Err(Failed::silently(exit)),
+    }
+    let (answer, early) = submit_uncut(client, &submission, &mut interrupts).await?;
     let accepted: Accepted = answer.parse()?;
     warn_if_alone(&accepted, out);
     tell_id(id_file, &accepted, out);
     let path = format!("/v1/jobs/{}", accepted.job);
-    let lines = client.stream(&format!("{path}/follow")).await?;
+    // Programs that read the lines are told what they always were.
+    let starting = if out.format == Format::Human { "?starting=true" } else { "" };
+    let lines = client.stream(&format!("{path}/follow{starting}")).await?;
     let watch = Watch {
         lines,
         printer: Printer::new(Style { names, times: Times::Hidden, format: out.format }),
         out,
+        gauge: Gauge::new(out),
         name: accepted.name.clone(),
         placed: false,
         note_at: Some(Instant::now() + PLACING_NOTE_AFTER),
@@ -303,6 +315,7 @@ struct Watch {
     lines: Lines,
     printer: Printer,
     out: Output,
+    gauge: Gauge,
     name: String,
     placed: bool,
     note_at: Option<Instant>,
@@ -332,6 +345,12 @@ impl Watch {
                 continue;
             }
             let item: LogItem = parse(&line)?;
+            match &item {
+                LogItem::Starting { node, fetching: Some(fetching), .. } => {
+                    self.gauge.fetching(node, fetching);
+                }
+                _ => self.gauge.clear(),
+            }
             self.placed |= !matches!(item, LogItem::Notice { .. });
             self.type_into(&item);
             if self.out.format == Format::Json {

@@ -40,3 +40,9 @@ pub(crate) fn size() -> Option<Size> {
     let known = found.ws_row > 0 && found.ws_col > 0;
     known.then_some(Size { rows: found.ws_row, columns: found.ws_col })
 }
+
+/// How many letters stand in a line of what standard error is, if that is a terminal.
+pub(crate) fn columns_of_stderr() -> Option<usize> {
+    let found = tcgetwinsize(rustix::stdio::stderr()).ok()?;
+    (found.ws_col > 0).then_some(usize::from(found.ws_col))
+}

@@ -62,14 +62,21 @@ fn tasks(why: &Why) -> Table {
         ill(task).is_some() || !matches!(task.state.as_str(), "running" | "paused" | "succeeded")
     });
     for task in odd {
-        let detail = match (task.detail.as_str(), task.state.as_str()) {
-            ("", "pending") => "no node took it yet".to_owned(),
-            (detail, _) => match ill(&task) {
+        let mut state = state_word(task);
+        let detail = match (task.detail.as_str(), task.state.as_str(), &task.fetching) {
+            (_, _, Some(fetching)) => {
+                state = task.state.clone();
+                let from = fetching.from.join(", ");
+                let from = if from.is_empty() { from } else { format!(" from {from}") };
+                format!("{fetching}{from}")
+            }
+            ("", "pending", None) => "no node took it yet".to_owned(),
+            (detail, _, None) => match ill(&task) {
                 Some(health) => format!("its check failed: {}", health.output),
                 None => detail.to_owned(),
             },
         };
-        table.row([task.task.clone(), task.node_name.clone(), state_word(task), detail]);
+        table.row([task.task.clone(), task.node_name.clone(), state, detail]);
     }
     table
 }

@@ -30,7 +30,7 @@ impl Plan {
     /// One more request to a source, if it is free and has what is wanted.
     pub(super) fn ask(&mut self, now: Moment, node: NodeId) -> Option<Action> {
         let source = self.sources.get(&node)?;
-        if !source.is_free(now) {
+        if !source.is_free(now, self.elsewhere_at(&node)) {
             return None;
         }
         let parts = self.pick(now, &node);
@@ -56,7 +56,12 @@ impl Plan {
     /// Whether a source could be asked now and there is nothing that it may be asked for.
     pub(super) fn is_idle(&self, now: Moment, node: &NodeId) -> bool {
         let source = self.sources.get(node);
-        source.is_some_and(|source| source.may_ask(now) && source.asked.is_empty())
+        let elsewhere = self.elsewhere_at(node);
+        source.is_some_and(|source| source.may_ask(now, elsewhere) && source.asked.is_empty())
+    }
+
+    fn elsewhere_at(&self, node: &NodeId) -> usize {
+        self.elsewhere.get(node).copied().unwrap_or(0)
     }
 
     fn pick(&self, now: Moment, node: &NodeId) -> Vec<Part> {

@@ -89,14 +89,15 @@ impl Source {
         }
     }
 
-    pub(super) fn is_free(&self, now: Moment) -> bool {
-        self.may_ask(now) && self.rests_until <= now
+    pub(super) fn is_free(&self, now: Moment, elsewhere: usize) -> bool {
+        self.may_ask(now, elsewhere) && self.rests_until <= now
     }
 
-    pub(super) fn may_ask(&self, now: Moment) -> bool {
+    /// `elsewhere` are requests to it for other layers.
+    pub(super) fn may_ask(&self, now: Moment, elsewhere: usize) -> bool {
         // One that nothing came from may be very slow.
         let most = if self.heard == Moment(0) { 1 } else { ASKED_MAX };
-        self.asked.len() < most && self.not_before <= now
+        self.asked.len() < most.saturating_sub(elsewhere).max(1) && self.not_before <= now
     }
 
     /// Sorts sources: the best first.

@@ -36,6 +36,8 @@ pub(super) enum News {
     Has { whole: bool, ranges: Ranges, fetchers: Vec<NodeId> },
     /// It says that it has nothing of it.
     Nothing,
+    /// It is not heard any more, by anybody: it is not waited for until it is back.
+    Lost,
     /// It does not answer.
     Silent,
 }
@@ -64,7 +66,11 @@ pub(super) async fn follow(doors: Doors, layer: Digest, node: NodeId, events: mp
                 (news, PAUSE.max(thin))
             }
             Err(PeerError::Status(404)) => (News::Nothing, PAUSE_FAILED),
-            Err(_unreachable) => (News::Silent, PAUSE_FAILED),
+            Err(_unreachable) => {
+                let lost = doors.agent.look(move |core, _| core.is_lost(&node)).await;
+                let news = if lost.unwrap_or(true) { News::Lost } else { News::Silent };
+                (news, PAUSE_FAILED)
+            }
         };
         if events.send(Event::News { node, news }).await.is_err() {
             return;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::run::Event;
 use super::wire::Unpacker;
 use crate::agent::Doors;
+use crate::agent::images::{Giver, Meter};
 use crate::api::peer::{self, PeerError};
 
 /// How long a source may take to begin: the link may be full.
@@ -36,6 +37,7 @@ pub(super) struct Request {
     pub(super) doors: Doors,
     pub(super) layer: Digest,
     pub(super) spool: Arc<Spool>,
+    pub(super) meter: Meter,
     pub(super) id: RequestId,
     pub(super) to: NodeId,
     pub(super) level: i32,
@@ -80,6 +82,7 @@ impl Request {
                 return self.broke();
             }
         };
+        self.meter.from(Giver::Member(self.to));
         let Ok(mut unpacker) = Unpacker::new(self.level, expected) else { return self.broke() };
         while !self.pieces.is_empty() {
             let frame = tokio::select! {

@@ -19,10 +19,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::list::{self, Listing};
 use super::news::{self, News};
 use super::request::{Piece, Request};
-use super::shares::Shown;
+use super::shares::{Asking, Shown};
 use super::wire::level_for;
 use super::{Brought, Kin, Notes, Order, Rest, kin};
 use crate::agent::Doors;
+use crate::agent::images::Meter;
 
 /// Events that wait: those who tell them wait too when there are more.
 const EVENTS_MAX: usize = 64;
@@ -83,6 +84,7 @@ pub(super) struct Run {
     layer: Digest,
     spool: Arc<Spool>,
     shown: Shown,
+    meter: Meter,
     listing: Option<Listing>,
     plan: Plan,
     starts: Vec<(u64, u32)>,
@@ -92,7 +94,8 @@ pub(super) struct Run {
     /// Who fetches it, by whom says so.
     fetchers: BTreeMap<NodeId, BTreeSet<NodeId>>,
     followed: BTreeSet<NodeId>,
-    offs: BTreeMap<RequestId, DropGuard>,
+    /// Requests that run: dropped, one is called off.
+    running: BTreeMap<RequestId, (DropGuard, Asking)>,
     begun: BTreeMap<u32, Vec<u8>>,
     kin: Kin,
     /// Own layers are looked at first.
@@ -100,18 +103,16 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(
-        doors: &Doors,
-        layer: Digest,
-        spool: Spool,
-        listing: Option<Listing>,
-    ) -> Self {
+    pub(super) fn new(order: Order<'_>, spool: Spool, listing: Option<Listing>) -> Self {
+        let Order { doors, layer, meter, .. } = order;
         let shown = doors.shares.show(layer, spool.view());
+        meter.coming(&layer, spool.view());
         let mut run = Self {
             doors: doors.clone(),
             layer,
             spool: Arc::new(spool),
             shown,
+            meter: meter.clone(),
             listing,
             plan: Plan::new(doors.facts.node, doors.shares.now()),
             starts: Vec::new(),
@@ -119,7 +120,7 @@ impl Run {
             ranges: BTreeMap::new(),
             fetchers: BTreeMap::new(),
             followed: BTreeSet::new(),
-            offs: BTreeMap::new(),
+            running: BTreeMap::new(),
             begun: BTreeMap::new(),
             kin: Kin::default(),
             waits: false,
@@ -172,6 +173,7 @@ impl Run {
         let ended = loop {
             if !self.plan.is_complete() {
                 if !self.waits || tokio::time::Instant::now() >= looked_by {
+                    self.plan.elsewhere(self.elsewhere());
                     let actions = self.plan.step(self.now());
                     self.act(actions, &events, &mut work);
                 }
@@ -201,7 +203,7 @@ impl Run {
             }
         };
         work.abort_all();
-        self.offs.clear();
+        self.running.clear();
         self.doors.shares.rests();
         drop(closing);
         ended
@@ -260,6 +262,17 @@ impl Run {
 
     fn now(&self) -> Moment {
         self.doors.shares.now()
+    }
+
+    /// What is asked of whom for other layers.
+    fn elsewhere(&self) -> BTreeMap<NodeId, usize> {
+        let mut all = self.doors.shares.asked();
+        for (_, own) in self.running.values() {
+            if let Some(count) = all.get_mut(&own.node) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        all
     }
 
     fn learn(&mut self, chunks: &[Chunk]) {
@@ -342,7 +355,7 @@ impl Run {
         how: plan::Ended,
         rest: Option<(Part, Vec<u8>)>,
     ) {
-        let was_off = self.offs.remove(&id).is_none();
+        let was_off = self.running.remove(&id).is_none();
         let rest = rest.filter(|(_, bytes)| !bytes.is_empty());
         if let Some((part, bytes)) = rest {
             let prefix = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -381,7 +394,7 @@ impl Run {
                     }
                 }
             }
-            News::Nothing => {
+            News::Nothing | News::Lost => {
                 self.ranges.remove(&node);
                 self.fetchers.remove(&node);
                 let actions = self.plan.lost(&node);
@@ -395,14 +408,16 @@ impl Run {
     fn act(&mut self, actions: Vec<Action>, events: &mpsc::Sender<Event>, work: &mut JoinSet<()>) {
         for action in actions {
             match action {
-                Action::CallOff(id) => drop(self.offs.remove(&id)),
+                Action::CallOff(id) => drop(self.running.remove(&id)),
                 Action::Ask { id, to, parts } => {
                     let off = CancellationToken::new();
-                    self.offs.insert(id, off.clone().drop_guard());
+                    let asking = self.doors.shares.ask(to);
+                    self.running.insert(id, (off.clone().drop_guard(), asking));
                     let request = Request {
                         doors: self.doors.clone(),
                         layer: self.layer,
                         spool: Arc::clone(&self.spool),
+                        meter: self.meter.clone(),
                         id,
                         to,
                         level: level_for(self.doors.shares.rate()),

@@ -62,6 +62,8 @@ struct Inner {
     coming: Mutex<BTreeMap<Digest, SpoolView>>,
     askers: Mutex<Askers>,
     askers_changed: watch::Sender<u64>,
+    /// Requests of this node that run, by whom they ask.
+    asked: Mutex<BTreeMap<NodeId, usize>>,
     lists: KeptLists,
     sending: Arc<Semaphore>,
     bucket: Mutex<Bucket>,
@@ -79,6 +81,13 @@ pub(super) struct Shown {
     layer: Digest,
 }
 
+/// Something that is asked of a member, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Asking {
+    shares: Shares,
+    pub(super) node: NodeId,
+}
+
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -92,6 +101,7 @@ impl Shares {
             coming: Mutex::default(),
             askers: Mutex::default(),
             askers_changed: watch::channel(0).0,
+            asked: Mutex::default(),
             lists: KeptLists::default(),
             sending: Arc::new(Semaphore::new(SENDING_MAX)),
             bucket: Mutex::new(Bucket::new(rate, moment(origin))),
@@ -164,6 +174,17 @@ impl Shares {
         held(&self.0.coming).get(layer).cloned()
     }
 
+    /// Asks something of a member.
+    pub(super) fn ask(&self, node: NodeId) -> Asking {
+        *held(&self.0.asked).entry(node).or_default() += 1;
+        Asking { shares: self.clone(), node }
+    }
+
+    /// How much is asked of whom just now, for all layers.
+    pub(super) fn asked(&self) -> BTreeMap<NodeId, usize> {
+        held(&self.0.asked).clone()
+    }
+
     /// A member asks for a layer, and so fetches it.
     pub(crate) fn asks(&self, layer: &Digest, member: NodeId) {
         let now = Instant::now();
@@ -208,6 +229,18 @@ fn enter(askers: &mut Askers, layer: &Digest, member: NodeId, now: Instant) -> b
 impl Drop for Shown {
     fn drop(&mut self) {
         held(&self.shares.0.coming).remove(&self.layer);
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut asked = held(&self.shares.0.asked);
+        if let Some(count) = asked.get_mut(&self.node) {
+            *count -= 1;
+            if *count == 0 {
+                asked.remove(&self.node);
+            }
+        }
     }
 }
 

@@ -1,17 +1,22 @@
-//! One image from wherever it is: its documents, then each layer that is not here.
+//! One image from wherever it is: its documents, then the layers that are not here, some at a
+//! time. They are committed together, or none is.
 
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use gossip_core::id::NodeId;
-use runtime::image::{Digest, ImageConfig, ImageError, Origin, Reference};
+use runtime::image::{Digest, ImageConfig, ImageError, LayerInfo, Origin, Reference};
 use serde::Deserialize;
 
-use super::layer::{self, Stuck};
+use super::layer::{self, Stuck, Way};
+use super::meter::Meter;
 use super::{Missing, Wanted, change_store};
 use crate::agent::fetch::{Brought, Rest, kin};
-use crate::agent::{Doors, chain};
+use crate::agent::{Doors, chain, sources};
 use crate::api::image_types::{Documents, HeldImages};
 use crate::api::peer::{self, PeerError};
 
@@ -35,6 +40,10 @@ pub(crate) const DOCUMENTS_BYTES_MAX: usize = 24 << 20;
 /// The largest list that is asked for by one id.
 const LIST_BYTES_MAX: usize = 1 << 20;
 
+/// Layers that come at once: a small one need not wait for a large one, and one is unpacked
+/// while another comes. What the links and the budgets carry is not more for it.
+const LAYERS_MAX: usize = 3;
+
 /// A member that says that it has the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
@@ -53,6 +62,11 @@ impl Tried {
         self.0.push((whom.to_owned(), what.to_string()));
     }
 
+    /// What was found out elsewhere at the same time.
+    fn add(&mut self, other: Self) {
+        other.0.into_iter().for_each(|(whom, what)| self.note(&whom, what));
+    }
+
     fn missing(self) -> Missing {
         let all = self.0.into_iter().map(|(name, what)| format!("{name} {what}"));
         let mut why: Vec<_> = all.collect();
@@ -65,6 +79,7 @@ impl Tried {
 
 /// Brings an image here, or says what was tried.
 pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing> {
+    let meter = doors.supply.meters().begin(Some(wanted.id), &wanted.name);
     let mut tried = Tried::default();
     let mut pause = ROUND_PAUSE;
     // What came in one round need not come in the next.
@@ -81,7 +96,8 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
             (true, Unsure::Silent) => ROUNDS_SILENT,
             (false, _) | (_, Unsure::Unreached) => ROUNDS_MAX,
         };
-        let got = from_members(doors, wanted, &mut found.holders, &mut brought, &mut tried).await;
+        let mut order = Order { doors, wanted, meter: &meter, tried: &mut tried };
+        let got = order.ask_members(&mut found.holders, &mut brought).await;
         liars.extend(before.into_iter().filter(|holder| !found.holders.contains(holder)));
         match got {
             Ok(()) => return Ok(()),
@@ -93,7 +109,7 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(ROUND_PAUSE_MAX);
     }
-    let got = from_registry(doors, wanted, tried).await;
+    let got = from_registry(doors, wanted, &meter, tried).await;
     got.map_err(|missing| {
         let for_now = missing.for_now || unsure != Unsure::Nobody;
         Missing { for_now, ..missing }
@@ -154,45 +170,94 @@ async fn holders(doors: &Doors, id: &Digest, tried: &mut Tried) -> Result<Found,
     Ok(found)
 }
 
-async fn from_members(
-    doors: &Doors,
-    wanted: &Wanted,
-    holders: &mut Vec<Holder>,
-    brought: &mut Vec<Brought>,
-    tried: &mut Tried,
-) -> Result<(), Stuck> {
-    let (config, manifest) = documents(doors, &wanted.id, holders, tried).await?;
-    let layers = ImageConfig::parse(&config)?.layers;
-    let images = doors.runtime.images().clone();
-    let kin = kin(&images, wanted.reference().as_ref());
-    for diff_id in layers {
-        // An empty layer may stand in an image several times.
-        if images.has_layer(&diff_id)
-            || brought.iter().any(|layer| layer.staged.diff_id() == diff_id)
-        {
-            continue;
+/// One round of asking members.
+struct Order<'a> {
+    doors: &'a Doors,
+    wanted: &'a Wanted,
+    meter: &'a Meter,
+    tried: &'a mut Tried,
+}
+
+impl Order<'_> {
+    async fn ask_members(
+        &mut self,
+        holders: &mut Vec<Holder>,
+        brought: &mut Vec<Brought>,
+    ) -> Result<(), Stuck> {
+        let Self { doors, wanted, .. } = *self;
+        let documents = documents(doors, &wanted.id, holders, self.tried).await?;
+        let images = doors.runtime.images().clone();
+        let mut lacked: Vec<Digest> = Vec::new();
+        for diff_id in ImageConfig::parse(&documents.config)?.layers {
+            let is_brought = brought.iter().any(|layer| layer.staged.diff_id() == diff_id);
+            // An empty layer may stand in an image several times.
+            if !is_brought && !lacked.contains(&diff_id) && !images.has_layer(&diff_id) {
+                lacked.push(diff_id);
+            }
         }
-        brought.push(layer::bring(doors, &diff_id, holders, &kin, tried).await?);
-        // The next one from somebody else, if there is one.
-        if !holders.is_empty() {
-            holders.rotate_left(1);
+        for layer in documents.layers.iter().filter(|layer| lacked.contains(&layer.diff_id)) {
+            self.meter.lacks(&layer.diff_id, layer.bytes);
         }
+        self.layers(&lacked, holders, brought).await?;
+        let (name, id) = (wanted.reference(), wanted.id);
+        let (staged, rests): (Vec<_>, Vec<_>) =
+            std::mem::take(brought).into_iter().map(|layer| (layer.staged, layer.rest)).unzip();
+        let Verified { config, manifest, .. } = documents;
+        change_store(doors, move |images| {
+            let names = name.filter(|name| is_free(images.named(name), &id));
+            let names: Vec<Reference> = names.into_iter().collect();
+            let manifest = manifest.as_deref();
+            let committed = images.commit(&config, manifest, staged, &names, Origin::Needed);
+            if committed.is_ok() {
+                rests.into_iter().flatten().for_each(Rest::remove);
+            }
+            committed
+        })
+        .await?;
+        Ok(())
     }
-    let (name, id) = (wanted.reference(), wanted.id);
-    let brought = std::mem::take(brought);
-    let (staged, rests): (Vec<_>, Vec<_>) =
-        brought.into_iter().map(|layer| (layer.staged, layer.rest)).unzip();
-    change_store(doors, move |images| {
-        let names = name.filter(|name| is_free(images.named(name), &id));
-        let names: Vec<Reference> = names.into_iter().collect();
-        let committed = images.commit(&config, manifest.as_deref(), staged, &names, Origin::Needed);
-        if committed.is_ok() {
-            rests.into_iter().flatten().for_each(Rest::remove);
-        }
-        committed
-    })
-    .await?;
-    Ok(())
+
+    /// Brings layers, some at a time. What came of others when one cannot be had stays in
+    /// their spools.
+    async fn layers(
+        &mut self,
+        lacked: &[Digest],
+        holders: &mut Vec<Holder>,
+        brought: &mut Vec<Brought>,
+    ) -> Result<(), Stuck> {
+        let doors = self.doors;
+        let kin = kin(doors.runtime.images(), self.wanted.reference().as_ref());
+        let honest = Mutex::new(std::mem::take(holders));
+        let way = Way { doors, kin: &kin, meter: self.meter };
+        let each = lacked.iter().copied().enumerate().map(|(at, diff_id)| {
+            let honest = &honest;
+            async move {
+                let mut holders = honest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                // Each first from another one, if there are several.
+                let first = at.checked_rem(holders.len()).unwrap_or(0);
+                holders.rotate_left(first);
+                let before = holders.clone();
+                let mut tried = Tried::default();
+                let got = layer::bring(way, &diff_id, &mut holders, &mut tried).await;
+                let mut honest = honest.lock().unwrap_or_else(PoisonError::into_inner);
+                honest.retain(|one| !before.contains(one) || holders.contains(one));
+                (got, tried)
+            }
+        });
+        let got = {
+            let mut coming = pin!(stream::iter(each).buffer_unordered(LAYERS_MAX));
+            loop {
+                let Some((got, tried)) = coming.next().await else { break Ok(()) };
+                self.tried.add(tried);
+                match got {
+                    Ok(layer) => brought.push(layer),
+                    Err(stuck) => break Err(stuck),
+                }
+            }
+        };
+        *holders = honest.into_inner().unwrap_or_else(PoisonError::into_inner);
+        got
+    }
 }
 
 /// Whether a name may go to a copy that only a task needs: somebody who loaded another image
@@ -201,19 +266,30 @@ fn is_free(named: Option<runtime::image::ImageInfo>, id: &Digest) -> bool {
     named.is_none_or(|other| other.id == *id || other.origin == Origin::Needed)
 }
 
-/// The config and manifest, from the first member whose answer is true.
+/// What a member said of an image, as far as its id proves it.
+struct Verified {
+    config: Vec<u8>,
+    manifest: Option<Vec<u8>>,
+    /// How long they are is the member's word, and only shown.
+    layers: Vec<LayerInfo>,
+}
+
+/// The documents, from the first member whose answer is true.
 async fn documents(
     doors: &Doors,
     id: &Digest,
     holders: &[Holder],
     tried: &mut Tried,
-) -> Result<(Vec<u8>, Option<Vec<u8>>), Stuck> {
+) -> Result<Verified, Stuck> {
     let path = format!("/v1/local/images/{id}");
     for holder in holders {
-        let answer = peer::document(doors, holder.node, &path, DOCUMENTS_BYTES_MAX).await;
+        let answer =
+            peer::document::<Documents>(doors, holder.node, &path, DOCUMENTS_BYTES_MAX).await;
         match answer {
             Ok(documents) => match verified(&documents, id) {
-                Some(verified) => return Ok(verified),
+                Some((config, manifest)) => {
+                    return Ok(Verified { config, manifest, layers: documents.layers });
+                }
                 None => tried.note(&holder.name, "sent a config that is not the image's"),
             },
             Err(error) => tried.note(&holder.name, error),
@@ -246,10 +322,17 @@ pub(crate) fn verified(documents: &Documents, id: &Digest) -> Option<(Vec<u8>, O
 }
 
 /// The last resort, where the job's name leads to a registry.
-async fn from_registry(doors: &Doors, wanted: &Wanted, mut tried: Tried) -> Result<(), Missing> {
+async fn from_registry(
+    doors: &Doors,
+    wanted: &Wanted,
+    meter: &Meter,
+    mut tried: Tried,
+) -> Result<(), Missing> {
     let Some(name) = wanted.reference() else { return Err(tried.missing()) };
     let host = name.host().to_owned();
-    match crate::agent::sources::pull(doors, name, Origin::Needed).await {
+    let pull = sources::pull(doors, name, Origin::Needed);
+    meter.through(pull.meter.clone());
+    match pull.done().await {
         Ok(info) if info.id == wanted.id => return Ok(()),
         Ok(info) => {
             tried.note(&host, format!("has another image by this name now: {}", info.id.short()));

@@ -17,6 +17,7 @@ use runtime::image::{Digest, ImageError, Staged};
 use runtime::unpack::Bounds;
 
 use super::fetch::{Holder, Tried};
+use super::meter::{Giver, Meter};
 use super::pipe::{Inlet, pipe};
 use crate::agent::fetch::{self, Brought, Fault, Kin, Order};
 use crate::agent::{Doors, chain};
@@ -47,17 +48,26 @@ pub(super) enum Stuck {
     Here(ImageError),
 }
 
+/// By what means the layers of an image are brought.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way<'a> {
+    pub(super) doors: &'a Doors,
+    /// Own layers that may be like them.
+    pub(super) kin: &'a Kin,
+    pub(super) meter: &'a Meter,
+}
+
 /// Unpacks a layer that members have: in chunks, or as a whole where they do not speak of
 /// chunks. Takes those who lied off the list.
 pub(super) async fn bring(
-    doors: &Doors,
+    way: Way<'_>,
     diff_id: &Digest,
     holders: &mut Vec<Holder>,
-    kin: &Kin,
     tried: &mut Tried,
 ) -> Result<Brought, Stuck> {
     let nodes: Vec<NodeId> = holders.iter().map(|holder| holder.node).collect();
-    let order = Order { doors, layer: *diff_id, holders: &nodes, kin };
+    let Way { doors, kin, meter } = way;
+    let order = Order { doors, layer: *diff_id, holders: &nodes, kin, meter };
     let mut liars = Vec::new();
     let mut note = |node: NodeId, what: String| liars.push((node, what));
     let brought = fetch::bring(order, &mut note).await;
@@ -66,26 +76,28 @@ pub(super) async fn bring(
         tried.note(&name.map_or_else(|| liar.short(), |holder| holder.name.clone()), what);
         holders.retain(|holder| holder.node != liar);
     }
-    match brought {
+    let brought = match brought {
         Ok(brought) => Ok(brought),
         Err(Fault::There) => Err(Stuck::There),
         Err(Fault::Here(error)) => Err(Stuck::Here(error)),
         Err(Fault::Whole) => {
-            let staged = as_a_whole(doors, diff_id, holders, tried).await?;
+            let staged = as_a_whole(way, diff_id, holders, tried).await?;
             Ok(Brought { staged, rest: None })
         }
-    }
+    }?;
+    meter.came(diff_id, brought.staged.bytes());
+    Ok(brought)
 }
 
 async fn as_a_whole(
-    doors: &Doors,
+    way: Way<'_>,
     diff_id: &Digest,
     holders: &mut Vec<Holder>,
     tried: &mut Tried,
 ) -> Result<Staged, Stuck> {
     for _ in 0..TRIES_MAX {
         let mut senders = Vec::new();
-        let staged = attempt(doors, diff_id, holders, &mut senders, tried).await;
+        let staged = attempt(way, diff_id, holders, &mut senders, tried).await;
         let error = match staged {
             Ok(staged) => return Ok(staged),
             Err(error) => error,
@@ -111,21 +123,26 @@ async fn as_a_whole(
 }
 
 async fn attempt(
-    doors: &Doors,
+    way: Way<'_>,
     diff_id: &Digest,
     holders: &[Holder],
     senders: &mut Vec<Holder>,
     tried: &mut Tried,
 ) -> Result<Staged, ImageError> {
     let (inlet, mut outlet) = pipe();
-    let (images, id) = (doors.runtime.images().clone(), *diff_id);
+    let Way { doors, meter, .. } = way;
+    let (images, id, told) = (doors.runtime.images().clone(), *diff_id, meter.clone());
     // If this is called off, the inlet goes, and with it whoever reads.
     let mut staging = doors.tasks.spawn_blocking(move || {
-        images.stage(&mut outlet, &id.short(), Some(&id), &Bounds::default(), &|_| true)
+        let tell = |progress| {
+            told.tell(progress);
+            true
+        };
+        images.stage(&mut outlet, &id.short(), Some(&id), &Bounds::default(), &tell)
     });
     let ended = tokio::select! {
         staged = &mut staging => staged,
-        () = pass(doors, diff_id, holders, senders, inlet, tried) => staging.await,
+        () = pass(way, diff_id, holders, senders, inlet, tried) => staging.await,
     };
     ended.unwrap_or_else(|died| {
         let source = std::io::Error::other(died);
@@ -135,13 +152,14 @@ async fn attempt(
 
 /// Passes the archive on to its end, from whichever holders it takes.
 async fn pass(
-    doors: &Doors,
+    way: Way<'_>,
     diff_id: &Digest,
     holders: &[Holder],
     senders: &mut Vec<Holder>,
     inlet: Inlet,
     tried: &mut Tried,
 ) {
+    let Way { doors, meter, .. } = way;
     let mut at = 0;
     let mut breaks = 0;
     let mut pause = BREAK_PAUSE;
@@ -150,6 +168,7 @@ async fn pass(
         let read = read(doors, diff_id, holder, &mut at, &inlet).await;
         if at > before && !senders.contains(holder) {
             senders.push(holder.clone());
+            meter.from(Giver::Member(holder.node));
         }
         let error = match read {
             Ok(()) => return inlet.end().await,

@@ -4,19 +4,20 @@
 use std::io::{self, Read as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use futures::stream;
 use runtime::image::{Digest, ImageError, LayerReader, Removed};
 use serde::Deserialize;
 
-use super::super::answer::Refused;
+use super::super::answer::{Query, Refused};
 use super::super::image_types::{Documents, HeldImages};
+use super::super::taking::Impatience;
 use super::{census, failed};
 use crate::agent::Doors;
 use crate::agent::images::{Need, change_store, hold, in_store, needed};
@@ -86,6 +87,7 @@ pub(in crate::api) async fn documents(
 /// `GET /v1/local/layers/{diff_id}`: its uncompressed archive from a byte on.
 pub(in crate::api) async fn layer(
     State(doors): State<Doors>,
+    Extension(impatience): Extension<Impatience>,
     Path(diff_id): Path<String>,
     Query(From { from }): Query<From>,
 ) -> Result<Response, Refused> {
@@ -97,13 +99,15 @@ pub(in crate::api) async fn layer(
         Ok(reader)
     });
     let reader = opened.await.map_err(|error| failed(&error))?;
-    let pieces = stream::unfold((doors, Some(reader)), |(doors, reader)| async move {
+    let impatient = impatience.begin();
+    let all = (doors, Some(reader), impatient);
+    let pieces = stream::unfold(all, |(doors, reader, impatient)| async move {
         let (piece, reader) = match next(&doors, reader?).await {
             Ok((piece, _)) if piece.is_empty() => return None,
             Ok((piece, reader)) => (Ok(piece), Some(reader)),
             Err(error) => (Err(error), None),
         };
-        Some((piece, (doors, reader)))
+        Some((piece, (doors, reader, impatient)))
     });
     let kind = [(header::CONTENT_TYPE, "application/x-tar")];
     Ok((kind, Body::from_stream(pieces)).into_response())

@@ -11,9 +11,10 @@ use axum::http::StatusCode;
 use gossip_core::container::Pull;
 use gossip_core::id::{ContentHash, NodeId};
 use gossip_core::spec::{JobSpec, Program};
-use runtime::image::{Digest, ImageError, ImageInfo, Origin, Reference};
+use runtime::image::{Digest, ImageError, ImageInfo, Origin, Reference, RegistryError};
 
 use super::super::answer::Refused;
+use super::super::image_types::ImageItem;
 use super::super::peer;
 use super::super::types::Complaint;
 use super::census::{self, Whom};
@@ -41,6 +42,13 @@ pub(super) struct Pinned {
     pub(super) bytes: u64,
     /// Something that whoever asked should know.
     pub(super) notice: Option<String>,
+}
+
+impl Pinned {
+    /// For whoever asked what an image is.
+    pub(super) fn item(self) -> ImageItem {
+        ImageItem::Meant { id: self.id, bytes: self.bytes, notice: self.notice }
+    }
 }
 
 /// Writes the content of each image into a job. Answers what its submitter should know.
@@ -75,14 +83,22 @@ pub(in crate::api) async fn pin(doors: &Doors, spec: &mut JobSpec) -> Result<Vec
 
 /// What a name of a job stands for, asked for at its registry when the job says so.
 async fn find(doors: &Doors, text: &str, pull: Pull) -> Result<Pinned, Refused> {
-    let known = match pull {
-        Pull::Missing | Pull::Never => resolve(doors, text).await?,
-        Pull::Always => Err(Vec::new()),
-    };
-    match known {
+    match known(doors, text, pull).await? {
         Ok(pinned) => Ok(pinned),
         Err(unheard) if pull == Pull::Never => Err(unknown(text, unheard)),
-        Err(unheard) => from_registry(doors, text, unheard).await,
+        Err(unheard) => from_registry(doors, text, pull, unheard).await,
+    }
+}
+
+/// What a name of a job stands for without asking a registry, if that is enough for it.
+pub(super) async fn known(
+    doors: &Doors,
+    text: &str,
+    pull: Pull,
+) -> Result<Result<Pinned, Unheard>, Refused> {
+    match pull {
+        Pull::Missing | Pull::Never => resolve(doors, text).await,
+        Pull::Always => Ok(Err(Vec::new())),
     }
 }
 
@@ -118,7 +134,7 @@ pub(super) async fn resolve(doors: &Doors, text: &str) -> Result<Result<Pinned, 
     choose(text, reference.as_ref(), candidates).map(Ok).map_err(|ids| ambiguous(text, &ids))
 }
 
-fn pinned(info: &ImageInfo) -> Pinned {
+pub(super) fn pinned(info: &ImageInfo) -> Pinned {
     let bytes = info.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.bytes));
     Pinned { id: info.id, bytes, notice: None }
 }
@@ -181,15 +197,41 @@ async fn proven(doors: &Doors, candidates: Vec<Candidate>, digest: &Digest) -> V
     proven
 }
 
-/// Pulls what no member has, so that its content is known.
-async fn from_registry(doors: &Doors, text: &str, unheard: Unheard) -> Result<Pinned, Refused> {
+/// Pulls what no member has, so that its content is known. Whoever stops waiting ends it.
+async fn from_registry(
+    doors: &Doors,
+    text: &str,
+    pull: Pull,
+    unheard: Unheard,
+) -> Result<Pinned, Refused> {
     let Ok(name) = text.parse::<Reference>() else { return Err(unknown(text, unheard)) };
-    let host = name.host().to_owned();
     let _turn = turn(doors).await?;
-    match sources::pull(doors, name, Origin::Asked).await {
-        Ok(info) => Ok(pinned(&info)),
-        Err(error) => Err(unknown(text, unheard).because(format!("{host}: {}", chain(&error)))),
+    let pulled = sources::pull(doors, name.clone(), Origin::Asked).done().await;
+    pulled.map(|info| pinned(&info)).map_err(|e| not_pulled(text, &name, pull, unheard, &e))
+}
+
+/// What whoever asked for an image is told that its registry did not give.
+pub(super) fn not_pulled(
+    text: &str,
+    name: &Reference,
+    pull: Pull,
+    unheard: Unheard,
+    error: &ImageError,
+) -> Refused {
+    let is_unknown = matches!(
+        error,
+        ImageError::Registry(RegistryError::NoRepository { .. } | RegistryError::NotFound { .. })
+    );
+    if is_unknown {
+        return unknown(text, unheard).because(format!("{}: {}", name.host(), chain(error)));
     }
+    let refused = failed(error).told(|what| match pull {
+        Pull::Always => format!("{text} cannot be pulled: {what}"),
+        Pull::Missing | Pull::Never => format!("no member has {text}, and {what}"),
+    });
+    let because =
+        |refused: Refused, (node, why)| refused.because(format!("{node} was not asked: {why}"));
+    unheard.into_iter().fold(refused, because)
 }
 
 /// What whoever asked for it is told.

@@ -9,32 +9,33 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use runtime::image::{
-    Changes, ImageError, ImageInfo, Images, Origin, Progress, Reference, Stage, Watcher,
+    Changes, ImageError, ImageInfo, Images, Origin, Progress, Reference, Watcher,
 };
-use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::super::answer::Refused;
+use super::super::answer::{Query, Refused};
 use super::super::image_types::ImageItem;
 use super::super::logs::Lines;
+use super::super::taking::Impatience;
 use super::super::types::Complaint;
 use super::{failed, here, one};
 use crate::agent::images::{Inlet, Outlet, pipe};
 use crate::agent::{Doors, sources};
 
 /// Between two words on how far one layer is.
-const TOLD_EVERY: Duration = Duration::from_millis(100);
+pub(super) const TOLD_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a sender may send nothing: `docker save` of a large image thinks for minutes
 /// before its first byte.
@@ -127,7 +128,7 @@ fn too_many_changes(count: usize) -> Refused {
     Refused::new(StatusCode::BAD_REQUEST, complaint)
 }
 
-fn reference(text: &str) -> Result<Reference, Refused> {
+pub(super) fn reference(text: &str) -> Result<Reference, Refused> {
     text.parse().map_err(|bad| failed(&ImageError::Reference(bad)))
 }
 
@@ -185,7 +186,11 @@ fn ended<T>(done: Result<Result<T, ImageError>, tokio::task::JoinError>) -> Resu
     })
 }
 
-async fn tell_end(lines: &Lines, doors: &Doors, done: Result<Vec<ImageInfo>, ImageError>) {
+pub(super) async fn tell_end(
+    lines: &Lines,
+    doors: &Doors,
+    done: Result<Vec<ImageInfo>, ImageError>,
+) {
     doors.supply.touch();
     let node = doors.facts.name.clone();
     let item = match done {
@@ -196,7 +201,9 @@ async fn tell_end(lines: &Lines, doors: &Doors, done: Result<Vec<ImageInfo>, Ima
     let _ = lines.item(&item).await;
 }
 
-fn streamed(answer: impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
+pub(super) fn streamed(
+    answer: impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     (kind, Body::from_stream(answer)).into_response()
 }
@@ -230,28 +237,29 @@ async fn feed(mut body: Body, mut inlet: Option<Inlet>, doors: &Doors) {
 }
 
 /// Tells how far a work is, now and then.
-struct Teller {
+pub(super) struct Teller {
     lines: Lines,
-    told: Mutex<BTreeMap<Option<String>, (Stage, Instant)>>,
+    told: Mutex<BTreeMap<Option<String>, (Progress, Instant)>>,
 }
 
 impl Teller {
-    fn new(lines: Lines) -> Self {
+    pub(super) fn new(lines: Lines) -> Self {
         Self { lines, told: Mutex::default() }
     }
 
     /// Whether the work is to go on: not if whoever asked for it left.
-    fn tell(&self, progress: Progress) -> bool {
+    pub(super) fn tell(&self, progress: Progress) -> bool {
         if self.lines.is_left() {
             return false;
         }
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = told.get(&progress.layer).is_none_or(|(stage, at)| {
-            *stage != progress.stage || now.duration_since(*at) >= TOLD_EVERY
+        let is_due = told.get(&progress.layer).is_none_or(|(before, at)| {
+            let is_late = now.duration_since(*at) >= TOLD_EVERY;
+            before.stage != progress.stage || (is_late && *before != progress)
         });
         if is_due {
-            told.insert(progress.layer.clone(), (progress.stage, now));
+            told.insert(progress.layer.clone(), (progress.clone(), now));
             self.lines.item_if_room(&ImageItem::Progress(progress));
         }
         true
@@ -261,6 +269,7 @@ impl Teller {
 /// `GET /v1/images/save?name=…&name=…`: an archive that `docker load` takes too.
 pub(super) async fn save(
     State(doors): State<Doors>,
+    Extension(impatience): Extension<Impatience>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, Refused> {
     let names: Vec<String> =
@@ -292,9 +301,11 @@ pub(super) async fn save(
             tracing::debug!(%error, "whoever saved an archive left");
         }
     });
-    let body = stream::unfold(waiting, |mut waiting| async move {
-        waiting.recv().await.map(|piece| (piece, waiting))
-    });
+    // With the connection of a reader that takes nothing its turn ends, too.
+    let body =
+        stream::unfold((waiting, impatience.begin()), |(mut waiting, impatient)| async move {
+            waiting.recv().await.map(|piece| (piece, (waiting, impatient)))
+        });
     let kind = [(header::CONTENT_TYPE, "application/x-tar")];
     Ok((kind, Body::from_stream(body)).into_response())
 }
@@ -313,59 +324,4 @@ impl Write for Pieces {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Named {
-    name: String,
-}
-
-/// `POST /v1/images/pull?name=…`.
-pub(super) async fn pull(
-    State(doors): State<Doors>,
-    Query(Named { name }): Query<Named>,
-) -> Result<Response, Refused> {
-    let name = reference(&name)?;
-    let turn = turn(&doors).await?;
-    let (lines, answer) = Lines::new();
-    let owner = doors.tasks.clone();
-    owner.spawn(async move {
-        let _turn = turn;
-        let teller = Teller::new(lines.clone());
-        let watch = Arc::new(move |progress| teller.tell(progress));
-        tokio::select! {
-            done = sources::pull_told(&doors, name, Origin::Asked, watch) => {
-                tell_end(&lines, &doors, done.map(|info| vec![info])).await;
-            }
-            () = lines.left() => {}
-            () = doors.stop.cancelled() => {}
-        }
-    });
-    Ok(streamed(answer))
-}
-
-/// `POST /v1/images/push?name=…`.
-pub(super) async fn push(
-    State(doors): State<Doors>,
-    Query(Named { name }): Query<Named>,
-) -> Result<Response, Refused> {
-    let to = reference(&name)?;
-    let turn = turn(&doors).await?;
-    let (view, _) = one(&doors, &name).await?;
-    let held = here(&doors, view.id, &name).await?;
-    let (lines, answer) = Lines::new();
-    let owner = doors.tasks.clone();
-    owner.spawn(async move {
-        let (_turn, _held) = (turn, held);
-        let teller = Teller::new(lines.clone());
-        let watch = Arc::new(move |progress| teller.tell(progress));
-        tokio::select! {
-            done = sources::push(&doors, view.id, to, watch) => {
-                tell_end(&lines, &doors, done.map(|info| vec![info])).await;
-            }
-            () = lines.left() => {}
-            () = doors.stop.cancelled() => {}
-        }
-    });
-    Ok(streamed(answer))
 }

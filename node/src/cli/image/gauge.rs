@@ -1,17 +1,19 @@
-//! How far a load, pull, push or save is: a bar for whoever waits at a terminal, a line for
+//! How far a load, pull, push or save is, or the image of a task that starts: a bar for whoever waits at a terminal, a line for
 //! each layer in a log.
 //!
 //! Must never: write to whoever asked for less, or move the cursor of a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use gossip_core::resources::show_bytes;
 use runtime::image::{Progress, Stage};
+use starling_core::fetch::Fetching;
 use tokio::time::Instant;
 
-use crate::cli::output::{Format, Output};
+use crate::cli::output::{Format, Output, plain};
+use crate::cli::terminal;
 
 /// What is over before is not told of on the way.
 const TOLD_AFTER: Duration = Duration::from_millis(500);
@@ -21,6 +23,18 @@ const TOLD_EVERY: Duration = Duration::from_millis(100);
 
 /// Cells of the bar.
 const CELLS: u64 = 30;
+
+/// Over which time a rate is taken: long enough to be read.
+const RATE_OVER: Duration = Duration::from_secs(4);
+
+/// A shorter time says nothing of a rate.
+const RATE_AFTER: Duration = Duration::from_secs(1);
+
+/// Between two of the marks that a rate is taken from.
+const MARK_EVERY: Duration = Duration::from_millis(250);
+
+/// The width of a terminal that does not say its own, in columns.
+const COLUMNS: usize = 80;
 
 /// How it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +53,33 @@ pub(in crate::cli) struct Gauge {
     shown: bool,
     /// Bytes so far and in all, of each layer.
     layers: BTreeMap<String, (u64, Option<u64>)>,
+    rate: Rate,
+}
+
+/// How fast it is.
+#[derive(Debug, Default)]
+struct Rate(VecDeque<(Instant, u64)>);
+
+impl Rate {
+    /// So many bytes came until now. Answers bytes a second, once that can be said.
+    fn at(&mut self, now: Instant, bytes: u64) -> Option<u64> {
+        if self.0.back().is_some_and(|(_, before)| *before > bytes) {
+            // Something else is measured.
+            self.0.clear();
+        }
+        if self.0.back().is_none_or(|(at, _)| now.duration_since(*at) >= MARK_EVERY) {
+            self.0.push_back((now, bytes));
+        }
+        while self.0.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= RATE_OVER) {
+            self.0.pop_front();
+        }
+        let (since, before) = *self.0.front()?;
+        let took = now.duration_since(since);
+        if took < RATE_AFTER {
+            return None;
+        }
+        u64::try_from(u128::from(bytes - before) * 1000 / took.as_millis().max(1)).ok()
+    }
 }
 
 impl Gauge {
@@ -55,6 +96,7 @@ impl Gauge {
             next: Instant::now() + TOLD_AFTER,
             shown: false,
             layers: BTreeMap::new(),
+            rate: Rate::default(),
         }
     }
 
@@ -73,14 +115,30 @@ impl Gauge {
 
     /// All of it, where only that is known: bytes so far, and in all.
     pub(in crate::cli) fn show(&mut self, sent: Option<(u64, Option<u64>)>) {
+        let (bytes, of) = sent.unwrap_or_else(|| sum(&self.layers));
+        let rate = self.rate.at(Instant::now(), bytes);
+        self.write(&format!("{}{}", bar(bytes, of), per_second(rate)));
+    }
+
+    /// The image that a task waits for on a node.
+    pub(in crate::cli) fn fetching(&mut self, node: &str, fetching: &Fetching) {
+        let rate = per_second(self.rate.at(Instant::now(), fetching.bytes));
+        let from = fetching.from.join(", ");
+        let from = if from.is_empty() { from } else { format!(", from {from}") };
+        self.write(&format!("{node}: {fetching}{rate}{from}"));
+    }
+
+    fn write(&mut self, text: &str) {
         if self.style != Style::Bar || Instant::now() < self.next {
             return;
         }
         self.next = Instant::now() + TOLD_EVERY;
         self.shown = true;
-        let (bytes, of) = sent.unwrap_or_else(|| sum(&self.layers));
+        // A line that is longer than the terminal could not be taken back.
+        let columns = terminal::columns_of_stderr().unwrap_or(COLUMNS).saturating_sub(1);
+        let text: String = plain(text).chars().take(columns).collect();
         // Nobody is left to be told that stderr is closed.
-        let _ = write!(io::stderr(), "\r\u{1b}[K{}", bar(bytes, of));
+        let _ = write!(io::stderr(), "\r\u{1b}[K{text}");
     }
 
     /// Leaves nothing of it on the terminal.
@@ -104,6 +162,10 @@ fn sum(layers: &BTreeMap<String, (u64, Option<u64>)>) -> (u64, Option<u64>) {
         .values()
         .try_fold(0, |sum: u64, (bytes, of)| of.map(|of| sum.saturating_add(of.max(*bytes))));
     (bytes, of)
+}
+
+fn per_second(rate: Option<u64>) -> String {
+    rate.map_or(String::new(), |rate| format!(", {}/s", show_bytes(rate)))
 }
 
 fn bar(bytes: u64, of: Option<u64>) -> String {
@@ -131,6 +193,25 @@ mod tests {
         )));
         assert!(bar(9, Some(2)).starts_with(&format!("[{}] 100%", "=".repeat(30))));
         assert!(bar(u64::MAX, Some(u64::MAX)).contains("100%"));
+    }
+
+    #[test]
+    fn a_rate_is_of_the_last_seconds_and_of_one_thing() {
+        let (mut rate, begin) = (Rate::default(), Instant::now());
+        let mut at = |ms: u64, bytes| rate.at(begin + Duration::from_millis(ms), bytes);
+        assert_eq!(at(0, 0), None);
+        assert_eq!(at(500, 500_000), None, "it is too early");
+        assert_eq!(at(1000, 1_000_000), Some(1_000_000));
+        for ms in 1001..2000 {
+            at(ms, 1_000_000);
+        }
+        assert!(at(20_000, 1_000_000).is_some_and(|rate| rate < 60_000));
+        for second in 21..30 {
+            at(second * 1000, 1_000_000 + (second - 20) * 8_000_000);
+        }
+        assert_eq!(at(30_000, 81_000_000), Some(8_000_000), "what was before is forgotten");
+        assert_eq!(at(30_100, 5), None, "it begins anew");
+        assert!(rate.0.len() < 20);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(in crate::cli) const PIECE_BYTES: usize = 256 * 1024;
 const PIECES: usize = 8;
 
 /// How often a bar moves while nothing is said.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The flags of `image load`.
 #[derive(Args, Clone, Debug)]
@@ -317,18 +317,22 @@ async fn watched(
                 continue;
             }
         };
-        let Some(line) = line else {
-            return Err(Complaint::new("broken", "the agent left before it was done")
-                .because("nothing of it stays there")
-                .hint("starling status   whether it is back")
-                .into());
-        };
+        let Some(line) = line else { return Err(left().into()) };
         match parse(&line)? {
             ImageItem::Progress(progress) => gauge.layer(&progress),
             ImageItem::Failed { error } => return Err(error.into()),
             ImageItem::Done { images, node } => return Ok(Done { images, node, line }),
+            // Only `ensure` is answered so.
+            ImageItem::Meant { .. } => {}
         }
     }
+}
+
+/// An answer ended before its last line.
+pub(super) fn left() -> Complaint {
+    Complaint::new("broken", "the agent left before it was done")
+        .because("nothing of it stays there")
+        .hint("starling status   whether it is back")
 }
 
 fn tell(image: &ImageInfo, done: &str, node: &str, out: Output) -> Result<(), Failed> {
@@ -353,13 +357,24 @@ pub(super) async fn save(args: SaveArgs, client: &mut Client, out: Output) -> Re
     let mut gauge = Gauge::new(out);
     let mut target = Target::open(args.output)?;
     let mut written = 0;
-    while let Some(piece) = bytes.next().await? {
+    while let Some(piece) = bytes.next().await.map_err(cut)? {
         target.write(&piece)?;
         written += piece.len() as u64;
         gauge.show(Some((written, None)));
     }
     target.finish()?;
     Ok(0)
+}
+
+/// What the middle of an archive cannot say.
+fn cut(failed: Failed) -> Failed {
+    match failed.code() {
+        Some("broken") => Complaint::new("broken", "the archive broke off before its end")
+            .because("the agent left, could not read an image, or waited too long for this reader")
+            .hint("its agent.log says which; one that takes nothing for 30 seconds is left")
+            .into(),
+        _ => failed,
+    }
 }
 
 /// Where an archive is written. A file gets its name when it is whole, and not before.

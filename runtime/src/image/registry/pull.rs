@@ -116,6 +116,11 @@ async fn layers(
     watch: &Arc<Watch>,
 ) -> Result<Vec<Staged>, ImageError> {
     let sources: Arc<[Arc<Session>]> = sources.into();
+    // Whoever waits sees from the beginning how much it is.
+    for packed in &found.manifest.layers {
+        let layer = Some(packed.digest.short());
+        watch.tell(Progress { layer, stage: Stage::Working, bytes: 0, of: Some(packed.size) });
+    }
     let mut seen = BTreeSet::new();
     let pairs = found.manifest.layers.iter().zip(&found.config.layers);
     let each = pairs.filter(|(_, diff_id)| seen.insert(**diff_id)).map(|(packed, diff_id)| {
