@@ -16,13 +16,16 @@ mod fetch;
 mod layer;
 mod pipe;
 mod stock;
+mod trust;
 mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, WeakShared};
+use gossip_core::id::NodeId;
 use runtime::image::{Digest, Held, ImageError, Images, Reference};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -81,13 +84,26 @@ struct Inner {
     underway: Mutex<BTreeMap<Digest, WeakShared<Fetching>>>,
     transfers: Arc<Semaphore>,
     changed: Notify,
+    liars: Mutex<trust::Liars>,
 }
 
 impl Supply {
     pub(super) fn new() -> Self {
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        let (underway, changed) = Default::default();
-        Self(Arc::new(Inner { underway, transfers, changed }))
+        let (underway, changed, liars) = Default::default();
+        Self(Arc::new(Inner { underway, transfers, changed, liars }))
+    }
+
+    /// A member sent something else than it should.
+    fn distrust(&self, node: NodeId) {
+        let mut liars = self.0.liars.lock().unwrap_or_else(PoisonError::into_inner);
+        liars.add(node, Instant::now());
+    }
+
+    /// Without those that lied lately, if anybody else is left.
+    fn trusted<T>(&self, holders: Vec<T>, node: impl Fn(&T) -> NodeId) -> Vec<T> {
+        let liars = self.0.liars.lock().unwrap_or_else(PoisonError::into_inner);
+        liars.left_out(holders, node, Instant::now())
     }
 
     /// Something came, or went.

@@ -74,6 +74,7 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
     for round in 1..=ROUNDS_MAX {
         let mut found = holders(doors, &wanted.id, &mut tried).await?;
         found.holders.retain(|holder| !liars.contains(holder));
+        found.holders = doors.supply.trusted(found.holders, |holder| holder.node);
         unsure = found.unsure;
         let before = found.holders.clone();
         let rounds = match (found.holders.is_empty(), found.unsure) {
@@ -82,7 +83,10 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
             (false, _) | (_, Unsure::Unreached) => ROUNDS_MAX,
         };
         let got = from_members(doors, wanted, &mut found.holders, &mut brought, &mut tried).await;
-        liars.extend(before.into_iter().filter(|holder| !found.holders.contains(holder)));
+        for liar in before.into_iter().filter(|holder| !found.holders.contains(holder)) {
+            doors.supply.distrust(liar.node);
+            liars.push(liar);
+        }
         match got {
             Ok(()) => return Ok(()),
             Err(Stuck::Here(error)) => return Err(error.into()),
