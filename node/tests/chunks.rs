@@ -10,47 +10,15 @@ mod archive;
 #[allow(dead_code, reason = "each test file uses a part of it")]
 #[path = "support/image.rs"]
 mod image;
+#[allow(dead_code, reason = "each test file uses a part of it")]
+#[path = "support/layers.rs"]
+mod layers;
 
-use std::fs;
-use std::process::Stdio;
-
-use archive::Recipe;
-use image::{beside, text};
-use support::{Host, cluster, until};
+use layers::{counted, fetch, fetched, load};
+use support::{cluster, kill, until};
 
 /// Noise in a layer: a few hundred chunks.
 const NOISE: usize = 12 << 20;
-
-/// Loads an image of that much noise, and says how many bytes its archive has.
-fn load(host: &Host, name: &str, motd: &str, noise: usize) -> u64 {
-    let (archive, _) = Recipe { motd, noise, ..Recipe::small(name) }.make(&beside(host, name));
-    host.run(&["image", "load", text(&archive)]).ok();
-    fs::metadata(archive).expect("it is there").len()
-}
-
-/// Fetches an image to a host by having it written from there.
-fn fetch(host: &Host, name: &str) -> std::process::Child {
-    let mut command = host.command(&["image", "save", name, "-o", "/dev/null"]);
-    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts")
-}
-
-fn fetched(child: std::process::Child) {
-    let output = child.wait_with_output().expect("ends");
-    assert!(output.status.success(), "{output:?}");
-}
-
-/// One of the agent's counters of image bytes.
-fn counted(host: &Host, source: &str) -> u64 {
-    let socket = host.data().join("api.sock");
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("an agent");
-    let request = "GET /v1/metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("asked");
-    let mut page = String::new();
-    std::io::Read::read_to_string(&mut stream, &mut page).expect("answered");
-    let line = format!("starling_image_bytes_total{{source=\"{source}\"}} ");
-    let found = page.lines().find_map(|text| text.trim().strip_prefix(&line)?.parse().ok());
-    found.unwrap_or_else(|| panic!("no {source} in {page}"))
-}
 
 #[test]
 fn two_that_lack_an_image_take_it_from_each_other_too() {
@@ -108,4 +76,30 @@ fn a_fetch_goes_on_where_the_agent_before_was() {
     let again = counted(&hosts[1], "peer-unpacked");
     assert!(again < bytes, "{again} of {bytes} bytes came again");
     assert_eq!(counted(&hosts[1], "bad"), 0);
+}
+
+#[test]
+fn a_fetch_outlives_one_of_two_that_hold_it_and_the_agent_that_began_it() {
+    if !image::possible() {
+        return;
+    }
+    let hosts = cluster(3);
+    let bytes = load(&hosts[0], "app:1", "first", NOISE);
+    fetched(fetch(&hosts[1], "app:1"));
+    let mut child = fetch(&hosts[2], "app:1");
+    until("a part of it came", || counted(&hosts[2], "peer-unpacked") > 2 << 20);
+    // No word from it any more, and none that it is gone.
+    let cut = hosts[0].agent();
+    kill(cut, "STOP");
+    let part = counted(&hosts[2], "peer-unpacked");
+    hosts[2].crash_agent();
+    // Whoever waited is told by the broken door.
+    let _ = child.wait();
+    hosts[2].up();
+    until("it is fetched", || {
+        hosts[2].run(&["image", "save", "app:1", "-o", "/dev/null"]).code == 0
+    });
+    let again = counted(&hosts[2], "peer-unpacked");
+    assert!(part + again < bytes + NOISE as u64 / 2, "{part} and {again} of {bytes} bytes came");
+    assert_eq!(counted(&hosts[2], "bad"), 0);
 }

@@ -242,8 +242,12 @@ impl Plan {
         self.settle(chunk);
     }
 
-    /// Bytes of a request came, as they count in the layer.
+    /// Bytes of a request came, as they count in the layer. What counts for nothing there, as
+    /// what packs nothing, is no sign that more will come.
     pub fn bytes(&mut self, now: Moment, id: RequestId, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         let Some((source, _)) = self.of(id) else { return };
         if matches!(source.has, Has::Some(_)) {
             self.shared = now;
@@ -378,6 +382,11 @@ impl Plan {
     /// Whether there is anybody to ask, now or after a pause.
     pub fn has_sources(&self) -> bool {
         !self.sources.is_empty()
+    }
+
+    /// Those whose bytes were not what the list says, and who are not asked any more.
+    pub fn excluded(&self) -> &BTreeSet<NodeId> {
+        &self.excluded
     }
 
     /// Bytes of the chunks that are not here, as far as the list is known.

@@ -9,12 +9,14 @@
 //!
 //! The list of a layer's chunks comes from a holder and is believed until the layer's own
 //! digest is found or not; whoever sent a list that led elsewhere is left out, and another's
-//! is taken. What came stays in the spool over cut links and restarts.
+//! is taken. Where a chunk and the list disagree, that digest alone tells who of the two lied.
+//! What came stays in the spool over cut links and restarts.
 //!
 //! Must never: take a layer for what it should be before `stage` found its digest; ask more
 //! than two things at once of one member, where one layer alone is fetched: of several each
 //! asks one thing at least.
 
+mod blame;
 mod kin;
 mod list;
 mod news;
@@ -32,8 +34,9 @@ use runtime::image::chunks::{Spool, SpoolError, Spools};
 use runtime::image::{Digest, ImageError, Staged};
 use runtime::unpack::Bounds;
 
+use super::Doors;
 use super::images::Meter;
-use super::{Doors, chain};
+use blame::{Verdict, WRONG_CHUNK};
 pub(crate) use shares::Shares;
 pub(crate) use wire::{LEVEL_MAX, Packer, piece_bytes};
 
@@ -43,7 +46,7 @@ pub(super) use kin::{Kin, kin};
 pub(crate) const ASK_BYTES_MAX: u64 = 8 << 20;
 
 /// How often a layer is begun, each time without those whose list led to something else.
-const TRIES_MAX: u32 = 3;
+const TRIES_MAX: u32 = 4;
 
 /// How often it is looked whether another fetch of the same layer is over.
 const IN_USE_PAUSE: Duration = Duration::from_millis(250);
@@ -102,40 +105,43 @@ pub(super) struct Order<'a> {
 /// Brings a layer, or says why not.
 pub(super) async fn bring(order: Order<'_>, notes: Notes<'_>) -> Result<Brought, Fault> {
     let mut holders = order.holders.to_vec();
+    let mut alone = None;
     for _ in 0..TRIES_MAX {
-        let order = Order { holders: &holders, ..order };
+        let asked = alone.take().map_or_else(|| holders.clone(), |node| vec![node]);
+        let order = Order { holders: &asked, ..order };
         let mut run = match begin(order).await? {
             Ok(run) => run,
             Err(staged) => return Ok(Brought { staged, rest: None }),
         };
-        let error = match run.run(order, notes).await {
-            Ok(staged) => return Ok(run.finish(staged)),
-            Err(run::Ended::There) => return Err(Fault::There),
-            Err(run::Ended::Whole) => return Err(Fault::Whole),
-            Err(run::Ended::Staged(error)) => error,
+        let ended = match run.run(order, notes).await {
+            Ok(staged) => {
+                // The list led to the layer, so whoever disagreed with it lied.
+                run.disagreed().for_each(|node| notes(node, WRONG_CHUNK.to_owned()));
+                return Ok(run.finish(staged));
+            }
+            Err(ended) => ended,
         };
-        match error {
-            ImageError::Mismatch { .. }
-            | ImageError::Layer { .. }
-            | ImageError::Document { .. } => {
-                // What is in the spool agrees with a list that lied, and with nothing else.
-                let listers = run.listers();
-                for node in &listers {
-                    notes(*node, chain(&error));
+        let verdict = match run.verdict(ended, &asked) {
+            Ok(verdict) => verdict,
+            Err(fault) => {
+                // What came is not kept for later where it fills the disk.
+                if matches!(&fault, Fault::Here(error) if error.is_full()) {
+                    run.forget().await;
                 }
-                run.forget().await;
-                holders.retain(|node| !listers.contains(node));
+                return Err(fault);
+            }
+        };
+        // What is in the spool agrees with a list that lied, and with nothing else.
+        run.forget().await;
+        match verdict {
+            Verdict::Lied(node, why) => {
+                notes(node, why);
+                holders.retain(|holder| *holder != node);
                 if holders.is_empty() {
                     break;
                 }
             }
-            other => {
-                // What came is not kept for later where it fills the disk.
-                if other.is_full() {
-                    run.forget().await;
-                }
-                return Err(Fault::Here(other));
-            }
+            Verdict::Doubt(next) => alone = next,
         }
     }
     Err(Fault::There)
@@ -145,8 +151,8 @@ pub(super) async fn bring(order: Order<'_>, notes: Notes<'_>) -> Result<Brought,
 async fn begin(order: Order<'_>) -> Result<Result<run::Run, Staged>, Fault> {
     let doors = order.doors;
     let spools = spools(doors).await?;
-    let known = spools.begun(&order.layer);
-    let (bytes, listing) = match known {
+    let begun = spools.begun(&order.layer);
+    let (bytes, listing) = match begun {
         Some(bytes) => (bytes, None),
         None => {
             let listing = list::open(doors, &order.layer, order.holders, 0).await?;

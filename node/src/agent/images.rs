@@ -17,13 +17,16 @@ mod layer;
 mod meter;
 mod pipe;
 mod stock;
+mod trust;
 mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, WeakShared};
+use gossip_core::id::NodeId;
 use runtime::image::{Digest, Held, ImageError, Images, Reference};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -69,11 +72,11 @@ pub(crate) struct Missing {
     pub(crate) is_full: bool,
 }
 
-impl From<ImageError> for Missing {
-    fn from(error: ImageError) -> Self {
+impl From<&ImageError> for Missing {
+    fn from(error: &ImageError) -> Self {
         // A disk is emptied again, and this node's trouble is not the job's.
         let for_now = error.is_full() || matches!(error, ImageError::Store { .. });
-        Self { why: vec![chain(&error)], for_now, is_full: error.is_full() }
+        Self { why: vec![chain(error)], for_now, is_full: error.is_full() }
     }
 }
 
@@ -90,13 +93,26 @@ struct Inner {
     pulls: Pulls,
     meters: Meters,
     changed: Notify,
+    liars: Mutex<trust::Liars>,
 }
 
 impl Supply {
     pub(super) fn new() -> Self {
         let transfers = Arc::new(Semaphore::new(TRANSFERS_MAX));
-        let (underway, pulls, meters, changed) = Default::default();
-        Self(Arc::new(Inner { underway, transfers, pulls, meters, changed }))
+        let (underway, pulls, meters, changed, liars) = Default::default();
+        Self(Arc::new(Inner { underway, transfers, pulls, meters, changed, liars }))
+    }
+
+    /// A member sent something else than it should.
+    fn distrust(&self, node: NodeId) {
+        let mut liars = self.0.liars.lock().unwrap_or_else(PoisonError::into_inner);
+        liars.add(node, Instant::now());
+    }
+
+    /// Without those that lied lately, if anybody else is left.
+    fn trusted<T>(&self, holders: Vec<T>, node: impl Fn(&T) -> NodeId) -> Vec<T> {
+        let liars = self.0.liars.lock().unwrap_or_else(PoisonError::into_inner);
+        liars.left_out(holders, node, Instant::now())
     }
 
     /// Something came, or went.
@@ -127,8 +143,8 @@ impl Supply {
             // In memory alone: a start from an image that is here waits for no thread.
             match doors.runtime.images().hold(&wanted.id) {
                 Ok(held) => return Ok(held),
-                Err(error @ ImageError::Unknown { .. }) => gone = error.into(),
-                Err(error) => return Err(error.into()),
+                Err(error @ ImageError::Unknown { .. }) => gone = (&error).into(),
+                Err(error) => return Err((&error).into()),
             }
             self.fetched(doors, wanted).await?;
         }

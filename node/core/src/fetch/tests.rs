@@ -43,6 +43,13 @@ fn whoever_only_lies_ends_in_a_failure_that_names_it() {
 }
 
 #[test]
+fn words_without_bytes_do_not_keep_anybody_waiting_for_ever() {
+    let mut world = World::new(4, 4 * MB, &[(Kind::Hums, MB)]);
+    let end = world.run();
+    assert!(!end.complete && end.ms <= GIVE_UP_AFTER.as_millis() as u64 + 100, "{end:?}");
+}
+
+#[test]
 fn cuts_cost_what_was_on_its_way_and_no_more() {
     let mut world = World::new(5, 10 * MB, &[(Kind::Cuts(10), MB)]);
     let end = world.run();
@@ -52,7 +59,7 @@ fn cuts_cost_what_was_on_its_way_and_no_more() {
 
 #[test]
 fn one_that_vanishes_and_one_that_says_nothing_are_not_waited_for_long() {
-    for kind in [Kind::Vanishes(1_000), Kind::Mute] {
+    for kind in [Kind::Vanishes(1_000), Kind::Mute, Kind::Hums] {
         let mut world = World::new(6, 40 * MB, &[(Kind::Good, 5 * MB), (kind, 5 * MB)]);
         let end = world.run();
         assert!(end.complete, "{kind:?}: {end:?}");

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use runtime::image::Digest;
 use runtime::image::chunks::{BadList, CHUNK_BYTES_MIN, CHUNKS_MAX, Chunk, ListReader};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Fault;
 use super::run::Event;
@@ -18,8 +19,12 @@ use crate::api::peer::{self, PeerError};
 /// How long a holder may take to begin with it: the link may be full.
 const BEGIN_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long it may pause: it reads a layer to make it.
+/// How long it may take for the next few chunks of it: it reads a layer to make it.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
+
+/// How many these are, so that nobody lists one now and then for ever: a megabyte of the
+/// layer, as any disk gives, and half a KiB of the link.
+const CHUNKS_DUE: usize = 16;
 
 /// Before a list that broke is asked for again.
 const LIST_PAUSE: Duration = Duration::from_secs(1);
@@ -30,6 +35,9 @@ pub(super) struct Listing {
     /// Of the layer.
     pub(super) bytes: u64,
     body: Incoming,
+    /// So many more chunks are to come by then.
+    due: usize,
+    by: Instant,
 }
 
 /// Why no more of a list comes.
@@ -68,7 +76,8 @@ pub(super) async fn open(
                 if bytes / u64::from(CHUNK_BYTES_MIN) > CHUNKS_MAX as u64 {
                     return Err(Fault::Whole);
                 }
-                return Ok(Listing { node: *node, bytes, body: response.into_body() });
+                let (due, by) = (CHUNKS_DUE, Instant::now() + PAUSE_MAX);
+                return Ok(Listing { node: *node, bytes, body: response.into_body(), due, by });
             }
             Err(PeerError::Status(404)) => {}
             Err(error) => {
@@ -90,13 +99,17 @@ pub(super) async fn next(
         if reader.is_whole() {
             return Ok(Vec::new());
         }
-        let frame = tokio::time::timeout(PAUSE_MAX, listing.body.frame()).await;
+        let frame = tokio::time::timeout_at(listing.by, listing.body.frame()).await;
         let Some(frame) = frame.map_err(|_elapsed| PeerError::Late)? else {
             return Err(ListFault::Broke);
         };
         let Ok(data) = frame?.into_data() else { continue };
         doors.shares.came(data.len() as u64, 0);
         let chunks = reader.feed(&data)?;
+        listing.due = listing.due.saturating_sub(chunks.len());
+        if listing.due == 0 {
+            (listing.due, listing.by) = (CHUNKS_DUE, Instant::now() + PAUSE_MAX);
+        }
         if !chunks.is_empty() {
             return Ok(chunks);
         }
@@ -129,6 +142,11 @@ pub(super) async fn follow(
                 continue;
             }
         };
+        if from.bytes != reader.layer_bytes() {
+            let why = format!("says that the layer has {} bytes", from.bytes);
+            let _ = events.send(Event::Disagrees(from.node, why)).await;
+            return;
+        }
         reader.begin();
         loop {
             let event = match next(&doors, &mut from, &mut reader).await {
@@ -142,10 +160,19 @@ pub(super) async fn follow(
                 }
                 Err(fault) => {
                     tracing::debug!(%layer, peer = %from.node.short(), %fault, "a list broke off");
-                    if let ListFault::Bad(_) = &fault {
-                        holders.retain(|node| *node != from.node);
-                        let bad = Event::BadList(from.node, fault.to_string());
-                        let _ = events.send(bad).await;
+                    // The rest from another, if there is one.
+                    holders.retain(|node| *node != from.node);
+                    match &fault {
+                        ListFault::Bad(BadList::Head) => {
+                            let none = Event::NoList(from.node, fault.to_string());
+                            let _ = events.send(none).await;
+                        }
+                        ListFault::Bad(_) => {
+                            let disagrees = Event::Disagrees(from.node, fault.to_string());
+                            let _ = events.send(disagrees).await;
+                            return;
+                        }
+                        ListFault::Peer(_) | ListFault::Broke => holders.push(from.node),
                     }
                     tokio::time::sleep(LIST_PAUSE).await;
                     break;

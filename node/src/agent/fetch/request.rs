@@ -77,6 +77,11 @@ impl Request {
         let mut body = match response {
             Ok(response) => response.into_body(),
             Err(PeerError::Status(404)) => return Over { how: Ended::Refused, rest: None },
+            // Its layer ends before: it and the list do not agree.
+            Err(PeerError::Status(400)) => {
+                self.disagree().await;
+                return Over { how: Ended::Refused, rest: None };
+            }
             Err(error) => {
                 tracing::debug!(layer = %self.layer, peer = %self.to.short(), %error, "no chunks");
                 return self.broke();
@@ -93,11 +98,7 @@ impl Request {
             let Ok(data) = frame.into_data() else { continue };
             let Some((unpacked, whole)) = self.unpack(&mut unpacker, &data) else {
                 // What cannot be unpacked is as wrong as a wrong chunk.
-                if let Some(piece) = self.pieces.pop() {
-                    let came =
-                        Event::Came { id: self.id, chunk: piece.part.chunk, came: Came::Bad };
-                    let _ = self.events.send(came).await;
-                }
+                self.disagree().await;
                 return self.broke();
             };
             self.doors.shares.came(data.len() as u64, unpacked);
@@ -107,6 +108,15 @@ impl Request {
             }
         }
         Over { how: Ended::Done, rest: None }
+    }
+
+    /// Tells that what comes next is not what it should be.
+    async fn disagree(&mut self) {
+        if let Some(piece) = self.pieces.pop() {
+            let came = Event::Came { id: self.id, chunk: piece.part.chunk, came: Came::Bad };
+            // Whoever fetched has left.
+            let _ = self.events.send(came).await;
+        }
     }
 
     /// `FIRST-LENGTH` of every stretch, neighbours as one.

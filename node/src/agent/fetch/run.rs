@@ -16,12 +16,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::blame::{self, Verdict};
 use super::list::{self, Listing};
 use super::news::{self, News};
 use super::request::{Piece, Request};
 use super::shares::{Asking, Shown};
 use super::wire::level_for;
-use super::{Brought, Kin, Notes, Order, Rest, kin};
+use super::{Brought, Fault, Kin, Notes, Order, Rest, kin};
 use crate::agent::Doors;
 use crate::agent::images::Meter;
 
@@ -42,7 +43,9 @@ pub(super) enum Event {
     /// The list is whole.
     ListEnds,
     /// A member's list is none.
-    BadList(NodeId, String),
+    NoList(NodeId, String),
+    /// It is none, or of another layer, if what is known of the list is true.
+    Disagrees(NodeId, String),
     /// No holder speaks of chunks any more.
     Whole,
     News {
@@ -72,9 +75,12 @@ pub(super) enum Event {
 }
 
 /// Why a fetch came to nothing.
+#[derive(Debug)]
 pub(super) enum Ended {
     There,
     Whole,
+    /// What a member says of the layer's chunks is not what others said before.
+    Disagrees(NodeId, String),
     Staged(ImageError),
 }
 
@@ -88,6 +94,8 @@ pub(super) struct Run {
     listing: Option<Listing>,
     plan: Plan,
     starts: Vec<(u64, u32)>,
+    /// The spool is of an earlier fetch: who sent what is in it is not known.
+    is_old: bool,
     listers: BTreeSet<NodeId>,
     /// What those that fetch too have, and who is followed.
     ranges: BTreeMap<NodeId, Ranges>,
@@ -113,6 +121,7 @@ impl Run {
             spool: Arc::new(spool),
             shown,
             meter: meter.clone(),
+            is_old: listing.is_none(),
             listing,
             plan: Plan::new(doors.facts.node, doors.shares.now()),
             starts: Vec::new(),
@@ -130,9 +139,16 @@ impl Run {
         run
     }
 
-    /// Whose list is gone by.
-    pub(super) fn listers(&self) -> BTreeSet<NodeId> {
-        self.listers.clone()
+    /// Whose bytes were not what the list says.
+    pub(super) fn disagreed(&self) -> impl Iterator<Item = NodeId> {
+        self.plan.excluded().iter().copied()
+    }
+
+    /// What a fetch that came to nothing tells about those who were asked for the list.
+    pub(super) fn verdict(&self, ended: Ended, asked: &[NodeId]) -> Result<Verdict, Fault> {
+        let disagreed = self.disagreed().collect();
+        let list = blame::List { is_old: self.is_old, by: &self.listers };
+        blame::verdict(ended, list, &disagreed, asked)
     }
 
     pub(super) fn finish(self, staged: Staged) -> Brought {
@@ -321,7 +337,8 @@ impl Run {
                 }
                 self.look(events, work);
             }
-            Event::BadList(node, why) => {
+            Event::Disagrees(node, why) => return Err(Ended::Disagrees(node, why)),
+            Event::NoList(node, why) => {
                 notes(node, why);
                 let actions = self.plan.lost(&node);
                 self.act(actions, events, work);
@@ -333,9 +350,9 @@ impl Run {
                 if came == Came::Good {
                     self.begun.remove(&chunk);
                 }
-                if let Some((liar, actions)) = self.plan.chunk_came(now, id, chunk, came) {
-                    tracing::warn!(layer = %self.layer, peer = %liar.short(), "sent a wrong chunk");
-                    notes(liar, "sent a wrong chunk".to_owned());
+                if let Some((node, actions)) = self.plan.chunk_came(now, id, chunk, came) {
+                    let (layer, peer) = (&self.layer, node.short());
+                    tracing::info!(%layer, %peer, chunk, "a chunk is not what the list says");
                     self.act(actions, events, work);
                 }
             }

@@ -89,6 +89,7 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
     for round in 1..=ROUNDS_MAX {
         let mut found = holders(doors, &wanted.id, &mut tried).await?;
         found.holders.retain(|holder| !liars.contains(holder));
+        found.holders = doors.supply.trusted(found.holders, |holder| holder.node);
         unsure = found.unsure;
         let before = found.holders.clone();
         let rounds = match (found.holders.is_empty(), found.unsure) {
@@ -98,10 +99,13 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
         };
         let mut order = Order { doors, wanted, meter: &meter, tried: &mut tried };
         let got = order.ask_members(&mut found.holders, &mut brought).await;
-        liars.extend(before.into_iter().filter(|holder| !found.holders.contains(holder)));
+        for liar in before.into_iter().filter(|holder| !found.holders.contains(holder)) {
+            doors.supply.distrust(liar.node);
+            liars.push(liar);
+        }
         match got {
             Ok(()) => return Ok(()),
-            Err(Stuck::Here(error)) => return Err(error.into()),
+            Err(Stuck::Here(error)) => return Err((&error).into()),
             Err(Stuck::There) if round >= rounds => break,
             Err(Stuck::There) => {}
         }
@@ -338,7 +342,7 @@ async fn from_registry(
             tried.note(&host, format!("has another image by this name now: {}", info.id.short()));
         }
         // Whoever gives it, it cannot be kept here.
-        Err(error) if error.is_full() => return Err(error.into()),
+        Err(error) if error.is_full() => return Err((&*error).into()),
         Err(error) => tried.note(&host, format!("did not give it: {}", chain(&error))),
     }
     Err(tried.missing())

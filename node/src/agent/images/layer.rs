@@ -72,8 +72,10 @@ pub(super) async fn bring(
     let mut note = |node: NodeId, what: String| liars.push((node, what));
     let brought = fetch::bring(order, &mut note).await;
     for (liar, what) in liars {
-        let name = holders.iter().find(|holder| holder.node == liar);
-        tried.note(&name.map_or_else(|| liar.short(), |holder| holder.name.clone()), what);
+        let holder = holders.iter().find(|holder| holder.node == liar);
+        let from = holder.map_or_else(|| liar.short(), |holder| holder.name.clone());
+        tracing::warn!(from, layer = %diff_id, what, "a member sent something else than the layer");
+        tried.note(&from, what);
         holders.retain(|holder| holder.node != liar);
     }
     let brought = match brought {

@@ -76,6 +76,11 @@ impl ListReader {
         reader
     }
 
+    /// How long the layer is.
+    pub fn layer_bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Another sender begins, behind the last whole chunk.
     pub fn begin(&mut self) {
         self.headed = false;

@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Lies,
     /// Never says a word.
     Mute,
+    /// Answers without end, with nothing.
+    Hums,
     /// Breaks off so often, every so often.
     Cuts(u32),
     /// Says nothing from that millisecond on.
@@ -200,6 +202,10 @@ impl World {
             _ => false,
         };
         if silent {
+            return;
+        }
+        if source.kind == Kind::Hums {
+            source.asked.keys().for_each(|id| self.plan.bytes(self.now, *id, 0));
             return;
         }
         let mut budget = source.rate * STEP_MS / 1000;
