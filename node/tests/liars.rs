@@ -105,6 +105,9 @@ fn logged(host: &Host, words: &[&str]) -> bool {
     log(host).lines().any(|line| words.iter().all(|word| line.contains(word)))
 }
 
+/// Fetches from two of which one lies, until it was asked for something.
+const ASKED_WITHIN: u32 = 10;
+
 const LIED: &str = "a member sent something else than the layer";
 
 /// Two that have an image, and a third that lacks it and must run it. Either of the two may be
@@ -121,15 +124,19 @@ fn each_lies_once(lie: impl Fn(&Host, &Host)) {
         fetched(fetch(&hosts[liar], &name));
         let good = content(&hosts[honest], "srv/noise");
         lie(&hosts[liar], &hosts[honest]);
-        let told = run(&hosts[2], &name);
-        let said = (told.code, told.out.as_str());
-        assert_eq!(said, (0, motd.as_str()), "{told:?}\n{}", log(&hosts[2]));
-        assert!(content(&hosts[2], "srv/noise") == good, "{name} is not what was loaded");
         let lied = |host: usize| logged(&hosts[2], &[LIED, &format!("from=\"h{}\"", host + 1)]);
-        assert!(lied(liar), "it is not named: {}", log(&hosts[2]));
+        let mut tries = 1..=ASKED_WITHIN;
+        // Now and then the honest one is so fast that the other is not needed.
+        while !lied(liar) {
+            assert!(tries.next().is_some(), "it is not named: {}", log(&hosts[2]));
+            let told = run(&hosts[2], &name);
+            let said = (told.code, told.out.as_str());
+            assert_eq!(said, (0, motd.as_str()), "{told:?}\n{}", log(&hosts[2]));
+            assert!(content(&hosts[2], "srv/noise") == good, "{name} is not what was loaded");
+            hosts[2].run(&["image", "rm", &name]).ok();
+        }
         // The second time both have lied.
         assert!(liar == 1 || !lied(honest), "{}", log(&hosts[2]));
-        hosts[2].run(&["image", "rm", &name]).ok();
     }
 }
 
