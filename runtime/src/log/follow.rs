@@ -5,21 +5,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::read::{Cursor, Step};
+use super::wake::Wake;
 use super::{LogError, LogRecord, LogRequest};
 use crate::record;
-use crate::sys::Readable;
-
-/// How often to look where the user's inotify instances (128 by default) are
-/// all taken.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The most records taken at one look: with the longest, a quarter of a mebibyte or so.
 const RECORDS_AT_ONCE: usize = 16;
@@ -56,12 +49,6 @@ enum Then {
     Later,
     /// Nothing ever.
     Nothing,
-}
-
-#[derive(Debug)]
-enum Wake {
-    Inotify(Readable),
-    Interval,
 }
 
 impl LogReader {
@@ -122,40 +109,4 @@ fn look(mut cursor: Cursor) -> (Cursor, Result<Sight, LogError>) {
         }
     }
     (cursor, Ok(Sight { records, then }))
-}
-
-impl Wake {
-    fn on(dir: &OwnedFd) -> io::Result<Self> {
-        let flags = WatchFlags::MODIFY
-            | WatchFlags::CREATE
-            | WatchFlags::MOVED_TO
-            | WatchFlags::DELETE_SELF;
-        let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        let watched = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
-            .and_then(|fd| inotify::add_watch(&fd, path.as_str(), flags).map(|_| fd));
-        match watched {
-            Ok(fd) => Ok(Self::Inotify(Readable::new(fd)?)),
-            Err(Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::NOSYS) => Ok(Self::Interval),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn wait(&self) -> io::Result<()> {
-        let Self::Inotify(fd) = self else {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            return Ok(());
-        };
-        let mut ready = fd.ready().await?;
-        let mut events = [0; 4096];
-        loop {
-            match rustix::io::read(fd.fd(), &mut events) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    ready.clear_ready();
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
 }

@@ -17,6 +17,7 @@
 
 mod follow;
 mod read;
+mod wake;
 mod write;
 
 pub use follow::LogReader;
