@@ -112,7 +112,9 @@ impl Supply {
             // In memory alone: a start from an image that is here waits for no thread.
             match doors.runtime.images().hold(&wanted.id) {
                 Ok(held) => return Ok(held),
-                Err(error @ ImageError::Unknown { .. }) => gone = error.into(),
+                Err(error @ (ImageError::Unknown { .. } | ImageError::Damaged { .. })) => {
+                    gone = error.into();
+                }
                 Err(error) => return Err(error.into()),
             }
             self.fetched(doors, wanted).await?;

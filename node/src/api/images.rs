@@ -86,6 +86,20 @@ pub(super) fn failed(error: &ImageError) -> Refused {
             "there is no such image",
             Some("starling image ls   which there are"),
         ),
+        ImageError::Damaged { .. } => (
+            StatusCode::NOT_FOUND,
+            "damaged_image",
+            "the image is damaged on this node's disk",
+            Some(
+                "load or pull it again: what is damaged is replaced; starling image where says who has it",
+            ),
+        ),
+        ImageError::Busy => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            "too much is loaded here just now",
+            Some("try again when one of the others is done, or ask another node with --peer"),
+        ),
         ImageError::Ambiguous { .. } => (
             StatusCode::CONFLICT,
             "ambiguous",

@@ -12,7 +12,7 @@ use gossip_core::moment::WallTime;
 use gossip_core::resources::show_bytes;
 use runtime::image::{Origin, Reference};
 
-use crate::api::image_types::{ImageDetail, ImageList, ImageView};
+use crate::api::image_types::{ImageDetail, ImageList, ImagePlace, ImageView};
 use crate::cli::client::{Client, segment};
 use crate::cli::errors::Failed;
 use crate::cli::output::{Format, Output};
@@ -206,12 +206,19 @@ async fn places(name: &str, client: &mut Client, out: Output) -> Result<u8, Fail
             place.name.clone(),
             image.layers.len().to_string(),
             show_bytes(image.bytes),
-            if place.in_use { format!("{came}, in use") } else { came.to_owned() },
+            state(came, place),
         ]);
     }
     out.table(&table)?;
     unheard(&detail.unheard, out);
     Ok(0)
+}
+
+/// How an image came to a place, and what is to be known of it there.
+fn state(came: &str, place: &ImagePlace) -> String {
+    let in_use = place.in_use.then_some("in use");
+    let damaged = (!place.damaged.is_empty()).then_some("damaged");
+    [Some(came), in_use, damaged].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 async fn tag(args: &TagArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
