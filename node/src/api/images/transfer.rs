@@ -31,7 +31,7 @@ use super::super::logs::Lines;
 use super::super::types::Complaint;
 use super::{failed, here, one};
 use crate::agent::images::{Inlet, Outlet, pipe};
-use crate::agent::{Doors, sources};
+use crate::agent::{Doors, sources, words};
 
 /// Between two words on how far one layer is.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
@@ -189,11 +189,20 @@ async fn tell_end(lines: &Lines, doors: &Doors, done: Result<Vec<ImageInfo>, Ima
     doors.supply.touch();
     let node = doors.facts.name.clone();
     let item = match done {
-        Ok(images) => ImageItem::Done { images, node },
+        Ok(images) => {
+            let warnings = images.iter().filter_map(warning).collect();
+            ImageItem::Done { images, node, warnings }
+        }
         Err(error) => ImageItem::Failed { error: failed(&error).complaint() },
     };
     // The reader left: nobody is there to be told.
     let _ = lines.item(&item).await;
+}
+
+/// What is to be known of an image before it is run on this node.
+fn warning(image: &ImageInfo) -> Option<String> {
+    let name = image.names.first().map_or_else(|| image.id.short(), Reference::familiar);
+    words::strange(&image.platform).map(|why| format!("{name}: {why}"))
 }
 
 fn streamed(answer: impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {

@@ -326,7 +326,10 @@ async fn watched(
         match parse(&line)? {
             ImageItem::Progress(progress) => gauge.layer(&progress),
             ImageItem::Failed { error } => return Err(error.into()),
-            ImageItem::Done { images, node } => return Ok(Done { images, node, line }),
+            ImageItem::Done { images, node, warnings } => {
+                warnings.iter().for_each(|warning| out.warn(&format!("warning: {warning}")));
+                return Ok(Done { images, node, line });
+            }
         }
     }
 }
