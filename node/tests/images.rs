@@ -325,6 +325,9 @@ fn what_a_disk_made_of_a_layer_is_noticed_and_comes_again_from_a_member() {
     let save = || founder.run(&["image", "save", "-o", text(&out), "app:1"]);
     let told = save();
     assert!(told.code != 0 && !out.exists(), "{told:?}");
+    let told = founder.run(&["image", "verify"]);
+    assert!(told.code == 1 && told.out.contains("DAMAGED: app:1"), "{told:?}");
+    assert!(other.run(&["image", "verify", "app:1"]).ok().contains("sound: app:1"));
     let is = |node: &str, state: &str| (node.to_owned(), state.to_owned());
     let expected = [is("h1", "loaded, damaged"), is("h2", "fetched")];
     assert_eq!(places(&founder, "app:1"), expected);
@@ -333,6 +336,30 @@ fn what_a_disk_made_of_a_layer_is_noticed_and_comes_again_from_a_member() {
     assert_eq!(places(&other, "app:1"), [is("h1", "loaded"), is("h2", "fetched")]);
     let motd = fs::read_to_string(stored_file(&founder, "etc/motd")).expect("readable");
     assert_eq!(motd, "of the image\n");
+}
+
+#[test]
+fn a_member_that_sends_wrong_chunks_is_told_and_looks_at_its_disk() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let recipe = Recipe { noise: 16 << 20, ..Recipe::small("app:1") };
+    let (archive, _) = recipe.make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let second = joined(&founder, "h2");
+    second.run(&["image", "tag", "app:1", "app:2"]).ok();
+    let noise = stored_file(&founder, "srv/noise");
+    let bytes = fs::metadata(&noise).expect("there").len();
+    fs::write(&noise, vec![7; usize::try_from(bytes).expect("small")]).expect("written");
+    let third = joined(&founder, "h3");
+    third.run(&["image", "tag", "app:1", "app:3"]).ok();
+    until("the first host knows of its damage", || {
+        places(&third, "app:1")
+            .iter()
+            .any(|(node, state)| node == "h1" && state.contains("damaged"))
+    });
+    assert_eq!(run(&third, &["app:3"]).ok(), "of the image\n");
 }
 
 #[test]

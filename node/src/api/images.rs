@@ -10,6 +10,7 @@ mod census;
 mod local;
 mod pin;
 mod transfer;
+mod verify;
 
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ pub(super) fn routes() -> Router<Doors> {
         .route("/v1/images/save", get(transfer::save))
         .route("/v1/images/pull", post(transfer::pull))
         .route("/v1/images/push", post(transfer::push))
+        .route("/v1/images/verify", post(verify::verify))
         .merge(streams)
 }
 
@@ -69,6 +71,7 @@ pub(super) fn local_routes() -> Router<Doors> {
         .route("/v1/local/images/remove", post(local::remove))
         .route("/v1/local/images/prune", post(local::prune))
         .route("/v1/local/layers/{diff_id}", get(local::layer))
+        .route("/v1/local/layers/{diff_id}/doubt", post(verify::doubt))
 }
 
 /// What the store says, for whoever asked.

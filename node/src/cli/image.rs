@@ -68,6 +68,13 @@ pub(crate) enum ImageCommand {
     #[command(after_help = "Examples:\n  starling image inspect app\n  \
         starling image inspect app | jq '.[0].Config.Env'")]
     Inspect(InspectArgs),
+    /// Look whether the images of a node are what they were when they came
+    #[command(
+        after_help = "All their files are read. What is damaged is not run any more, and replaced by the \
+        next\nload, pull or fetch of its image.\n\nExamples:\n  starling image verify app:1\n  \
+        starling --peer bay image verify"
+    )]
+    Verify(VerifyArgs),
     /// Remove images that nothing runs from and that have no name
     #[command(after_help = "Examples:\n  starling image prune\n  \
         starling image prune -a --unused 7d")]
@@ -91,6 +98,14 @@ pub(crate) struct NamedArgs {
     /// A name, an id, or the beginning of an id
     #[arg(value_name = "IMAGE")]
     name: String,
+}
+
+/// The words of `image verify`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct VerifyArgs {
+    /// A name, an id, or the beginning of an id; without it, all of the node
+    #[arg(value_name = "IMAGE")]
+    name: Option<String>,
 }
 
 /// Some images.
@@ -129,6 +144,7 @@ pub(crate) async fn run(
         ImageCommand::Rm(args) => remove::rm(args, client, out).await,
         ImageCommand::Where(args) => places(&args.name, client, out).await,
         ImageCommand::Inspect(args) => inspect::run(&args.names, client, out).await,
+        ImageCommand::Verify(args) => transfer::verify(args.name.as_deref(), client, out).await,
         ImageCommand::Prune(args) => remove::prune(&args, client, out).await,
     }
 }

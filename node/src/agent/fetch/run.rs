@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gossip_core::id::NodeId;
 use gossip_core::moment::Moment;
+use hyper::Method;
 use runtime::image::chunks::{Chunk, ListReader, Ranges, Spool};
 use runtime::image::{Digest, ImageError, Staged};
 use runtime::unpack::Bounds;
@@ -23,6 +24,7 @@ use super::shares::Shown;
 use super::wire::level_for;
 use super::{Brought, Kin, Notes, Order, Rest, kin};
 use crate::agent::Doors;
+use crate::api::peer;
 
 /// Events that wait: those who tell them wait too when there are more.
 const EVENTS_MAX: usize = 64;
@@ -323,6 +325,7 @@ impl Run {
                 if let Some((liar, actions)) = self.plan.chunk_came(now, id, chunk, came) {
                     tracing::warn!(layer = %self.layer, peer = %liar.short(), "sent a wrong chunk");
                     notes(liar, "sent a wrong chunk".to_owned());
+                    self.doors.tasks.spawn(doubt(self.doors.clone(), self.layer, liar));
                     self.act(actions, events, work);
                 }
             }
@@ -421,6 +424,19 @@ impl Run {
         let mut begun = self.begun.remove(&part.chunk).unwrap_or_default();
         begun.truncate(part.skip as usize);
         Some(Piece { part, start, bytes, begun })
+    }
+}
+
+/// Tells a member that it sent something wrong: its disk may have changed the layer.
+async fn doubt(doors: Doors, layer: Digest, node: NodeId) {
+    let path = format!("/v1/local/layers/{layer}/doubt");
+    tokio::select! {
+        told = peer::ask(&doors, node, Method::POST, &path) => {
+            if let Err(error) = told {
+                tracing::debug!(%layer, %error, "a member was not told of a wrong chunk");
+            }
+        }
+        () = doors.stop.cancelled() => {}
     }
 }
 

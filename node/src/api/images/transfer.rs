@@ -178,14 +178,20 @@ fn take_in(
     streamed(answer)
 }
 
-fn ended<T>(done: Result<Result<T, ImageError>, tokio::task::JoinError>) -> Result<T, ImageError> {
+pub(super) fn ended<T>(
+    done: Result<Result<T, ImageError>, tokio::task::JoinError>,
+) -> Result<T, ImageError> {
     done.unwrap_or_else(|died| {
         let source = io::Error::other(died);
         Err(ImageError::Read { what: "the images of this node".to_owned(), source })
     })
 }
 
-async fn tell_end(lines: &Lines, doors: &Doors, done: Result<Vec<ImageInfo>, ImageError>) {
+pub(super) async fn tell_end(
+    lines: &Lines,
+    doors: &Doors,
+    done: Result<Vec<ImageInfo>, ImageError>,
+) {
     doors.supply.touch();
     let node = doors.facts.name.clone();
     let item = match done {
@@ -205,7 +211,9 @@ fn warning(image: &ImageInfo) -> Option<String> {
     words::strange(&image.platform).map(|why| format!("{name}: {why}"))
 }
 
-fn streamed(answer: impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
+pub(super) fn streamed(
+    answer: impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     (kind, Body::from_stream(answer)).into_response()
 }
@@ -239,18 +247,18 @@ async fn feed(mut body: Body, mut inlet: Option<Inlet>, doors: &Doors) {
 }
 
 /// Tells how far a work is, now and then.
-struct Teller {
+pub(super) struct Teller {
     lines: Lines,
     told: Mutex<BTreeMap<Option<String>, (Stage, Instant)>>,
 }
 
 impl Teller {
-    fn new(lines: Lines) -> Self {
+    pub(super) fn new(lines: Lines) -> Self {
         Self { lines, told: Mutex::default() }
     }
 
     /// Whether the work is to go on: not if whoever asked for it left.
-    fn tell(&self, progress: Progress) -> bool {
+    pub(super) fn tell(&self, progress: Progress) -> bool {
         if self.lines.is_left() {
             return false;
         }
