@@ -12,6 +12,7 @@ mod image;
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -301,6 +302,103 @@ fn a_disk_without_room_refuses_images_and_the_agent_writes_on() {
     assert!(jobs.contains("before") && jobs.contains("after"), "{jobs}");
     let (small, _) = Recipe::small("app:1").make(&elsewhere.path().join("small"));
     load(&host, &small);
+}
+
+/// The one file of this path in the layers of a host's store.
+fn stored_file(host: &Host, path: &str) -> std::path::PathBuf {
+    let layers = fs::read_dir(host.data().join("run/images/layers")).expect("a store");
+    let mut found = layers.map(|layer| layer.expect("a layer").path().join("tree").join(path));
+    found.find(|path| path.is_file()).expect("the file of a layer")
+}
+
+#[test]
+fn what_a_disk_made_of_a_layer_is_noticed_and_comes_again_from_a_member() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let (archive, _) = Recipe::small("app:1").make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let other = joined(&founder, "h2");
+    assert_eq!(run(&founder, &["app:1"]).ok(), "of the image\n", "on the other");
+    fs::write(stored_file(&founder, "etc/motd"), "of the imagE\n").expect("written");
+    let out = beside(&founder, "out").join("app.tar");
+    let save = || founder.run(&["image", "save", "-o", text(&out), "app:1"]);
+    let told = save();
+    assert!(told.code != 0 && !out.exists(), "{told:?}");
+    let told = founder.run(&["image", "verify"]);
+    assert!(told.code == 1 && told.out.contains("DAMAGED: app:1"), "{told:?}");
+    assert!(other.run(&["image", "verify", "app:1"]).ok().contains("sound: app:1"));
+    let is = |node: &str, state: &str| (node.to_owned(), state.to_owned());
+    let expected = [is("h1", "loaded, damaged"), is("h2", "fetched")];
+    assert_eq!(places(&founder, "app:1"), expected);
+    // Whoever needs it here next has it from there.
+    save().ok();
+    assert_eq!(places(&other, "app:1"), [is("h1", "loaded"), is("h2", "fetched")]);
+    let motd = fs::read_to_string(stored_file(&founder, "etc/motd")).expect("readable");
+    assert_eq!(motd, "of the image\n");
+}
+
+#[test]
+fn a_member_that_sends_wrong_chunks_is_told_and_looks_at_its_disk() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let recipe = Recipe { noise: 16 << 20, ..Recipe::small("app:1") };
+    let (archive, _) = recipe.make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let second = joined(&founder, "h2");
+    second.run(&["image", "tag", "app:1", "app:2"]).ok();
+    let noise = stored_file(&founder, "srv/noise");
+    let bytes = fs::metadata(&noise).expect("there").len();
+    fs::write(&noise, vec![7; usize::try_from(bytes).expect("small")]).expect("written");
+    let third = joined(&founder, "h3");
+    third.run(&["image", "tag", "app:1", "app:3"]).ok();
+    until("the first host knows of its damage", || {
+        places(&third, "app:1")
+            .iter()
+            .any(|(node, state)| node == "h1" && state.contains("damaged"))
+    });
+    assert_eq!(run(&third, &["app:3"]).ok(), "of the image\n");
+}
+
+#[test]
+fn an_image_for_other_machines_is_told_of_and_judged_by_what_starts() {
+    if !image::possible() {
+        return;
+    }
+    let host = Host::new("h1");
+    host.up();
+    let dir = beside(&host, "image");
+    let strange = Recipe { architecture: Some("s390x"), ..Recipe::small("app:1") };
+    let (archive, _) = strange.make(&dir);
+    let told = host.run(&["image", "load", text(&archive)]);
+    assert!(told.err.contains("warning: app:1: it is made for linux/s390x"), "{told:?}");
+    // Whatever it says, these programs are this machine's.
+    let told = run(&host, &["app:1"]);
+    assert!(told.err.contains("made for linux/s390x, and this node is linux/"), "{told:?}");
+    assert_eq!(told.ok(), "of the image\n");
+    // This one is not: the head of a program for such a machine.
+    let program = dir.join("program");
+    let mut head = [0; 64];
+    head[..20].copy_from_slice(b"\x7fELF\x02\x02\x01\0\0\0\0\0\0\0\0\0\0\x02\0\x16");
+    fs::write(&program, head).expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("permissions");
+    let volume = format!("{}:/program:ro", text(&program));
+    let told = run(&host, &["-v", &volume, "app:1", "/program"]);
+    if told.err.contains("made for") && told.code == 126 {
+        assert!(told.err.contains("binfmt_misc") && !told.err.contains("step"), "{told:?}");
+    } else {
+        assert!(Path::new("/proc/sys/fs/binfmt_misc/qemu-s390x").exists(), "{told:?}");
+    }
+    // Of an image for this machine it is its program that is to blame.
+    let (archive, _) = Recipe::small("own:1").make(&dir);
+    let told = host.run(&["image", "load", text(&archive)]);
+    assert!(!told.err.contains("warning"), "{told:?}");
+    let told = run(&host, &["-v", &volume, "own:1", "/program"]);
+    assert!(told.code == 126 && told.err.contains("/program"), "{told:?}");
+    assert!(!told.err.contains("it is made for"), "{told:?}");
 }
 
 #[test]

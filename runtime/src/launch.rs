@@ -355,6 +355,9 @@ pub enum StartFault {
     NotFound,
     /// It is there, but cannot be executed.
     NotExecutable,
+    /// It is there, and the kernel knows no programs of its kind: one for another processor,
+    /// or a script that does not say what it is written for.
+    UnknownFormat,
     /// Its directory cannot be entered.
     Directory,
     /// It cannot run as that user.
@@ -410,7 +413,10 @@ impl End {
             Self::OutOfMemory => 128 + libc::SIGKILL,
             Self::Expired => 124,
             Self::NotStarted { fault: StartFault::NotFound, .. } => 127,
-            Self::NotStarted { fault: StartFault::NotExecutable, .. } => 126,
+            Self::NotStarted {
+                fault: StartFault::NotExecutable | StartFault::UnknownFormat,
+                ..
+            } => 126,
             Self::NotStarted { .. } | Self::Lost { .. } => 125,
         }
     }

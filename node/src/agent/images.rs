@@ -72,6 +72,14 @@ pub(crate) struct Missing {
     pub(crate) is_full: bool,
 }
 
+impl Missing {
+    /// The same with another's reasons before its own.
+    fn behind(self, first: &Self) -> Self {
+        let why = first.why.iter().cloned().chain(self.why).collect();
+        Self { why, ..self }
+    }
+}
+
 impl From<&ImageError> for Missing {
     fn from(error: &ImageError) -> Self {
         // A disk is emptied again, and this node's trouble is not the job's.
@@ -141,12 +149,18 @@ impl Supply {
         let mut gone = Missing::default();
         for _ in 0..HOLD_TRIES {
             // In memory alone: a start from an image that is here waits for no thread.
-            match doors.runtime.images().hold(&wanted.id) {
+            let is_damaged = match doors.runtime.images().hold(&wanted.id) {
                 Ok(held) => return Ok(held),
-                Err(error @ ImageError::Unknown { .. }) => gone = (&error).into(),
+                Err(error @ (ImageError::Unknown { .. } | ImageError::Damaged { .. })) => {
+                    let is_damaged = matches!(error, ImageError::Damaged { .. });
+                    gone = (&error).into();
+                    is_damaged
+                }
                 Err(error) => return Err((&error).into()),
-            }
-            self.fetched(doors, wanted).await?;
+            };
+            let fetched = self.fetched(doors, wanted).await;
+            // Why it is not enough that it is here.
+            fetched.map_err(|missing| if is_damaged { missing.behind(&gone) } else { missing })?;
         }
         Err(gone)
     }

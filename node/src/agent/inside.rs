@@ -101,7 +101,7 @@ fn not_started(fault: StartFault, reason: String) -> Complaint {
             complaint("no_such_program", "there is no such program in the task")
                 .hint(words::NOT_FOUND)
         }
-        StartFault::NotExecutable => {
+        StartFault::NotExecutable | StartFault::UnknownFormat => {
             complaint("not_executable", "the task's system cannot execute that")
                 .hint(words::NOT_EXECUTABLE)
         }

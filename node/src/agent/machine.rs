@@ -9,7 +9,7 @@ use std::time::Duration;
 use gossip_core::fact::TaskEnd;
 use gossip_core::spec::Program;
 use runtime::image::{Digest, Held, ImageConfig};
-use runtime::{ControlError, LaunchError, Runtime, TaskId};
+use runtime::{ControlError, LaunchError, Runtime, StartFault, TaskId};
 use starling_core::effect::{Input, Launch};
 use starling_core::ledger::AllocationId;
 
@@ -65,6 +65,12 @@ pub(super) async fn launch(
     match runtime.launch(request).await {
         Ok(_pid) => Input::Started(id),
         Err(LaunchError::NotStarted { fault, reason }) => {
+            // A kernel with an emulator starts them all the same: it is judged by what it did.
+            if fault == StartFault::UnknownFormat
+                && let Some(end) = words::strange_end(&config.platform())
+            {
+                return Input::Ended { id, end };
+            }
             let end = runtime::End::NotStarted { fault, reason };
             Input::Ended { id, end: naming::task_end(&end) }
         }

@@ -13,6 +13,7 @@ use std::cmp::Ordering;
 use gossip_core::fact::TaskEnd;
 use gossip_core::resources::show_bytes;
 use runtime::cgroup::LimitFlaw;
+use runtime::image::Platform;
 use runtime::{ControlError, ExecError, Launch, Mount, Place, PlanFlaw, Problem, StartFault};
 
 use super::naming;
@@ -311,6 +312,27 @@ pub(crate) fn not_started(code: i32, word: &Word, what: &str, hint: Option<&str>
     TaskEnd::NotStarted { code, reason }
 }
 
+/// What helps where an image is made for other machines.
+const STRANGE: &str = "run it where there are such nodes (starling node ls), use an image for this kind, or give \
+                       the node an emulator (binfmt_misc; on Debian qemu-user-static)";
+
+/// That an image is made for machines of another kind than this one, if it is.
+pub(crate) fn strange(platform: &str) -> Option<String> {
+    let (said, here) = (Platform::said(platform)?, Platform::here());
+    here.is_strange_to(&said).then(|| format!("it is made for {said}, and this node is {here}"))
+}
+
+/// Why no program of an image starts that is made for another kind of machine, if it is.
+pub(crate) fn strange_end(platform: &str) -> Option<TaskEnd> {
+    let what = strange(platform)?;
+    let flag = word("container.image").flag;
+    let reason = naming::short(&format!("{flag}: {what}{HINT}{STRANGE}"));
+    Some(TaskEnd::NotStarted { code: NO_PROGRAM_OF_OURS, reason })
+}
+
+/// What a shell exits with where a program is there and cannot be executed.
+const NO_PROGRAM_OF_OURS: i32 = 126;
+
 pub(crate) const NOT_FOUND: &str = "the program is looked up in PATH among the files where it runs: those \
                          of --rootfs, or the node's; a script's first line names one of them, too";
 pub(crate) const NOT_EXECUTABLE: &str = "it needs the right to be executed, and to be a script that begins \
@@ -324,7 +346,7 @@ pub(crate) fn in_words(fault: StartFault, reason: &str) -> String {
     let reason = without_step(reason);
     let hint = match fault {
         StartFault::NotFound => NOT_FOUND,
-        StartFault::NotExecutable => NOT_EXECUTABLE,
+        StartFault::NotExecutable | StartFault::UnknownFormat => NOT_EXECUTABLE,
         StartFault::Directory => NO_DIRECTORY,
         StartFault::User => word("container.user").hint,
         _ => {

@@ -24,6 +24,9 @@ pub(crate) enum ImageItem {
         images: Vec<ImageInfo>,
         /// The node that has it.
         node: String,
+        /// What is to be known before any of it is run there.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     /// What a job's image is (`ensure` only).
     Meant {
@@ -120,6 +123,9 @@ pub(crate) struct ImagePlace {
     pub(crate) used_ms: Option<u64>,
     /// Whether a task runs from it there now.
     pub(crate) in_use: bool,
+    /// Its layers that are damaged there: it starts no task there before they came again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) damaged: Vec<Digest>,
 }
 
 /// `GET /v1/images`.

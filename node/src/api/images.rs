@@ -11,6 +11,7 @@ mod local;
 mod pin;
 mod registry;
 mod transfer;
+mod verify;
 
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ pub(super) fn routes() -> Router<Doors> {
         .route("/v1/images/pull", post(registry::pull))
         .route("/v1/images/ensure", post(registry::ensure))
         .route("/v1/images/push", post(registry::push))
+        .route("/v1/images/verify", post(verify::verify))
         .merge(streams)
 }
 
@@ -71,6 +73,7 @@ pub(super) fn local_routes() -> Router<Doors> {
         .route("/v1/local/images/remove", post(local::remove))
         .route("/v1/local/images/prune", post(local::prune))
         .route("/v1/local/layers/{diff_id}", get(local::layer))
+        .route("/v1/local/layers/{diff_id}/doubt", post(verify::doubt))
 }
 
 /// What the store says, for whoever asked.
@@ -87,6 +90,20 @@ pub(super) fn failed(error: &ImageError) -> Refused {
             "no_such_image",
             "there is no such image",
             Some("starling image ls   which there are"),
+        ),
+        ImageError::Damaged { .. } => (
+            StatusCode::NOT_FOUND,
+            "damaged_image",
+            "the image is damaged on this node's disk",
+            Some(
+                "load or pull it again: what is damaged is replaced; starling image where says who has it",
+            ),
+        ),
+        ImageError::Busy => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            "too much is loaded here just now",
+            Some("try again when one of the others is done, or ask another node with --peer"),
         ),
         ImageError::Ambiguous { .. } => (
             StatusCode::CONFLICT,

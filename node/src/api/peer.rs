@@ -141,7 +141,7 @@ pub(super) async fn upgrade(
 }
 
 /// Asks a member for one document, or to do something; its answer, whatever it is.
-pub(super) async fn ask(
+pub(crate) async fn ask(
     doors: &Doors,
     node: NodeId,
     method: Method,

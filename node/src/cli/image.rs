@@ -13,7 +13,7 @@ use gossip_core::moment::WallTime;
 use gossip_core::resources::show_bytes;
 use runtime::image::{Origin, Reference};
 
-use crate::api::image_types::{ImageDetail, ImageList, ImageView};
+use crate::api::image_types::{ImageDetail, ImageList, ImagePlace, ImageView};
 use crate::cli::client::{Client, segment};
 use crate::cli::errors::Failed;
 use crate::cli::output::{Format, Output};
@@ -69,6 +69,13 @@ pub(crate) enum ImageCommand {
     #[command(after_help = "Examples:\n  starling image inspect app\n  \
         starling image inspect app | jq '.[0].Config.Env'")]
     Inspect(InspectArgs),
+    /// Look whether the images of a node are what they were when they came
+    #[command(
+        after_help = "All their files are read. What is damaged is not run any more, and replaced by the \
+        next\nload, pull or fetch of its image.\n\nExamples:\n  starling image verify app:1\n  \
+        starling --peer bay image verify"
+    )]
+    Verify(VerifyArgs),
     /// Remove images that nothing runs from and that have no name
     #[command(after_help = "Examples:\n  starling image prune\n  \
         starling image prune -a --unused 7d")]
@@ -92,6 +99,14 @@ pub(crate) struct NamedArgs {
     /// A name, an id, or the beginning of an id
     #[arg(value_name = "IMAGE")]
     name: String,
+}
+
+/// The words of `image verify`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct VerifyArgs {
+    /// A name, an id, or the beginning of an id; without it, all of the node
+    #[arg(value_name = "IMAGE")]
+    name: Option<String>,
 }
 
 /// Some images.
@@ -130,6 +145,7 @@ pub(crate) async fn run(
         ImageCommand::Rm(args) => remove::rm(args, client, out).await,
         ImageCommand::Where(args) => places(&args.name, client, out).await,
         ImageCommand::Inspect(args) => inspect::run(&args.names, client, out).await,
+        ImageCommand::Verify(args) => transfer::verify(args.name.as_deref(), client, out).await,
         ImageCommand::Prune(args) => remove::prune(&args, client, out).await,
     }
 }
@@ -207,12 +223,19 @@ async fn places(name: &str, client: &mut Client, out: Output) -> Result<u8, Fail
             place.name.clone(),
             image.layers.len().to_string(),
             show_bytes(image.bytes),
-            if place.in_use { format!("{came}, in use") } else { came.to_owned() },
+            state(came, place),
         ]);
     }
     out.table(&table)?;
     unheard(&detail.unheard, out);
     Ok(0)
+}
+
+/// How an image came to a place, and what is to be known of it there.
+fn state(came: &str, place: &ImagePlace) -> String {
+    let in_use = place.in_use.then_some("in use");
+    let damaged = (!place.damaged.is_empty()).then_some("damaged");
+    [Some(came), in_use, damaged].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 async fn tag(args: &TagArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {

@@ -18,13 +18,15 @@ pub(crate) struct Recipe<'a> {
     pub(crate) motd: &'a str,
     /// Bytes that nothing can pack, in a layer between.
     pub(crate) noise: usize,
+    /// What it says that it is made for, if not for this machine.
+    pub(crate) architecture: Option<&'a str>,
 }
 
 impl Recipe<'_> {
     /// A small one of this name.
     pub(crate) fn small(name: &str) -> Recipe<'_> {
         let says = r#"{"Env":["GREETING=hello","PATH=/bin"],"Cmd":["sh","-c","cat /etc/motd"]}"#;
-        Recipe { name, says, motd: "of the image\n", noise: 0 }
+        Recipe { name, says, motd: "of the image\n", noise: 0, architecture: None }
     }
 
     /// Writes the archive into a directory that it makes; answers the archive and the id.
@@ -70,7 +72,7 @@ impl Recipe<'_> {
             other => other,
         };
         let config = serde_json::json!({
-            "architecture": architecture,
+            "architecture": self.architecture.unwrap_or(architecture),
             "os": "linux",
             "config": says,
             "rootfs": {

@@ -58,6 +58,15 @@ pub enum ImageError {
         /// How many.
         count: usize,
     },
+    /// Its files are not what they were when they came.
+    #[error("the files of its layer {} are damaged on this node's disk", layer.short())]
+    Damaged {
+        /// The digest of the layer's archive.
+        layer: Digest,
+    },
+    /// What all that is read at once may have of the memory is taken.
+    #[error("other archives that are read just now hold all memory there is for documents")]
+    Busy,
     /// A task runs from it.
     #[error("{wanted} is in use by a running task")]
     InUse {

@@ -93,6 +93,7 @@ fn fault(step: &Step, errno: i32) -> StartFault {
             Errno::NOMEM | Errno::TOOBIG | Errno::AGAIN | Errno::MFILE | Errno::NFILE => {
                 StartFault::System
             }
+            Errno::NOEXEC => StartFault::UnknownFormat,
             _ => StartFault::NotExecutable,
         },
         Step::Scratch | Step::Directory(_) => StartFault::Directory,

@@ -133,7 +133,7 @@ fn assert_sound(shelf: &Shelf, images: &Images) {
     for info in images.list() {
         assert_eq!(Digest::of(&images.config_bytes(&info.id).unwrap()), info.id);
         for layer in &info.layers {
-            if layers.insert(layer.diff_id) {
+            if layers.insert(layer.diff_id) && !info.damaged.contains(&layer.diff_id) {
                 assert_eq!(Digest::of(&again(images, &layer.diff_id)), layer.diff_id);
             }
         }
@@ -144,23 +144,59 @@ fn assert_sound(shelf: &Shelf, images: &Images) {
     let counts = (shelf.count("layers"), shelf.count("images"), shelf.count("parts"));
     assert_eq!(counts, (layers.len(), images.list().len(), 0));
     assert!(!shelf.path().join("damaged").exists());
+    let replaced = std::fs::read_dir(shelf.path().join("replaced"));
+    assert_eq!(replaced.map_or(0, Iterator::count), 0);
 }
 
 #[test]
 fn a_store_is_whole_whenever_its_process_is_killed() {
-    kill_at(|calls| (1..=MURDERS).map(|murder| murder * calls / MURDERS).collect());
+    kill_at(Shared::Sound, spread);
+}
+
+#[test]
+fn a_store_with_a_damaged_layer_is_whole_whenever_its_process_is_killed() {
+    kill_at(Shared::Damaged, spread);
+}
+
+fn spread(calls: u64) -> Vec<u64> {
+    (1..=MURDERS).map(|murder| murder * calls / MURDERS).collect()
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn a_store_is_whole_whichever_call_of_its_process_is_the_last() {
-    kill_at(|calls| (1..=calls).collect());
+    kill_at(Shared::Sound, |calls| (1..=calls).collect());
 }
 
-fn kill_at(murders: impl Fn(u64) -> Vec<u64>) {
+#[test]
+#[ignore = "takes minutes"]
+fn a_store_with_a_damaged_layer_is_whole_whichever_call_is_the_last() {
+    kill_at(Shared::Damaged, |calls| (1..=calls).collect());
+}
+
+/// The layer that both images have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shared {
+    Sound,
+    /// It comes again with the new image.
+    Damaged,
+}
+
+/// Changes it on the disk, and has that noticed.
+fn damage(shelf: &Shelf) {
+    let layer = Digest::of(&shared());
+    let file = shelf.path().join("layers").join(layer.hex()).join("tree/shared");
+    std::fs::write(file, vec![2; 3_000]).unwrap();
+    assert!(!shelf.open().verify_layer(&layer, &|_| true).unwrap());
+}
+
+fn kill_at(state: Shared, murders: impl Fn(u64) -> Vec<u64>) {
     let prepare = || {
         let shelf = Shelf::new();
         let old = load(&shelf.open(), &[&shared(), &old()], &["app", "old"]).id;
+        if state == Shared::Damaged {
+            damage(&shelf);
+        }
         (shelf, old)
     };
     let (shelf, _) = prepare();
@@ -179,6 +215,8 @@ fn kill_at(murders: impl Fn(u64) -> Vec<u64>) {
         let app = images.named(&name("app")).map(|info| info.id);
         let new = images.named(&name("new")).map(|info| info.id);
         let has_old = images.get(&old).is_some();
+        let is_damaged = images.list().iter().any(|info| !info.damaged.is_empty());
+        assert!(!is_damaged || (state == Shared::Damaged && !done("loaded")), "{said:?}");
         assert!(!done("loaded") || new.is_some() || done("removed"), "{said:?}");
         assert!(!done("removed") || !has_old, "{said:?}");
         assert!(!done("gone") || images.list().is_empty(), "{said:?}");
@@ -196,6 +234,7 @@ fn kill_at(murders: impl Fn(u64) -> Vec<u64>) {
         seen.insert((has_old, new.is_some()));
         // And the same again works.
         load(&images, &[&shared(), &super::crash::new()], &["app"]);
+        assert!(images.list().iter().all(|info| info.damaged.is_empty()));
         assert_sound(&shelf, &images);
     }
     // Before and after the load, after each removal: a murder that never hit is none.

@@ -6,9 +6,11 @@
 
 mod archives;
 mod crash;
+mod damage;
 mod full;
 mod hostile;
 mod lies;
+mod memory;
 mod mutations;
 mod no_room;
 mod recipe;

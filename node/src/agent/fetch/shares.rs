@@ -14,7 +14,7 @@ use gossip_core::moment::Moment;
 use runtime::image::Digest;
 use runtime::image::chunks::{KeptLists, SpoolView, Spools};
 use starling_core::fetch::{Bucket, Link};
-use tokio::sync::{OnceCell, Semaphore, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::super::moment;
 
@@ -31,6 +31,10 @@ const ASKED_LAYERS_MAX: usize = 256;
 /// Requests that are answered at a time, to all members together: each holds a packer, which
 /// takes some 4 MiB at the hardest, so 100 MiB in all. More wait.
 const SENDING_MAX: usize = 24;
+
+/// Layers that are looked at at a time because a member was sent something wrong of them:
+/// whoever doubts all that is here must not keep the disk busy with it.
+const DOUBTING_MAX: usize = 1;
 
 /// What went over the links for images since the agent started, in bytes.
 #[derive(Debug, Default)]
@@ -66,6 +70,7 @@ struct Inner {
     asked: Mutex<BTreeMap<NodeId, usize>>,
     lists: KeptLists,
     sending: Arc<Semaphore>,
+    doubting: Arc<Semaphore>,
     bucket: Mutex<Bucket>,
     /// As it goes over the wire.
     link: Mutex<Link>,
@@ -104,6 +109,7 @@ impl Shares {
             asked: Mutex::default(),
             lists: KeptLists::default(),
             sending: Arc::new(Semaphore::new(SENDING_MAX)),
+            doubting: Arc::new(Semaphore::new(DOUBTING_MAX)),
             bucket: Mutex::new(Bucket::new(rate, moment(origin))),
             link: Mutex::default(),
             worth: Mutex::default(),
@@ -125,6 +131,11 @@ impl Shares {
 
     pub(crate) fn sending(&self) -> Arc<Semaphore> {
         Arc::clone(&self.0.sending)
+    }
+
+    /// A turn to look at a layer that a member doubts, unless another is looked at.
+    pub(crate) fn doubting(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.doubting).try_acquire_owned().ok()
     }
 
     pub(super) fn spools(&self) -> &OnceCell<Spools> {

@@ -158,8 +158,11 @@ async fn holders(doors: &Doors, id: &Digest, tried: &mut Tried) -> Result<Found,
     }
     for (holder, answer) in join_all(asked).await {
         match answer {
-            Ok(held) if held.items.iter().any(|image| image.id == *id) => {
+            Ok(held) if held.items.iter().any(|it| it.id == *id && it.damaged.is_empty()) => {
                 found.holders.push(holder);
+            }
+            Ok(held) if held.items.iter().any(|it| it.id == *id) => {
+                tried.note(&holder.name, "has it damaged");
             }
             Ok(_) => tried.note(&holder.name, "does not have it"),
             Err(error) => {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gossip_core::id::NodeId;
 use http_body_util::BodyExt as _;
+use hyper::Method;
 use runtime::image::{Digest, ImageError, Staged};
 use runtime::unpack::Bounds;
 
@@ -77,6 +78,7 @@ pub(super) async fn bring(
         tracing::warn!(from, layer = %diff_id, what, "a member sent something else than the layer");
         tried.note(&from, what);
         holders.retain(|holder| holder.node != liar);
+        doors.tasks.spawn(doubt(doors.clone(), *diff_id, liar));
     }
     let brought = match brought {
         Ok(brought) => Ok(brought),
@@ -89,6 +91,19 @@ pub(super) async fn bring(
     }?;
     meter.came(diff_id, brought.staged.bytes());
     Ok(brought)
+}
+
+/// Tells a member that it sent something wrong: its disk may have changed the layer.
+async fn doubt(doors: Doors, layer: Digest, node: NodeId) {
+    let path = format!("/v1/local/layers/{layer}/doubt");
+    tokio::select! {
+        told = peer::ask(&doors, node, Method::POST, &path) => {
+            if let Err(error) = told {
+                tracing::debug!(%layer, %error, "a member was not told of a wrong chunk");
+            }
+        }
+        () = doors.stop.cancelled() => {}
+    }
 }
 
 async fn as_a_whole(

@@ -10,7 +10,9 @@ use crate::agent::Doors;
 pub(in crate::agent) async fn tell(doors: Doors, to: mpsc::Sender<Stock>) {
     let mut told = None;
     loop {
-        let ids = doors.runtime.images().list().into_iter();
+        let images = doors.runtime.images().list().into_iter();
+        // One of which some is damaged has to be fetched again.
+        let ids = images.filter(|info| info.damaged.is_empty());
         let held = ids.map(|info| ContentHash::new(*info.id.as_bytes())).collect();
         let stock = Stock { held, link: doors.shares.worth() };
         if told.as_ref() != Some(&stock) {

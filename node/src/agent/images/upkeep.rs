@@ -37,6 +37,8 @@ pub(in crate::agent) async fn keep(doors: Doors) {
             () = tokio::time::sleep(ROOM_EVERY) => {}
             () = doors.stop.cancelled() => return,
         }
+        // What was found damaged since is no longer bid with.
+        doors.supply.touch();
         let room = room(&doors.facts.data);
         let is_short = room.is_some_and(|(free, wanted)| free < wanted);
         if !is_short && Instant::now() < old_at {

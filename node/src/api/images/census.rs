@@ -111,6 +111,7 @@ impl Census {
                     came_ms: info.came_ms,
                     used_ms: info.used_ms,
                     in_use: info.in_use,
+                    damaged: info.damaged,
                 });
             }
         }
@@ -154,6 +155,7 @@ pub(super) mod tests {
             used_ms: None,
             origin: Origin::Asked,
             in_use: false,
+            damaged: Vec::new(),
         }
     }
 

@@ -160,7 +160,7 @@ pub(super) fn before(wish: &Prune) -> Option<SystemTime> {
     Some(SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH))
 }
 
-fn digest(text: &str) -> Result<Digest, Refused> {
+pub(super) fn digest(text: &str) -> Result<Digest, Refused> {
     text.parse().map_err(|bad: runtime::image::BadDigest| {
         let complaint = super::super::types::Complaint::new("bad_request", bad.to_string());
         Refused::new(StatusCode::BAD_REQUEST, complaint)

@@ -21,7 +21,7 @@ use super::census::{self, Whom};
 use super::failed;
 use super::transfer::turn;
 use crate::agent::images::{DOCUMENTS_BYTES_MAX, in_store, verified};
-use crate::agent::{Doors, chain, sources};
+use crate::agent::{Doors, chain, sources, words};
 
 /// The most copies of one name that are listed where they differ.
 const DIFFERING_NAMED_MAX: usize = 5;
@@ -136,7 +136,9 @@ pub(super) async fn resolve(doors: &Doors, text: &str) -> Result<Result<Pinned, 
 
 pub(super) fn pinned(info: &ImageInfo) -> Pinned {
     let bytes = info.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.bytes));
-    Pinned { id: info.id, bytes, notice: None }
+    let strange = words::strange(&info.platform);
+    let notice = strange.map(|why| format!("the image {}: {why}", info.id.short()));
+    Pinned { id: info.id, bytes, notice }
 }
 
 /// Of those that a text may mean, the one that it does: loaded or pulled by somebody rather
@@ -171,7 +173,10 @@ fn choose(
         let others = others.join(", ");
         format!("{text} is not the same everywhere: {short} of {node} is taken, {others}")
     });
-    Ok(Pinned { notice, ..pinned(&best.info) })
+    let pinned = pinned(&best.info);
+    let notices: Vec<String> = notice.into_iter().chain(pinned.notice).collect();
+    let notice = (!notices.is_empty()).then(|| notices.join("; "));
+    Ok(Pinned { notice, ..pinned })
 }
 
 /// Those whose manifest has this digest, as its bytes say and not only whoever has it.

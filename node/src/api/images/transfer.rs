@@ -32,7 +32,7 @@ use super::super::taking::Impatience;
 use super::super::types::Complaint;
 use super::{failed, here, one};
 use crate::agent::images::{Inlet, Outlet, pipe};
-use crate::agent::{Doors, sources};
+use crate::agent::{Doors, sources, words};
 
 /// Between two words on how far one layer is.
 pub(super) const TOLD_EVERY: Duration = Duration::from_millis(100);
@@ -179,7 +179,9 @@ fn take_in(
     streamed(answer)
 }
 
-fn ended<T>(done: Result<Result<T, ImageError>, tokio::task::JoinError>) -> Result<T, ImageError> {
+pub(super) fn ended<T>(
+    done: Result<Result<T, ImageError>, tokio::task::JoinError>,
+) -> Result<T, ImageError> {
     done.unwrap_or_else(|died| {
         let source = io::Error::other(died);
         Err(ImageError::Read { what: "the images of this node".to_owned(), source })
@@ -194,11 +196,20 @@ pub(super) async fn tell_end(
     doors.supply.touch();
     let node = doors.facts.name.clone();
     let item = match done {
-        Ok(images) => ImageItem::Done { images, node },
+        Ok(images) => {
+            let warnings = images.iter().filter_map(warning).collect();
+            ImageItem::Done { images, node, warnings }
+        }
         Err(error) => ImageItem::Failed { error: failed(&error).complaint() },
     };
     // The reader left: nobody is there to be told.
     let _ = lines.item(&item).await;
+}
+
+/// What is to be known of an image before it is run on this node.
+fn warning(image: &ImageInfo) -> Option<String> {
+    let name = image.names.first().map_or_else(|| image.id.short(), Reference::familiar);
+    words::strange(&image.platform).map(|why| format!("{name}: {why}"))
 }
 
 pub(super) fn streamed(

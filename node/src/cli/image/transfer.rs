@@ -125,6 +125,33 @@ pub(super) async fn push(args: PushArgs, client: &mut Client, out: Output) -> Re
     watched(lines, None, out).await?.tell("pushed", out)
 }
 
+/// `starling image verify`. Exits with 1 if something is damaged.
+pub(super) async fn verify(
+    name: Option<&str>,
+    client: &mut Client,
+    out: Output,
+) -> Result<u8, Failed> {
+    let name = name.map_or(String::new(), |name| format!("?name={}", query(name)));
+    let lines = client.watch(&format!("/v1/images/verify{name}")).await?;
+    let done = watched(lines, None, out).await?;
+    let is_sound = |image: &ImageInfo| image.damaged.is_empty();
+    let (sound, damaged): (Vec<_>, Vec<_>) = done.images.iter().partition(|image| is_sound(image));
+    if out.format == Format::Json {
+        out.json(&done.line)?;
+    } else {
+        if out.format == Format::Human {
+            sound.iter().try_for_each(|image| tell(image, "sound:", &done.node, out))?;
+        }
+        damaged.iter().try_for_each(|image| tell(image, "DAMAGED:", &done.node, out))?;
+    }
+    if !damaged.is_empty() {
+        out.note(
+            "hint: starling image load, or pull; where another node has it, it comes from there",
+        );
+    }
+    Ok(u8::from(!damaged.is_empty()))
+}
+
 /// One of these tells what images a directory has.
 const LISTS: [&str; 2] = ["index.json", "manifest.json"];
 
@@ -321,7 +348,10 @@ async fn watched(
         match parse(&line)? {
             ImageItem::Progress(progress) => gauge.layer(&progress),
             ImageItem::Failed { error } => return Err(error.into()),
-            ImageItem::Done { images, node } => return Ok(Done { images, node, line }),
+            ImageItem::Done { images, node, warnings } => {
+                warnings.iter().for_each(|warning| out.warn(&format!("warning: {warning}")));
+                return Ok(Done { images, node, line });
+            }
             // Only `ensure` is answered so.
             ImageItem::Meant { .. } => {}
         }

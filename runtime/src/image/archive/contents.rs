@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io::Read;
+use std::sync::Arc;
 
+use super::budget::Share;
 use super::pass::Pass;
 use super::wanted::{Wanted, WantedLayer};
 use super::{IMAGES, LoadOptions, bad_archive, docker, oci, wanted};
@@ -26,11 +28,14 @@ pub(super) struct Contents {
     items: BTreeMap<Vec<u8>, Item>,
     /// Bytes of documents asked for so far.
     listed: Cell<usize>,
+    /// What the documents have of the memory: given back with them.
+    #[allow(dead_code, reason = "it is held and not looked at")]
+    share: Option<Share>,
 }
 
 #[derive(Debug)]
 pub(super) enum Item {
-    Document(Vec<u8>),
+    Document(Arc<[u8]>),
     Layer(Layer),
     /// Looks like a layer and cannot be unpacked; why, until that is told.
     Broken(Option<ImageError>),
@@ -74,7 +79,7 @@ impl Contents {
             };
             contents.add(found.name, item)?;
         }
-        pass.finish()?;
+        contents.share = Some(pass.finish()?);
         Ok(contents)
     }
 
@@ -146,7 +151,7 @@ impl Contents {
     }
 
     /// A document by its name in the archive.
-    pub(super) fn document(&self, name: &[u8]) -> Result<&[u8], ImageError> {
+    pub(super) fn document(&self, name: &[u8]) -> Result<&Arc<[u8]>, ImageError> {
         let bad = |why: &str| bad_archive(format!("its {}: {why}", printable(name)));
         match self.items.get(&self.resolve(name)?) {
             Some(Item::Document(text)) => {

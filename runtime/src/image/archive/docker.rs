@@ -1,5 +1,7 @@
 //! The list in an archive of `docker save`: `manifest.json`.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 use super::contents::Contents;
@@ -39,7 +41,7 @@ pub(super) fn images(contents: &Contents) -> Result<Vec<Wanted>, ImageError> {
 }
 
 fn image(contents: &Contents, row: Row) -> Result<Wanted, ImageError> {
-    let config = contents.document(row.config.as_bytes())?.to_vec();
+    let config = Arc::clone(contents.document(row.config.as_bytes())?);
     check_name(&row.config, &config)?;
     let tags = row.repo_tags.unwrap_or_default();
     let names = tags.iter().filter(|tag| *tag != NO_NAME).map(|tag| {

@@ -12,6 +12,7 @@
 //!
 //! Invariant: no image of an archive is seen before all of them are known to be right.
 
+mod budget;
 mod contents;
 mod docker;
 mod import;
@@ -28,6 +29,7 @@ use crate::unpack::Bounds;
 pub use import::{Changes, import};
 pub use layout::pack_layout;
 
+pub(super) use budget::Budget;
 use contents::Contents;
 use wanted::Wanted;
 

@@ -5,6 +5,8 @@
 //! of an index that an entry leads to, the one for this machine is taken of those that are in
 //! the archive: tools list what they left out.
 
+use std::sync::Arc;
+
 use super::contents::{Contents, blob};
 use super::wanted::{LayerFile, Wanted};
 use super::{IMAGES, bad_archive};
@@ -136,7 +138,7 @@ fn choose_of<'a>(
     }
 }
 
-fn blob_of<'a>(contents: &'a Contents, of: &Descriptor) -> Result<&'a [u8], ImageError> {
+fn blob_of<'a>(contents: &'a Contents, of: &Descriptor) -> Result<&'a Arc<[u8]>, ImageError> {
     let text = contents.document(&blob(&of.digest))?;
     if text.len() as u64 != of.size {
         let (have, digest) = (text.len(), of.digest.short());
@@ -156,10 +158,10 @@ fn blob_of<'a>(contents: &'a Contents, of: &Descriptor) -> Result<&'a [u8], Imag
 fn wanted(
     contents: &Contents,
     manifest: &Manifest,
-    text: &[u8],
+    text: &Arc<[u8]>,
     name: Option<&Reference>,
 ) -> Result<Wanted, ImageError> {
-    let config = blob_of(contents, &manifest.config)?.to_vec();
+    let config = Arc::clone(blob_of(contents, &manifest.config)?);
     for layer in &manifest.layers {
         if layer.is_foreign() && !contents.has(&blob(&layer.digest)) {
             let digest = layer.digest.short();
@@ -172,5 +174,5 @@ fn wanted(
         promised: Some((layer.digest, layer.size)),
     });
     let names = name.cloned().into_iter().collect();
-    Wanted::new(config, Some(text.to_vec()), names, files.collect())
+    Wanted::new(config, Some(Arc::clone(text)), names, files.collect())
 }

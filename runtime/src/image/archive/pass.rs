@@ -6,8 +6,10 @@
 
 use std::io::{self, Cursor, Read};
 
+use serde::de::IgnoredAny;
 use sha2::{Digest as _, Sha256};
 
+use super::budget::Share;
 use super::contents::{Item, Layer, named_digest, same};
 use super::{LoadOptions, bad_archive};
 use crate::image::documents::CONFIG_BYTES;
@@ -24,9 +26,12 @@ const DEPTH: usize = 16;
 /// Bytes of an archive, unpacked, and of all layers in it: more than disks are lent for it.
 const ARCHIVE_BYTES: u64 = 1 << 40;
 
-/// Bytes of documents that are kept. Those that are nobody's (lists of what an image was made
-/// from are as long as books) must not fill the memory; the few that count come to kilobytes.
-const DOCUMENTS_BYTES: usize = 64 << 20;
+/// Bytes of documents that are kept of one archive. The few that count come to kilobytes, and
+/// those of a thousand images to a few megabytes.
+const DOCUMENTS_BYTES: usize = 16 << 20;
+
+/// What is longer than this is kept only if it looks like a document of an image.
+const BESIDE_BYTES: usize = 64 << 10;
 
 /// Most layers that are unpacked before anybody knows whose they are: two images with as many
 /// as there may be. Each keeps two files open, and a process often has no more than 1024.
@@ -49,7 +54,7 @@ pub(super) struct Pass<'a, R> {
     watcher: Watcher<'a>,
     layers: usize,
     layers_bytes: u64,
-    documents_bytes: usize,
+    documents: Share,
 }
 
 impl<'a, R: Read> Pass<'a, R> {
@@ -68,8 +73,9 @@ impl<'a, R: Read> Pass<'a, R> {
             ..options.bounds.clone()
         };
         let entries = Entries::open(from, &bounds).map_err(in_archive)?;
-        let (layers, layers_bytes, documents_bytes) = Default::default();
-        Ok(Self { entries, images, options, watcher, layers, layers_bytes, documents_bytes })
+        let (layers, layers_bytes) = Default::default();
+        let documents = Share::of(images.documents());
+        Ok(Self { entries, images, options, watcher, layers, layers_bytes, documents })
     }
 
     /// The next entry, passing over what is left of the current one.
@@ -78,9 +84,11 @@ impl<'a, R: Read> Pass<'a, R> {
         self.entries.next().map_err(in_archive)
     }
 
-    /// Makes sure that nothing is missing at the end.
-    pub(super) fn finish(self) -> Result<(), ImageError> {
-        self.entries.finish().map_err(in_archive)
+    /// Makes sure that nothing is missing at the end. Gives what the documents have of the
+    /// memory, to be held as long as they are.
+    pub(super) fn finish(self) -> Result<Share, ImageError> {
+        self.entries.finish().map_err(in_archive)?;
+        Ok(self.documents)
     }
 
     /// Takes in the current entry, a file.
@@ -115,18 +123,26 @@ impl<'a, R: Read> Pass<'a, R> {
 
     fn document(&mut self, name: &[u8], size: u64, head: Vec<u8>) -> Result<Item, ImageError> {
         let bytes = usize::try_from(size).unwrap_or(usize::MAX);
-        let all = self.documents_bytes.saturating_add(bytes);
-        if bytes > CONFIG_BYTES || all > DOCUMENTS_BYTES {
+        if bytes > CONFIG_BYTES {
             return Ok(Item::Other("it is longer than a document may be".to_owned()));
         }
-        self.documents_bytes = all;
+        if self.documents.bytes() + bytes > DOCUMENTS_BYTES {
+            return Ok(Item::Other(format!(
+                "the documents before it have {DOCUMENTS_BYTES} bytes"
+            )));
+        }
+        self.documents.take(bytes)?;
         let mut text = Vec::new();
         let mut content = Content::new(self, head);
         content.read_to_end(&mut text).map_err(|error| content.failure(error))?;
         if let Some(wanted) = named_digest(name) {
             same(printable(name), wanted, Digest::of(&text))?;
+            if bytes > BESIDE_BYTES && !is_of_image(&text) {
+                self.documents.give(bytes);
+                return Ok(Item::Other("it is no document of an image".to_owned()));
+            }
         }
-        Ok(Item::Document(text))
+        Ok(Item::Document(text.into()))
     }
 
     /// Unpacks a layer, or reads over one that is here.
@@ -230,6 +246,24 @@ fn in_archive(source: UnpackError) -> ImageError {
     ImageError::Archive { source }
 }
 
+/// Whether a document may be one that an image is made of. Beside those lie others in some
+/// archives, as long as books: what an image was built from, and who signed it.
+fn is_of_image(text: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Marks {
+        #[serde(rename = "schemaVersion")]
+        schema_version: Option<IgnoredAny>,
+        config: Option<IgnoredAny>,
+        rootfs: Option<IgnoredAny>,
+        manifests: Option<IgnoredAny>,
+    }
+    match serde_json::from_slice::<Marks>(text) {
+        Ok(Marks { schema_version: None, config: None, rootfs: None, manifests: None }) => false,
+        // One that cannot be read is said so if it is wanted.
+        Ok(_) | Err(_) => true,
+    }
+}
+
 /// What a file may be.
 #[derive(Debug, PartialEq, Eq)]
 enum Sort {
@@ -263,6 +297,20 @@ fn sort(head: &[u8]) -> Sort {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_beside_an_image_is_not_kept_as_its_document() {
+        for of_it in ["{\"schemaVersion\":2}", "{\"config\":{}}", "{\"rootfs\":{}}", "{ nothing"] {
+            assert!(is_of_image(of_it.as_bytes()), "{of_it}");
+        }
+        for beside in [
+            r#"{"_type":"https://in-toto.io/Statement/v0.1","predicate":{"config":1}}"#,
+            r#"{"critical":{"image":{}},"optional":null}"#,
+            "{}",
+        ] {
+            assert!(!is_of_image(beside.as_bytes()), "{beside}");
+        }
+    }
 
     #[test]
     fn files_are_what_their_first_bytes_say() {

@@ -1,5 +1,7 @@
 //! One image of an archive, put together from its documents.
 
+use std::sync::Arc;
+
 use crate::image::documents::LAYERS;
 use crate::image::{Digest, ImageConfig, ImageError, Reference};
 
@@ -14,9 +16,9 @@ pub(super) struct Wanted {
     /// The digest of its config.
     pub(super) id: Digest,
     /// The bytes of its config.
-    pub(super) config: Vec<u8>,
+    pub(super) config: Arc<[u8]>,
     /// The bytes of its manifest, if it has one.
-    pub(super) manifest: Option<Vec<u8>>,
+    pub(super) manifest: Option<Arc<[u8]>>,
     pub(super) names: Vec<Reference>,
     /// Lowest first.
     pub(super) layers: Vec<WantedLayer>,
@@ -40,8 +42,8 @@ pub(super) struct LayerFile {
 
 impl Wanted {
     pub(super) fn new(
-        config: Vec<u8>,
-        manifest: Option<Vec<u8>>,
+        config: Arc<[u8]>,
+        manifest: Option<Arc<[u8]>>,
         names: Vec<Reference>,
         files: Vec<LayerFile>,
     ) -> Result<Self, ImageError> {

@@ -66,6 +66,25 @@ impl Platform {
         Self { os: own(os), architecture: own(architecture), variant: own(variant) }
     }
 
+    /// What an image says that it is made for, as [`ImageConfig::platform`] writes it; nothing
+    /// if it does not say.
+    ///
+    /// [`ImageConfig::platform`]: crate::image::ImageConfig::platform
+    pub fn said(text: &str) -> Option<Self> {
+        let mut words = text.splitn(3, '/');
+        let (os, architecture) = (words.next()?, words.next()?);
+        let is_said = !os.is_empty() && !architecture.is_empty();
+        is_said.then(|| Self::new(os, architecture, words.next().unwrap_or_default()))
+    }
+
+    /// Whether this machine may well not start programs that are made for another. One that
+    /// runs programs of its predecessors is taken to do so, though its kernel may not.
+    pub fn is_strange_to(&self, other: &Self) -> bool {
+        let older = [("amd64", "386"), ("arm64", "arm")];
+        let runs_older = older.contains(&(self.architecture.as_str(), other.architecture.as_str()));
+        self.rank(other).is_none() && !(self.os == other.os && runs_older)
+    }
+
     /// Like `linux`.
     pub fn os(&self) -> &str {
         &self.os

@@ -233,3 +233,26 @@ fn documents_that_cannot_be_are_refused_with_a_reason() {
         assert!(error.contains(reason) && error.len() < 1000, "{error}");
     }
 }
+
+#[test]
+fn a_machine_is_strange_to_what_it_cannot_run_and_to_nothing_that_does_not_say() {
+    let here = Platform::new("linux", "x86_64", "v2");
+    let strange = |text: &str| Platform::said(text).map(|said| here.is_strange_to(&said));
+    for (text, expected) in [
+        ("linux/amd64", Some(false)),
+        ("linux/amd64/v2", Some(false)),
+        ("linux/amd64/v3", Some(true)),
+        ("linux/386", Some(false)),
+        ("linux/arm64", Some(true)),
+        ("linux/arm/v7", Some(true)),
+        ("windows/amd64", Some(true)),
+        ("linux/", None),
+        ("/amd64", None),
+        ("", None),
+    ] {
+        assert_eq!(strange(text), expected, "{text}");
+    }
+    assert!(
+        !Platform::new("linux", "arm64", "").is_strange_to(&Platform::new("linux", "arm", "v7"))
+    );
+}

@@ -100,12 +100,15 @@ impl Inner {
         let (mut layers, mut here) = (Vec::new(), Vec::new());
         for diff_id in wanted {
             let fresh = staged.iter().find(|staged| staged.diff_id() == *diff_id);
-            let bytes = match (state.layers.get(diff_id), fresh) {
+            let bytes = match (state.sound(diff_id), fresh) {
                 (Some(record), _) => {
                     here.push(*diff_id);
                     record.bytes
                 }
                 (None, Some(fresh)) => fresh.bytes(),
+                (None, None) if state.layers.contains_key(diff_id) => {
+                    return Err(ImageError::Damaged { layer: *diff_id });
+                }
                 (None, None) => {
                     let why = format!("its layer {diff_id} is not there");
                     return Err(ImageError::Document { what: "the image".to_owned(), why });
@@ -185,11 +188,20 @@ impl Inner {
     /// Puts a layer where it belongs unless one is there; says whether it did.
     fn settle_layer(self: &Arc<Self>, fresh: &Fresh) -> io::Result<bool> {
         let layer = fresh.diff_id;
-        if self.state().layers.contains_key(&layer) {
+        let (is_here, is_sound) = {
+            let state = self.state();
+            (state.layers.contains_key(&layer), state.sound(&layer).is_some())
+        };
+        if is_sound {
             return Ok(false);
         }
         let mut part = fresh.part();
-        match part.move_to(self.disk.layers.as_fd(), &layer.hex()) {
+        let replaced = if is_here { Some(self.disk.exchange(&mut part, &layer)?) } else { None };
+        let placed = match &replaced {
+            Some(_) => Ok(()),
+            None => part.move_to(self.disk.layers.as_fd(), &layer.hex()),
+        };
+        match placed {
             // Nobody knows of that one: it could not be removed.
             Err(Errno::EXIST | Errno::NOTEMPTY) => {
                 let old = self.disk.take_out(self.disk.layers.as_fd(), &layer.hex())?;
@@ -200,6 +212,10 @@ impl Inner {
         }
         let mut state = self.state();
         state.layers.insert(layer, fresh.record.clone());
+        state.damaged.remove(&layer);
+        if let Some(name) = replaced {
+            state.replaced.entry(layer).or_default().push(name);
+        }
         state.hold(&[], &[layer]);
         let grip = Grip::counted(self, Vec::new(), vec![layer]);
         drop(state);

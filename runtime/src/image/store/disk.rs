@@ -3,6 +3,8 @@
 //! ```text
 //! DIR/version                      what wrote it
 //! DIR/layers/HEX/{tree,recipe,info}    a layer; HEX is the digest of its archive
+//! DIR/layers/HEX/damaged           that its files are not what they were
+//! DIR/replaced/HEX-…               what was damaged and came again, while a task runs from it
 //! DIR/images/HEX/{config,manifest,info}    an image; HEX is the digest of its config
 //! DIR/names                        what people call them
 //! DIR/used                         when each was used last
@@ -12,17 +14,19 @@
 //!
 //! Invariant: whatever has its own name in `layers` or `images` is whole and on the disk.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use tracing::warn;
 
 use super::super::{Digest, ImageError};
 use crate::apart::move_apart;
+use crate::unpack::part::Part;
 use crate::unpack::{DIRECTORY, UnpackError, look_for_room, part, remove_tree};
 
 /// What this program writes. A greater one is left alone.
@@ -36,7 +40,10 @@ pub(super) const TREE: &str = "tree";
 /// What is known of a layer or image.
 pub(super) const INFO: &str = "info";
 
+/// Where goes what cannot be read; and in a layer, that its files are not what they were.
 const DAMAGED: &str = "damaged";
+
+const REPLACED: &str = "replaced";
 
 /// The directories of a store.
 #[derive(Debug)]
@@ -155,6 +162,60 @@ impl Disk {
         if let Err(error) = moved {
             warn!(store = %self.path.display(), name, %error, "it cannot be set aside");
         }
+    }
+
+    /// Marks a layer as damaged. On the disk when this returns.
+    pub(super) fn mark(&self, layer: &Digest, why: &str) -> io::Result<()> {
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        let dir = rustix::fs::openat(&self.layers, layer.hex(), flags, Mode::empty())?;
+        write(dir.as_fd(), DAMAGED, why.as_bytes())?.sync_all()?;
+        Ok(rustix::fs::fsync(&dir)?)
+    }
+
+    /// Whether the layer of that name is marked.
+    pub(super) fn is_marked(&self, name: &str) -> bool {
+        let mark = format!("{name}/{DAMAGED}");
+        rustix::fs::statat(&self.layers, mark, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Gives a part the place of a layer, in one moment; says where that lies from then on.
+    pub(super) fn exchange(&self, part: &mut Part, layer: &Digest) -> io::Result<String> {
+        let aside = open_below(self.root.as_fd(), REPLACED)?;
+        let name = format!("{}-{}", layer.hex(), part::name());
+        part.move_to(aside.as_fd(), &name)?;
+        let swap = RenameFlags::EXCHANGE;
+        let exchanged = rustix::fs::renameat_with(&aside, &name, &self.layers, layer.hex(), swap);
+        if let Err(error) = exchanged {
+            // It is the new one that lies there still.
+            if let Ok(part) = self.take_out(aside.as_fd(), &name) {
+                self.remove(&part);
+            }
+            return Err(error.into());
+        }
+        rustix::fs::fsync(&aside)?;
+        Ok(name)
+    }
+
+    /// What lies aside of replaced layers.
+    pub(super) fn replaced(&self) -> io::Result<BTreeMap<Digest, Vec<String>>> {
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        let mut all: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        let dir = match rustix::fs::openat(&self.root, REPLACED, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(all),
+            opened => opened?,
+        };
+        for name in part::names(dir.as_fd())? {
+            if let Some(layer) = name.split('-').next().and_then(digest_of) {
+                all.entry(layer).or_default().push(name);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Moves what lies aside out of sight; it is then to be [removed](Self::remove).
+    pub(super) fn take_out_replaced(&self, name: &str) -> io::Result<String> {
+        let aside = open_below(self.root.as_fd(), REPLACED)?;
+        Ok(self.take_out(aside.as_fd(), name)?)
     }
 
     /// Removes what was set aside.

@@ -22,15 +22,24 @@ impl Grip {
     pub(super) fn counted(store: &Arc<Inner>, images: Vec<Digest>, layers: Vec<Digest>) -> Self {
         Self { store: Arc::clone(store), images, layers }
     }
+
+    /// Whose it is.
+    pub(super) fn store(&self) -> &Inner {
+        &self.store
+    }
 }
 
 impl Drop for Grip {
     fn drop(&mut self) {
         // Not in one with the condition: its lock would last.
-        let orphans = self.store.state().release(&self.images, &self.layers);
+        let mut state = self.store.state();
+        let orphans = state.release(&self.images, &self.layers);
+        let replaced = state.take_replaced(&self.layers);
+        drop(state);
         if !orphans.is_empty() {
             self.store.remove_orphans(&orphans);
         }
+        self.store.remove_replaced(&replaced);
     }
 }
 
@@ -67,11 +76,14 @@ impl Images {
     ///
     /// # Errors
     ///
-    /// If it is not here.
+    /// If it is not here, or some of it is damaged.
     pub fn hold(&self, id: &Digest) -> Result<Held, ImageError> {
         let mut state = self.0.state();
         let record = state.images.get(id);
         let record = record.ok_or_else(|| ImageError::Unknown { wanted: id.to_string() })?;
+        if let Some(layer) = state.damaged_of(record).first() {
+            return Err(ImageError::Damaged { layer: *layer });
+        }
         let stack = state.stack(&record.layers);
         state.hold(&[*id], &stack);
         state.used.insert(*id, now_ms());

@@ -14,6 +14,7 @@
 //! any moment is whole too. What somebody holds stays.
 
 mod commit;
+mod damage;
 mod disk;
 mod hold;
 mod reader;
@@ -30,10 +31,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::Budget;
 use super::{Digest, ImageConfig, ImageError, Reference};
 use crate::unpack::Owners;
 use disk::Disk;
-use record::{CONFIG, MANIFEST};
+use record::{CONFIG, LayerRecord, MANIFEST};
 use state::{Meant, State};
 
 pub use hold::Held;
@@ -89,6 +91,10 @@ pub struct ImageInfo {
     pub origin: Origin,
     /// Whether somebody holds it now.
     pub in_use: bool,
+    /// Its layers whose files are not what they were. It starts no task before they came
+    /// again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Digest>,
 }
 
 /// What a removal came to.
@@ -115,6 +121,8 @@ struct Inner {
     changed: Condvar,
     /// Held by whoever changes what has its place.
     writing: Mutex<()>,
+    /// For the archives that are loaded.
+    documents: Arc<Budget>,
 }
 
 impl Images {
@@ -128,7 +136,8 @@ impl Images {
         let disk = Disk::open(path)?;
         let state = Mutex::new(record::read_all(&disk)?);
         let (changed, writing) = (Condvar::new(), Mutex::new(()));
-        Ok(Self(Arc::new(Inner { disk, owners, state, changed, writing })))
+        let documents = Arc::default();
+        Ok(Self(Arc::new(Inner { disk, owners, state, changed, writing, documents })))
     }
 
     /// Makes sure that the disk has room for so many bytes more, beside what stays free on it.
@@ -140,16 +149,24 @@ impl Images {
         self.0.disk.check_room(Some(bytes))
     }
 
-    /// Whether a layer is here, of whichever image.
+    /// Whether a layer is here and sound as far as is known, of whichever image.
     pub fn has_layer(&self, diff_id: &Digest) -> bool {
-        self.0.state().layers.contains_key(diff_id)
+        self.0.state().sound(diff_id).is_some()
     }
 
     /// The layer whose compressed form had this digest, if one is here that came so.
     pub fn layer_of(&self, packed: &Digest) -> Option<Digest> {
         let state = self.0.state();
         let mut layers = state.layers.iter();
-        layers.find(|(_, record)| record.packed == *packed).map(|(layer, _)| *layer)
+        let is_it = |layer: &Digest, record: &LayerRecord| {
+            record.packed == *packed && !state.damaged.contains(layer)
+        };
+        layers.find(|(layer, record)| is_it(layer, record)).map(|(layer, _)| *layer)
+    }
+
+    /// The memory that all archives share which are loaded at once.
+    pub(super) fn documents(&self) -> Arc<Budget> {
+        Arc::clone(&self.0.documents)
     }
 
     /// All images, the newest first.

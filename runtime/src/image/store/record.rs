@@ -116,11 +116,17 @@ pub(super) fn read_all(disk: &Disk) -> Result<State, ImageError> {
     let layers = disk::digests(disk.layers.as_fd()).map_err(disk.failed("list the layers"))?;
     for (name, digest) in layers {
         match read_layer(disk, &name) {
-            Ok(record) => drop(state.layers.insert(digest, record)),
+            Ok(record) => {
+                state.layers.insert(digest, record);
+                if disk.is_marked(&name) {
+                    state.damaged.insert(digest);
+                }
+            }
             Err(Bad::Newer(version)) => return Err(disk.newer(version)),
             Err(Bad::Damaged(why)) => disk.set_aside(disk.layers.as_fd(), &name, &why),
         }
     }
+    state.replaced = disk.replaced().map_err(disk.failed("list replaced layers"))?;
     let images = disk::digests(disk.images.as_fd()).map_err(disk.failed("list the images"))?;
     for (name, digest) in images {
         match read_image(disk, &name, &digest, &state) {

@@ -103,6 +103,12 @@ impl Images {
     pub fn sweep(&self) {
         let all: Vec<_> = self.0.state().layers.keys().copied().collect();
         self.0.remove_orphans(&all);
+        let replaced = {
+            let mut state = self.0.state();
+            let all: Vec<_> = state.replaced.keys().copied().collect();
+            state.take_replaced(&all)
+        };
+        self.0.remove_replaced(&replaced);
     }
 }
 
@@ -205,6 +211,16 @@ impl Inner {
         (parts, flushed.map_err(failed))
     }
 
+    /// Removes what lay aside for tasks that are gone.
+    pub(super) fn remove_replaced(&self, names: &[String]) {
+        for name in names {
+            match self.disk.take_out_replaced(name) {
+                Ok(part) => self.disk.remove(&part),
+                Err(error) => warn!(name, %error, "a damaged layer stays until the next start"),
+            }
+        }
+    }
+
     /// Removes those of some layers that nobody needs.
     pub(super) fn remove_orphans(&self, among: &[Digest]) {
         let writing = self.writing();
@@ -219,6 +235,7 @@ impl Inner {
         let mut state = self.state();
         let orphans = state.orphans(among);
         let records: Vec<_> = orphans.iter().map(|id| state.layers.remove(id)).collect();
+        state.damaged.retain(|id| !orphans.contains(id));
         drop(state);
         for (id, record) in orphans.into_iter().zip(records) {
             match self.disk.take_out(self.disk.layers.as_fd(), &id.hex()) {

@@ -24,7 +24,7 @@ impl Images {
 
     /// How long a layer's archive is, if it is here.
     pub fn layer_bytes(&self, diff_id: &Digest) -> Option<u64> {
-        self.0.state().layers.get(diff_id).map(|layer| layer.bytes)
+        self.0.state().sound(diff_id).map(|layer| layer.bytes)
     }
 
     /// Makes the list of a layer that is here, or reads the one that is kept. Blocks; whoever

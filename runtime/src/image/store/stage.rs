@@ -174,7 +174,7 @@ impl Inner {
             }
             let mut state = self.state();
             // What is found is let go without the lock only: it may be the last of its kind.
-            let found = if let Some(record) = state.layers.get(wanted) {
+            let found = if let Some(record) = state.sound(wanted) {
                 let record = record.clone();
                 state.hold(&[], &[*wanted]);
                 let grip = Grip::counted(self, Vec::new(), vec![*wanted]);
@@ -233,7 +233,7 @@ impl Inner {
         let fresh = Arc::new(fresh);
         let mut state = self.state();
         state.fresh.retain(|_, fresh| fresh.strong_count() > 0);
-        if state.layers.contains_key(&layer) {
+        if state.sound(&layer).is_some() {
             state.hold(&[], &[layer]);
             return Ground::Here { _grip: Grip::counted(self, Vec::new(), vec![layer]) };
         }

@@ -23,6 +23,12 @@ pub(super) struct State {
     pub(super) images: BTreeMap<Digest, ImageRecord>,
     pub(super) names: BTreeMap<Reference, Digest>,
     pub(super) layers: BTreeMap<Digest, LayerRecord>,
+    /// Those of the layers whose files are not what they were: to be had again, and told to
+    /// nobody.
+    pub(super) damaged: BTreeSet<Digest>,
+    /// What lies aside of layers that were damaged and had again, for tasks that still run
+    /// from it.
+    pub(super) replaced: BTreeMap<Digest, Vec<String>>,
     /// When images were used last, in milliseconds since 1970.
     pub(super) used: BTreeMap<Digest, u64>,
     /// Whether that is not written down yet.
@@ -59,7 +65,25 @@ impl State {
             used_ms: self.used.get(id).copied(),
             origin: record.origin,
             in_use: self.is_held(id),
+            damaged: self.damaged_of(record),
         })
+    }
+
+    /// A layer that is here and what it should be.
+    pub(super) fn sound(&self, layer: &Digest) -> Option<&LayerRecord> {
+        self.layers.get(layer).filter(|_| !self.damaged.contains(layer))
+    }
+
+    /// Which layers of an image are damaged.
+    pub(super) fn damaged_of(&self, record: &ImageRecord) -> Vec<Digest> {
+        let layers = record.layers.iter().map(|layer| layer.diff_id);
+        layers.filter(|layer| self.damaged.contains(layer)).collect()
+    }
+
+    /// What lies aside of some layers that nobody holds.
+    pub(super) fn take_replaced(&mut self, among: &[Digest]) -> Vec<String> {
+        let free = among.iter().filter(|layer| !self.held_layers.contains_key(layer));
+        free.filter_map(|layer| self.replaced.remove(layer)).flatten().collect()
     }
 
     pub(super) fn names_of(&self, id: &Digest) -> Vec<Reference> {
@@ -157,8 +181,8 @@ impl State {
     /// Whether these layers would have nobody else if one hold on them ended.
     pub(super) fn are_last(&self, layers: &[Digest]) -> bool {
         let needed = self.needed();
-        let last = |id: &Digest| !needed.contains(id) && self.held_layers.get(id) == Some(&1);
-        layers.iter().any(last)
+        let goes = |id: &Digest| !needed.contains(id) || self.replaced.contains_key(id);
+        layers.iter().any(|id| goes(id) && self.held_layers.get(id) == Some(&1))
     }
 
     /// Those of some layers that no image has and nobody holds.
