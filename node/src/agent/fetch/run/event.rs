@@ -1,0 +1,54 @@
+//! What happens to the fetch of one layer, and how it may end.
+
+use std::io;
+
+use gossip_core::id::NodeId;
+use runtime::image::ImageError;
+use runtime::image::chunks::Chunk;
+use starling_core::fetch::{self as plan, Came, Part, RequestId};
+
+use crate::agent::fetch::news::News;
+
+/// What happened.
+#[derive(Debug)]
+pub(in crate::agent::fetch) enum Event {
+    /// More of the list, by whom.
+    Listed(NodeId, Vec<Chunk>),
+    /// The list is whole.
+    ListEnds,
+    /// A member's list is none.
+    BadList(NodeId, String),
+    /// No holder speaks of chunks any more.
+    Whole,
+    News {
+        node: NodeId,
+        news: News,
+    },
+    Bytes {
+        id: RequestId,
+        bytes: u64,
+    },
+    Came {
+        id: RequestId,
+        chunk: u32,
+        came: Came,
+    },
+    Ended {
+        id: RequestId,
+        node: NodeId,
+        how: plan::Ended,
+        rest: Option<(Part, Vec<u8>)>,
+    },
+    /// A chunk was found here.
+    Local(u32),
+    /// What was likeliest to have chunks was looked at.
+    LookedAtLikely,
+    Disk(io::Error),
+}
+
+/// Why a fetch came to nothing.
+pub(in crate::agent::fetch) enum Ended {
+    There,
+    Whole,
+    Staged(ImageError),
+}
