@@ -62,12 +62,13 @@ fn router(doors: Doors) -> Router {
         .route("/v1/tasks/{task}/{verb}", get(tasks::look).post(tasks::act))
         .route("/v1/events", get(events::events))
         .route("/v1/metrics", get(metrics::metrics))
-        .merge(images::routes())
+        .merge(images::changes())
         .merge(local_routes())
         .layer(from_fn_with_state(doors.clone(), answer::finish));
     Router::new()
-        // The image that a submission pulls is pulled for whoever waits, and for nobody else.
+        // What these bring here comes for whoever waits for it, and for nobody else.
         .route("/v1/jobs", get(jobs::list).post(jobs::submit))
+        .merge(images::routes())
         .merge(routes)
         .fallback(answer::no_such_route)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))

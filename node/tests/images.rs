@@ -13,6 +13,7 @@ mod image;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -597,4 +598,46 @@ fn an_oci_layout_is_loaded_from_its_directory() {
     fs::remove_file(layout.join("index.json")).expect("removed");
     let told = stranger.run(&["image", "load", text(&layout)]);
     assert!(told.code == 1 && told.err.contains("a directory without an image"), "{told:?}");
+}
+
+#[test]
+fn a_holder_that_is_gone_for_good_is_not_waited_for() {
+    if !image::possible() {
+        return;
+    }
+    let (founder, other) = full_and_lacking();
+    run(&other, &["-d", "--name", "web", "big:1", "sleep", "9999"]).ok();
+    until("the other one fetches", || is_staging(&other));
+    founder.kill_all();
+    // The start ends with the reason, and is tried again for as long as somebody wants it.
+    until("it is told that nobody has it", || {
+        let told = other.run(&["--json", "ps", "-a", "web"]);
+        told.out.contains("big:1 cannot be had here") && told.out.contains("h1 is silent")
+    });
+}
+
+#[test]
+fn readers_that_take_nothing_lose_their_turns_to_those_who_do() {
+    let host = Host::new("h1");
+    host.up();
+    let recipe = Recipe { noise: 16 << 20, ..Recipe::small("big:1") };
+    let (archive, _) = recipe.make(&beside(&host, "image"));
+    load(&host, &archive);
+    // As many as may at once, and none of them reads.
+    let stuck: Vec<UnixStream> = (0..8)
+        .map(|_| {
+            let mut door = UnixStream::connect(host.data().join("api.sock")).expect("it listens");
+            let request = "GET /v1/images/save?name=big:1 HTTP/1.1\r\nHost: starling\r\n\r\n";
+            door.write_all(request.as_bytes()).expect("it reads");
+            door
+        })
+        .collect();
+    let saved = beside(&host, "saved").join("big.tar");
+    let save = || host.run(&["image", "save", "-o", text(&saved), "big:1"]);
+    let told = save();
+    assert!(told.code == 1 && told.err.contains("too many images are moved"), "{told:?}");
+    until("one of them is left", || save().code == 0);
+    let log = fs::read_to_string(host.data().join("agent.log")).expect("a log");
+    assert!(log.contains("took nothing for 30 seconds"), "{log}");
+    drop(stuck);
 }

@@ -12,6 +12,7 @@
 //!
 //! Must never: trust who sends. All that is kept has the digest that the job named.
 
+mod documents;
 mod fetch;
 mod layer;
 mod meter;
@@ -32,7 +33,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::sources::Pulls;
 use super::{Doors, chain};
-pub(crate) use fetch::{DOCUMENTS_BYTES_MAX, verified};
+pub(crate) use documents::{DOCUMENTS_BYTES_MAX, verified};
 pub(crate) use meter::{Giver, Meter, Meters, Reading, WeakMeter};
 pub(crate) use pipe::{Inlet, Outlet, pipe};
 pub(super) use stock::tell as tell_stock;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use futures::future::join_all;
 use gossip_core::id::NodeId;
@@ -53,9 +53,8 @@ pub(super) fn routes() -> Router<Doors> {
         .route("/v1/images/import", post(transfer::import))
         .layer(DefaultBodyLimit::disable());
     Router::new()
-        .route("/v1/images", get(list).delete(remove))
+        .route("/v1/images", get(list))
         .route("/v1/images/inspect", get(inspect))
-        .route("/v1/images/prune", post(prune))
         .route("/v1/images/tag", post(tag))
         .route("/v1/images/save", get(transfer::save))
         .route("/v1/images/pull", post(registry::pull))
@@ -63,6 +62,11 @@ pub(super) fn routes() -> Router<Doors> {
         .route("/v1/images/push", post(registry::push))
         .route("/v1/images/verify", post(verify::verify))
         .merge(streams)
+}
+
+/// What they may ask that many nodes do, and that is done to its end.
+pub(super) fn changes() -> Router<Doors> {
+    Router::new().route("/v1/images", delete(remove)).route("/v1/images/prune", post(prune))
 }
 
 /// What members may ask.

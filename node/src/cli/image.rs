@@ -1,11 +1,12 @@
 //! `image`: what containers run from, in the whole cluster.
 //!
-//! Lists, where they are, and what they say; taking in and giving out is in `transfer`.
+//! Lists, where they are, and what they say; taking in is in `transfer`, giving out in `save`.
 
 pub(super) mod ensure;
 pub(super) mod gauge;
 mod inspect;
 mod remove;
+pub(super) mod save;
 pub(super) mod transfer;
 
 use clap::{Args, Subcommand};
@@ -20,7 +21,8 @@ use crate::cli::output::{Format, Output};
 use crate::cli::table::Table;
 use crate::cli::times;
 pub(crate) use remove::{PruneArgs, RmArgs};
-pub(crate) use transfer::{ImportArgs, LoadArgs, PullArgs, PushArgs, SaveArgs};
+pub(crate) use save::SaveArgs;
+pub(crate) use transfer::{ImportArgs, LoadArgs, PullArgs, PushArgs};
 
 /// What can be done with images.
 #[derive(Clone, Debug, Subcommand)]
@@ -139,7 +141,7 @@ pub(crate) async fn run(
         ImageCommand::Load(args) => transfer::load(args, client, out).await,
         ImageCommand::Pull(args) => transfer::pull(args, client, out).await,
         ImageCommand::Push(args) => transfer::push(args, client, out).await,
-        ImageCommand::Save(args) => transfer::save(args, client, out).await,
+        ImageCommand::Save(args) => save::save(args, client, out).await,
         ImageCommand::Import(args) => transfer::import(args, client, out).await,
         ImageCommand::Tag(args) => tag(&args, client, out).await,
         ImageCommand::Rm(args) => remove::rm(args, client, out).await,

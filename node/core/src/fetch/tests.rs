@@ -1,5 +1,6 @@
 //! The planner against sources that are slow, lossy, lying and gone, by seeds.
 
+mod layers;
 mod swarm;
 mod world;
 

@@ -4,8 +4,9 @@
 use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use runtime::image::chunks::{Chunk, Put, Spool};
+use runtime::image::chunks::{Chunk, KeptList, Put, Spool};
 use runtime::image::{Digest, Images, Reference};
 use tokio::sync::mpsc;
 
@@ -21,6 +22,9 @@ const LIKELY_MAX: usize = 64;
 
 /// From this rate on, in bytes a second, fetching is as fast as looking.
 const FAST_LINK: u64 = 30_000_000;
+
+/// How often it is looked whether a list is still wanted that another makes.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What to look at, the likeliest first.
 #[derive(Clone, Debug, Default)]
@@ -97,11 +101,9 @@ impl Look<'_> {
         let (list, making) = self.doors.shares.lists().get(layer, bytes);
         match making {
             Some(making) => images.list_chunks(layer, making),
-            // Another makes it, and others' layers are looked at meanwhile.
-            None if !matches!(list.from(0), Ok((_, true))) => return,
-            None => {}
+            None => self.wait_for(&list),
         }
-        let Ok((chunks, _)) = list.from(0) else { return };
+        let Ok((chunks, true)) = list.from(0) else { return };
         let alike = chunks.iter().scan(0, |end, chunk| {
             let start = *end;
             *end += u64::from(chunk.bytes);
@@ -114,6 +116,17 @@ impl Look<'_> {
             && let Err(error) = self.take(layer, &alike)
         {
             tracing::warn!(%layer, %error, "a layer that is here cannot be read");
+        }
+    }
+
+    /// Waits for a list that another makes: another layer of the same image looks for what is
+    /// alike just now, or a member wants it.
+    fn wait_for(&self, list: &KeptList) {
+        let mut changes = list.changes();
+        while !self.is_over() && matches!(list.from(0), Ok((_, false))) {
+            let changed = tokio::time::timeout(LOOK_EVERY, changes.changed());
+            // Late or not, it is looked at again.
+            let _ = tokio::runtime::Handle::current().block_on(changed);
         }
     }
 

@@ -1,5 +1,8 @@
 //! The fetch of one layer while it runs: waits for whatever comes, and does what the plan says.
 
+mod event;
+mod take;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -8,81 +11,30 @@ use std::time::Duration;
 
 use gossip_core::id::NodeId;
 use gossip_core::moment::Moment;
-use runtime::image::chunks::{Chunk, ListReader, Ranges, Spool};
-use runtime::image::{Digest, ImageError, Staged};
+use runtime::image::chunks::{ListReader, Ranges, Spool};
+use runtime::image::{Digest, Staged};
 use runtime::unpack::Bounds;
-use starling_core::fetch::{self as plan, Action, Came, Has, Part, Plan, RequestId};
+use starling_core::fetch::{Action, Has, Part, Plan, RequestId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::blame::{self, Verdict};
 use super::list::{self, Listing};
-use super::news::{self, News};
+use super::news;
 use super::request::{Piece, Request};
 use super::shares::{Asking, Shown};
 use super::wire::level_for;
 use super::{Brought, Fault, Kin, Notes, Order, Rest, kin};
 use crate::agent::Doors;
 use crate::agent::images::Meter;
+pub(super) use event::{Ended, Event};
 
 /// Events that wait: those who tell them wait too when there are more.
 const EVENTS_MAX: usize = 64;
 
-/// Members that fetch too and are asked: more add nothing that these do not have.
-const FETCHERS_MAX: usize = 8;
-
 /// How long own layers are looked at before anything is asked of others.
 const LOOK_FIRST: Duration = Duration::from_secs(20);
-
-/// What happened.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// More of the list, by whom.
-    Listed(NodeId, Vec<Chunk>),
-    /// The list is whole.
-    ListEnds,
-    /// A member's list is none.
-    NoList(NodeId, String),
-    /// It is none, or of another layer, if what is known of the list is true.
-    Disagrees(NodeId, String),
-    /// No holder speaks of chunks any more.
-    Whole,
-    News {
-        node: NodeId,
-        news: News,
-    },
-    Bytes {
-        id: RequestId,
-        bytes: u64,
-    },
-    Came {
-        id: RequestId,
-        chunk: u32,
-        came: Came,
-    },
-    Ended {
-        id: RequestId,
-        node: NodeId,
-        how: plan::Ended,
-        rest: Option<(Part, Vec<u8>)>,
-    },
-    /// A chunk was found here.
-    Local(u32),
-    /// What was likeliest to have chunks was looked at.
-    LookedAtLikely,
-    Disk(io::Error),
-}
-
-/// Why a fetch came to nothing.
-#[derive(Debug)]
-pub(super) enum Ended {
-    There,
-    Whole,
-    /// What a member says of the layer's chunks is not what others said before.
-    Disagrees(NodeId, String),
-    Staged(ImageError),
-}
 
 /// A fetch.
 pub(super) struct Run {
@@ -289,137 +241,6 @@ impl Run {
             }
         }
         all
-    }
-
-    fn learn(&mut self, chunks: &[Chunk]) {
-        let now = self.now();
-        for chunk in chunks {
-            let at = u32::try_from(self.starts.len()).unwrap_or(u32::MAX);
-            let start = self.starts.last().map_or(0, |(start, bytes)| start + u64::from(*bytes));
-            self.starts.push((start, chunk.bytes));
-            let comes = self.spool.is_here(at) || self.spool.twin(at).is_some();
-            self.plan.chunk(now, chunk.bytes, comes);
-        }
-    }
-
-    /// Which chunks a member has, of those that are known.
-    fn tell_plan(&mut self, node: NodeId) {
-        let Some(ranges) = self.ranges.get(&node) else { return };
-        // Both are in order, and there may be many of both.
-        let mut stretches = ranges.iter().peekable();
-        let mut covers = |(start, bytes): &(u64, u32)| {
-            let end = start + u64::from(*bytes);
-            while stretches.next_if(|(_, to)| *to < end).is_some() {}
-            stretches.peek().is_some_and(|(from, _)| from <= start)
-        };
-        let has = Has::Some(self.starts.iter().map(&mut covers).collect());
-        self.plan.holder(self.now(), node, has);
-    }
-
-    fn take(
-        &mut self,
-        event: Event,
-        notes: Notes<'_>,
-        events: &mpsc::Sender<Event>,
-        work: &mut JoinSet<()>,
-    ) -> Result<(), Ended> {
-        let now = self.now();
-        match event {
-            Event::Listed(node, chunks) => {
-                self.listers.insert(node);
-                self.spool.extend(&chunks).map_err(|error| self.disk(error))?;
-                self.learn(&chunks);
-            }
-            Event::ListEnds => {
-                self.plan.listed();
-                for node in self.ranges.keys().copied().collect::<Vec<_>>() {
-                    self.tell_plan(node);
-                }
-                self.look(events, work);
-            }
-            Event::Disagrees(node, why) => return Err(Ended::Disagrees(node, why)),
-            Event::NoList(node, why) => {
-                notes(node, why);
-                let actions = self.plan.lost(&node);
-                self.act(actions, events, work);
-            }
-            Event::Whole => return Err(Ended::Whole),
-            Event::News { node, news } => self.hear(node, news, events, work),
-            Event::Bytes { id, bytes } => self.plan.bytes(now, id, bytes),
-            Event::Came { id, chunk, came } => {
-                if came == Came::Good {
-                    self.begun.remove(&chunk);
-                }
-                if let Some((node, actions)) = self.plan.chunk_came(now, id, chunk, came) {
-                    let (layer, peer) = (&self.layer, node.short());
-                    tracing::info!(%layer, %peer, chunk, "a chunk is not what the list says");
-                    self.act(actions, events, work);
-                }
-            }
-            Event::Ended { id, node, how, rest } => self.ended(now, id, node, how, rest),
-            Event::Local(chunk) => self.plan.is_here(now, chunk),
-            Event::LookedAtLikely => self.waits = false,
-            Event::Disk(error) => return Err(self.disk(error)),
-        }
-        Ok(())
-    }
-
-    fn ended(
-        &mut self,
-        now: Moment,
-        id: RequestId,
-        node: NodeId,
-        how: plan::Ended,
-        rest: Option<(Part, Vec<u8>)>,
-    ) {
-        let was_off = self.running.remove(&id).is_none();
-        let rest = rest.filter(|(_, bytes)| !bytes.is_empty());
-        if let Some((part, bytes)) = rest {
-            let prefix = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            if !was_off || self.plan.rest(node, part, prefix) {
-                self.begun.insert(part.chunk, bytes);
-            }
-        }
-        self.plan.ended(now, id, how);
-    }
-
-    fn hear(
-        &mut self,
-        node: NodeId,
-        news: News,
-        events: &mpsc::Sender<Event>,
-        work: &mut JoinSet<()>,
-    ) {
-        let now = self.now();
-        match news {
-            News::Has { whole, ranges, fetchers } => {
-                let mut others: BTreeSet<NodeId> = fetchers.into_iter().collect();
-                others.remove(&self.doors.facts.node);
-                if whole {
-                    self.ranges.remove(&node);
-                    self.plan.holder(now, node, Has::Whole);
-                    // Whoever has all knows best who fetches it.
-                    self.fetchers.insert(node, others.clone());
-                    self.plan.fetchers(self.fetchers.values().flatten().copied().collect());
-                } else {
-                    self.ranges.insert(node, ranges);
-                    self.tell_plan(node);
-                }
-                for other in others {
-                    if self.followed.len() < FETCHERS_MAX + self.listers.len() + 1 {
-                        self.follow(other, events, work);
-                    }
-                }
-            }
-            News::Nothing | News::Lost => {
-                self.ranges.remove(&node);
-                self.fetchers.remove(&node);
-                let actions = self.plan.lost(&node);
-                self.act(actions, events, work);
-            }
-            // Requests to it break by themselves.
-            News::Silent => {}
-        }
     }
 
     fn act(&mut self, actions: Vec<Action>, events: &mpsc::Sender<Event>, work: &mut JoinSet<()>) {

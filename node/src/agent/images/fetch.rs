@@ -5,19 +5,18 @@ use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use data_encoding::BASE64;
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 use gossip_core::id::NodeId;
-use runtime::image::{Digest, ImageConfig, ImageError, LayerInfo, Origin, Reference};
-use serde::Deserialize;
+use runtime::image::{Digest, ImageConfig, ImageError, Origin, Reference};
 
+use super::documents::{Verified, documents};
 use super::layer::{self, Stuck, Way};
 use super::meter::Meter;
 use super::{Missing, Wanted, change_store};
 use crate::agent::fetch::{Brought, Rest, kin};
 use crate::agent::{Doors, chain, sources};
-use crate::api::image_types::{Documents, HeldImages};
+use crate::api::image_types::HeldImages;
 use crate::api::peer::{self, PeerError};
 
 /// How often the members are asked where one of those who are silent may have it: whoever
@@ -33,9 +32,6 @@ const ROUND_PAUSE: Duration = Duration::from_millis(500);
 
 /// The longest pause.
 const ROUND_PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// The largest answer with an image's documents: both at their largest, in base64.
-pub(crate) const DOCUMENTS_BYTES_MAX: usize = 24 << 20;
 
 /// The largest list that is asked for by one id.
 const LIST_BYTES_MAX: usize = 1 << 20;
@@ -273,61 +269,6 @@ fn is_free(named: Option<runtime::image::ImageInfo>, id: &Digest) -> bool {
     named.is_none_or(|other| other.id == *id || other.origin == Origin::Needed)
 }
 
-/// What a member said of an image, as far as its id proves it.
-struct Verified {
-    config: Vec<u8>,
-    manifest: Option<Vec<u8>>,
-    /// How long they are is the member's word, and only shown.
-    layers: Vec<LayerInfo>,
-}
-
-/// The documents, from the first member whose answer is true.
-async fn documents(
-    doors: &Doors,
-    id: &Digest,
-    holders: &[Holder],
-    tried: &mut Tried,
-) -> Result<Verified, Stuck> {
-    let path = format!("/v1/local/images/{id}");
-    for holder in holders {
-        let answer =
-            peer::document::<Documents>(doors, holder.node, &path, DOCUMENTS_BYTES_MAX).await;
-        match answer {
-            Ok(documents) => match verified(&documents, id) {
-                Some((config, manifest)) => {
-                    return Ok(Verified { config, manifest, layers: documents.layers });
-                }
-                None => tried.note(&holder.name, "sent a config that is not the image's"),
-            },
-            Err(error) => tried.note(&holder.name, error),
-        }
-    }
-    Err(Stuck::There)
-}
-
-/// The documents, if they are this image's. A manifest that is of another image is left out:
-/// the image is whole without it.
-pub(crate) fn verified(documents: &Documents, id: &Digest) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
-    #[derive(Deserialize)]
-    struct Manifest {
-        config: Described,
-    }
-    #[derive(Deserialize)]
-    struct Described {
-        digest: Digest,
-    }
-    let config = BASE64.decode(documents.config.as_bytes()).ok()?;
-    if Digest::of(&config) != *id {
-        return None;
-    }
-    let manifest = documents.manifest.as_ref();
-    let manifest = manifest.and_then(|text| BASE64.decode(text.as_bytes()).ok());
-    let names_it = |bytes: &Vec<u8>| {
-        serde_json::from_slice::<Manifest>(bytes).is_ok_and(|read| read.config.digest == *id)
-    };
-    Some((config, manifest.filter(names_it)))
-}
-
 /// The last resort, where the job's name leads to a registry.
 async fn from_registry(
     doors: &Doors,
@@ -360,31 +301,6 @@ impl From<ImageError> for Stuck {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn documents(config: &str, manifest: Option<&str>) -> Documents {
-        Documents {
-            config: BASE64.encode(config.as_bytes()),
-            manifest: manifest.map(|text| BASE64.encode(text.as_bytes())),
-            layers: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn only_what_the_job_named_is_taken_from_a_member() {
-        let id = Digest::of(b"{}");
-        assert!(verified(&documents("{ }", None), &id).is_none());
-        assert_eq!(verified(&documents("{}", None), &id), Some((b"{}".to_vec(), None)));
-        let manifest =
-            |of: &str| format!(r#"{{"config":{{"digest":"{}"}}}}"#, Digest::of(of.as_bytes()));
-        let (_, own) = verified(&documents("{}", Some(&manifest("{}"))), &id).expect("true");
-        assert_eq!(own, Some(manifest("{}").into_bytes()));
-        for other in [manifest("x"), "x".to_owned()] {
-            let (_, none) = verified(&documents("{}", Some(&other)), &id).expect("true");
-            assert_eq!(none, None, "{other}");
-        }
-        let garbage = Documents { config: "?".into(), manifest: None, layers: Vec::new() };
-        assert!(verified(&garbage, &id).is_none());
-    }
 
     #[test]
     fn each_member_is_told_of_once_with_what_it_said_last() {

@@ -234,6 +234,20 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_comes_another_way_is_as_far_as_that() {
+        let meters = Meters::default();
+        let (wanted, pull) =
+            (meters.begin(Some(Digest::of(b"app")), "app:1"), meters.begin(None, "x"));
+        wanted.lacks(&Digest::of(b"1"), 100);
+        wanted.through(pull.clone());
+        pull.from(Giver::Host("h".to_owned()));
+        pull.tell(told("1", Stage::Working, 3, Some(10)));
+        let reading = meters.read().remove(0);
+        assert_eq!((reading.id, reading.name.as_str()), (Some(Digest::of(b"app")), "app:1"));
+        assert_eq!((reading.bytes, reading.of, reading.from.len()), (3, Some(10), 1));
+    }
+
+    #[test]
     fn not_all_who_give_are_named() {
         let meters = Meters::default();
         let meter = meters.begin(None, "a");

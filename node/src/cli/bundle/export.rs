@@ -22,7 +22,7 @@ use crate::api::types::{Complaint, JobDetail, Status};
 use crate::cli::client::{Client, segment};
 use crate::cli::errors::Failed;
 use crate::cli::image::gauge::Gauge;
-use crate::cli::image::transfer::Target;
+use crate::cli::image::save::Target;
 use crate::cli::output::{Format, Output};
 use crate::cli::run::job_path;
 
