@@ -59,6 +59,7 @@ mod up;
 mod usage;
 mod version;
 mod wait;
+mod waiting;
 mod why;
 
 use std::io::Write as _;

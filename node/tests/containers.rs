@@ -5,6 +5,9 @@
 mod support;
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
+#[path = "support/archive.rs"]
+mod archive;
+#[allow(dead_code, reason = "each test file uses a part of it")]
 #[path = "support/image.rs"]
 mod image;
 
@@ -203,4 +206,34 @@ fn what_is_no_file_is_left_out_of_a_copy_which_fails_then() {
     left_out(&["cp", "/dev/null", "t:/"]);
     let told = hosts[0].run(&["cp", text(&root.join("etc/passwd")), "t:/proc/x"]);
     assert!(told.code == 1 && told.err.contains("the kernel makes up"), "{told:?}");
+}
+
+#[test]
+fn what_would_be_done_for_an_image_is_told_with_and_without_an_agent() {
+    let host = Host::new("one");
+    let plan = ["runtime", "plan", "--network", "none", "app:1"];
+    let alone = host.run(&[&plan[..], &["sh", "-c", "id"]].concat());
+    assert!(alone.err.contains("no agent here knows the image app:1"), "{alone:?}");
+    let alone = alone.ok();
+    assert!(alone.contains("open the layer /layers of app:1"), "{alone}");
+    assert!(alone.lines().last().is_some_and(|last| last.contains("execute sh")), "{alone}");
+    if !image::possible() {
+        return;
+    }
+    host.up();
+    let recipe = archive::Recipe::small("app:1");
+    let (archive, _) = recipe.make(&image::beside(&host, "archive"));
+    host.run(&["image", "load", text(&archive)]).ok();
+    let told = host.run(&plan);
+    assert_eq!(told.err, "");
+    let told = told.ok();
+    assert_eq!(told.matches("open the layer").count(), 3, "{told}");
+    // What it opens is there: the agent would open the same.
+    let opened = told.lines().filter_map(|line| line.split_once("open the layer "));
+    for (_, path) in opened {
+        let path = path.trim_end_matches(" read-only");
+        assert!(PathBuf::from(path).is_dir(), "{path}");
+    }
+    // Its own command.
+    assert!(told.lines().last().is_some_and(|last| last.contains("execute sh")), "{told}");
 }

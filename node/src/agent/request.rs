@@ -58,12 +58,21 @@ const HOSTNAME_BYTES: usize = 63;
 const TERMINAL: runtime::Streams = runtime::Streams::Terminal { rows: 24, columns: 80 };
 
 /// The launch of a job's first task, as if this node had won its tender: for whoever wants
-/// to see it without running it. None for a job without tasks.
-pub(crate) async fn preview(spec: &JobSpec, here: &Here) -> Option<Result<runtime::Launch, Flaw>> {
+/// to see it without running it. None for a job without tasks. Of a task from an image that
+/// is known it says what runs; of another, what the job itself says.
+pub(crate) async fn preview(
+    spec: &JobSpec,
+    here: &Here,
+    image: Option<&ImageConfig>,
+) -> Option<Result<runtime::Launch, Flaw>> {
     let group = spec.groups.first()?;
     let launch = trial(spec, group, group.tasks.first()?);
     let name = naming::task_id(&launch.id, 0)?;
-    Some(of(&launch, here, name, &ImageConfig::default()).await)
+    let unknown = match launch.task.run.image() {
+        Some(_unseen) => unknown(),
+        None => ImageConfig::default(),
+    };
+    Some(of(&launch, here, name, image.unwrap_or(&unknown)).await)
 }
 
 /// Refuses of a job what no machine could run, before it is anybody's: by the field, in the
