@@ -87,6 +87,7 @@ fn jobs_reach_a_cluster_that_never_met_the_first_and_start_once() {
     assert!(told.code == 0 && told.out.contains("web is here already"), "{told:?}");
     let piped = other.command(&["--json", "bundle", "import", "-"]);
     let told = fed(piped, &fs::read(&file).expect("read"));
+    assert!(!told.err.contains("bundle"), "scripts want no headline: {told:?}");
     let states: serde_json::Value = serde_json::from_str(&told.ok()).expect("JSON");
     let state = |at: usize| states["jobs"][at]["state"].clone();
     assert_eq!((state(0), state(1)), ("there".into(), "over".into()), "{states}");

@@ -5,6 +5,9 @@
 mod support;
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
+#[path = "support/archive.rs"]
+mod archive;
+#[allow(dead_code, reason = "each test file uses a part of it")]
 #[path = "support/image.rs"]
 mod image;
 
@@ -203,4 +206,76 @@ fn what_is_no_file_is_left_out_of_a_copy_which_fails_then() {
     left_out(&["cp", "/dev/null", "t:/"]);
     let told = hosts[0].run(&["cp", text(&root.join("etc/passwd")), "t:/proc/x"]);
     assert!(told.code == 1 && told.err.contains("the kernel makes up"), "{told:?}");
+}
+
+#[test]
+fn what_would_be_done_for_an_image_is_told_with_and_without_an_agent() {
+    let host = Host::new("one");
+    let plan = ["runtime", "plan", "--network", "none", "app:1"];
+    let alone = host.run(&[&plan[..], &["sh", "-c", "id"]].concat());
+    assert!(alone.err.contains("no agent here knows the image app:1"), "{alone:?}");
+    let alone = alone.ok();
+    assert!(alone.contains("open the layer /layers of app:1"), "{alone}");
+    assert!(alone.lines().last().is_some_and(|last| last.contains("execute sh")), "{alone}");
+    if !image::possible() {
+        return;
+    }
+    host.up();
+    let recipe = archive::Recipe::small("app:1");
+    let (archive, _) = recipe.make(&image::beside(&host, "archive"));
+    host.run(&["image", "load", text(&archive)]).ok();
+    let told = host.run(&plan);
+    assert_eq!(told.err, "");
+    let told = told.ok();
+    assert_eq!(told.matches("open the layer").count(), 3, "{told}");
+    // What it opens is there: the agent would open the same.
+    let opened = told.lines().filter_map(|line| line.split_once("open the layer "));
+    for (_, path) in opened {
+        let path = path.trim_end_matches(" read-only");
+        assert!(PathBuf::from(path).is_dir(), "{path}");
+    }
+    // Its own command.
+    assert!(told.lines().last().is_some_and(|last| last.contains("execute sh")), "{told}");
+}
+
+#[test]
+fn a_container_finds_the_hosts_and_resolvers_that_its_job_names() {
+    if !image::possible() {
+        return;
+    }
+    let (hosts, root) = host_with_image();
+    let run = |network: &str, words: &[&str]| {
+        let begin = ["run", "--network", network, "--rootfs", text(&root)];
+        let show = ["--", "cat", "/etc/hosts", "/etc/resolv.conf"];
+        hosts[0].run(&[&begin[..], words, &show].concat())
+    };
+    let all = ["--add-host", "db:10.0.0.7", "--add-host=six=fd00::7", "--dns", "10.0.0.1"];
+    let all = [&all[..], &["--dns-search", "corp.example", "--dns-opt", "ndots:2"]].concat();
+    let own = "10.0.0.7\tdb\nfd00::7\tsix\n";
+    let asked = "nameserver 10.0.0.1\nsearch corp.example\noptions ndots:2\n";
+    let none = run("none", &all).ok();
+    assert!(none.starts_with("127.0.0.1\tlocalhost\n"), "{none}");
+    assert!(none.ends_with(&format!("{own}{asked}")), "{none}");
+    let node = ["--add-host", "node:host-gateway"];
+    let host = run("host", &[&all[..], &node].concat()).ok();
+    let of_node = fs::read_to_string("/etc/hosts").expect("a host has one");
+    assert!(host.starts_with(of_node.trim_end()), "{host}");
+    assert!(host.contains(&format!("{own}127.0.0.1\tnode\n")), "{host}");
+    assert!(host.contains("\nnameserver 10.0.0.1\n"), "{host}");
+    let of_node = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let replaced = of_node.lines().filter(|line| line.starts_with("nameserver"));
+    assert!(replaced.into_iter().all(|line| !host.contains(line)), "{host}");
+    // What is no word of those files is refused before anybody has the job.
+    for (words, why) in [
+        (["--add-host", "db"], "write it like db:10.0.0.7"),
+        (["--add-host", "a b:10.0.0.7"], "is no name of a host"),
+        (["--dns", "resolver"], "invalid IP address"),
+        (["--dns-search", "a\nb"], "is no name of a domain"),
+        (["--dns-option", ""], "is no option of a resolver"),
+        (node, "cannot be reached from the network `none`"),
+    ] {
+        let told = run("none", &words);
+        assert!(told.code != 0 && told.err.contains(why), "{words:?}: {told:?}");
+    }
+    assert_eq!(hosts[0].run(&["-q", "jobs", "-a"]).ok().lines().count(), 2);
 }

@@ -37,7 +37,12 @@ fn what_failed_is_started_again_as_often_as_was_said_and_then_its_job_failed() {
     assert_eq!(hosts[1].run(&["wait", "t"]).code, 3);
     let listed = task(&hosts[1], "t");
     assert_eq!((listed["state"].as_str(), listed["exit_code"].as_i64()), (Some("failed"), Some(3)));
-    assert_eq!(hosts[1].run(&["logs", "t"]).ok(), "start 2\nstart 3\n", "the last two are kept");
+    assert_eq!(listed["restarts"], 2, "its end forgets none of them: {listed}");
+    let logs = hosts[1].run(&["logs", "t"]);
+    assert_eq!(logs.out, "start 2\nstart 3\n", "the last two are kept");
+    assert!(logs.err.contains("t.1 was started before; what it wrote then"), "{logs:?}");
+    let last = hosts[1].run(&["logs", "-n", "1", "t"]);
+    assert_eq!((last.out.as_str(), last.err.as_str()), ("start 3\n", ""), "no more was asked for");
 }
 
 #[test]
@@ -163,4 +168,26 @@ fn labels_variables_and_the_id_come_from_files_and_go_where_they_are_wanted() {
     assert_eq!(jobs["items"][0]["id"], serde_json::json!(written));
     let again = hosts[0].run(&run);
     assert!(again.code == 125 && again.err.contains("--cidfile"), "{again:?}");
+}
+
+#[test]
+fn whoever_waits_in_the_foreground_is_told_why_and_when_that_changes() {
+    let host = Host::new("h1");
+    host.up();
+    let mut command =
+        host.command(&["run", "--name", "t", "--reserve-cpu", "64", "--exec", "true"]);
+    let said = host.data().parent().expect("a home").join("said");
+    let stderr = std::fs::File::create(&said).expect("made");
+    let mut waiting = command.stderr(stderr).spawn().expect("starts");
+    let heard = |what: &str| {
+        until(what, || std::fs::read_to_string(&said).expect("read").contains(what));
+    };
+    heard("t waits for a node; starling why t");
+    heard(" h1: too large for this node: cpu 1 < 64");
+    let other = Host::new("h2");
+    other.join(&host.invite(1));
+    heard("t still waits for a node");
+    heard(" h2: too large for this node: cpu 1 < 64");
+    host.run(&["stop", "t"]).ok();
+    assert_eq!(waiting.wait().expect("it ends").code(), Some(143));
 }

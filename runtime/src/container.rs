@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::exact::Exact;
 use crate::image::Digest;
 use crate::launch::TaskId;
+use crate::names::Names;
 
 /// Ids in the range that a container has of its own: all that a 16 bit system knows.
 pub const IDS: u32 = 65_536;
@@ -39,6 +40,9 @@ pub struct Container {
     pub network: Network,
     /// What it calls itself; the task's id, cut to fit, if none is given.
     pub hostname: Option<String>,
+    /// Names and resolvers of its own.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub names: Names,
     /// In this order, after the root and the system's own file systems.
     pub mounts: Vec<Mount>,
     /// Beside the usual harmless ones.
@@ -75,6 +79,7 @@ impl Container {
             id_base: None,
             network: Network::None,
             hostname: None,
+            names: Names::default(),
             mounts: Vec::new(),
             devices: Vec::new(),
             cap_add: BTreeSet::new(),

@@ -47,6 +47,7 @@ mod leftovers;
 mod loans;
 mod log;
 mod mend;
+mod names;
 pub mod net;
 mod order;
 mod plan;
@@ -88,6 +89,7 @@ pub use launch::{
     Start, StartFault, Streams, TaskId, User,
 };
 pub use log::{LogError, LogLimits, LogReader, LogRecord, LogRequest, LogStream};
+pub use names::Names;
 pub use order::{LOCK as KEEPER_LOCK, Recipient};
 pub use plan::{
     Cover, ExactStep, Facts, IdMap, IdRange, Kernel, MapWriter, Namespaces, Owners, Plan, PlanFlaw,

@@ -28,6 +28,7 @@ use crate::container::{Container, Ids, Network, Publish, Root};
 use crate::ids::{self, Granted};
 use crate::image::{Digest, Held, ImageError, Images};
 use crate::launch::{Launch, Place, TaskId, User};
+use crate::names::Names;
 use crate::net::{self, Bridge, BridgeConfig, Closed};
 use crate::order::chain;
 use crate::shipped::{self, Shipped};
@@ -84,6 +85,7 @@ enum Lent {
 #[derive(Clone, Debug)]
 struct Wanted {
     hostname: String,
+    names: Names,
     publish: Vec<Publish>,
 }
 
@@ -280,8 +282,9 @@ impl Loans {
             .map_err(|error| chain(&error))?;
         info!(%id, address = %attached.address, "on the bridge");
         let six = attached.address6.map(|six| (wanted.hostname.clone(), six.into()));
-        let six: Vec<_> = six.into_iter().collect();
-        let hosts = net::hosts(&wanted.hostname, Some(attached.address), &six);
+        let more = wanted.names.hosts(attached.gateway.into());
+        let more: Vec<_> = six.into_iter().chain(more).collect();
+        let hosts = net::hosts(&wanted.hostname, Some(attached.address), &more);
         rewrite(&texts.join("hosts"), &hosts)
             .map_err(|error| format!("cannot write its hosts file: {error}"))
     }
@@ -387,7 +390,7 @@ fn owners(is_root: bool) -> Owners {
 fn wanted(id: &TaskId, container: &Container) -> Option<Wanted> {
     let Network::Bridge { publish } = &container.network else { return None };
     let hostname = container.hostname.clone().unwrap_or_else(|| id.as_str().to_owned());
-    Some(Wanted { hostname, publish: publish.clone() })
+    Some(Wanted { hostname, names: container.names.clone(), publish: publish.clone() })
 }
 
 /// Changes what a file says where it is: it is seen in the container already.

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ContentHash;
+use crate::names::{BadNames, HostSpec, NamesSpec};
 
 /// The most mounts, ports, devices or sysctls of one container: far more than anybody has,
 /// few enough to be set up in a moment.
@@ -40,6 +41,9 @@ pub struct ContainerSpec {
     /// What it calls itself.
     #[serde(default)]
     pub hostname: Option<String>,
+    /// Names and resolvers of its own.
+    #[serde(default, skip_serializing_if = "NamesSpec::is_empty")]
+    pub names: NamesSpec,
     /// Its network.
     #[serde(default)]
     pub network: NetworkSpec,
@@ -257,6 +261,9 @@ pub enum BadContainer {
     /// Ports of the node lead through the bridge only.
     #[error("ports: they need the network `bridge`")]
     Unreachable,
+    /// Names that lead nowhere.
+    #[error(transparent)]
+    Names(#[from] BadNames),
     /// Not what images are called.
     #[error("image: {name:?} is no name of an image")]
     Image {
@@ -311,6 +318,7 @@ impl ContainerSpec {
             directory: None,
             user: None,
             hostname: None,
+            names: NamesSpec::default(),
             network: NetworkSpec::default(),
             ports: Vec::new(),
             read_only: false,
@@ -358,6 +366,11 @@ impl ContainerSpec {
         }
         if let Some(port) = self.ports.iter().find(|port| port.host == 0 || port.container == 0) {
             return Err(BadContainer::Port { host: port.host, container: port.container });
+        }
+        self.names.check()?;
+        let is_node = |host: &HostSpec| host.address.is_none();
+        if self.network == NetworkSpec::None && self.names.hosts.iter().any(is_node) {
+            return Err(BadNames::NoNode.into());
         }
         if !self.ports.is_empty() && self.network != NetworkSpec::Bridge {
             return Err(BadContainer::Unreachable);
@@ -504,12 +517,20 @@ mod tests {
     #[test]
     fn a_flaw_is_named_by_its_field() {
         type Spoil = fn(&mut ContainerSpec);
-        let cases: [(Spoil, &str); 9] = [
+        let cases: [(Spoil, &str); 11] = [
             (|c| c.root = RootSpec::Path("x".into()), "root"),
             (|c| c.directory = Some("x".into()), "directory"),
             (|c| c.user = Some(String::new()), "user"),
             (|c| c.hostname = Some("a\0".into()), "hostname"),
             (|c| c.mounts = vec![bind("data", false)], "mounts"),
+            (|c| c.names.search = vec!["a b".into()], "names.search"),
+            (
+                |c| {
+                    c.network = NetworkSpec::None;
+                    c.names.hosts = vec![HostSpec { name: "node".into(), address: None }];
+                },
+                "names.hosts",
+            ),
             (
                 |c| c.ports = vec![PortSpec { host_ip: None, host: 0, container: 1, udp: false }],
                 "ports",

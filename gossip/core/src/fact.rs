@@ -169,6 +169,14 @@ pub struct Outcome {
     pub end: TaskEnd,
     /// When, by the claimant's clock.
     pub at: WallTime,
+    /// How often the task was started again before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Claim {

@@ -54,7 +54,7 @@ fn claim(index: u32, counter: u64) -> Claim {
 fn outcome(index: u32, counter: u64, end: TaskEnd) -> Outcome {
     let claim = claim(index, counter);
     let (slot, generation, epoch) = (claim.slot, claim.generation, claim.epoch);
-    Outcome { slot, generation, epoch, end, at: WallTime(0) }
+    Outcome { slot, generation, epoch, end, at: WallTime(0), restarts: 0 }
 }
 
 #[test]

@@ -356,6 +356,7 @@ impl Core {
                     view.detail = outcome.end.to_string();
                     view.exit_code = Some(outcome.end.exit_code());
                     view.since = outcome.at;
+                    view.restarts = outcome.restarts;
                     view.epoch = rank.epoch.counter;
                     view.tender = rank.epoch.tender;
                     view.ended = true;

@@ -20,12 +20,13 @@ use gossip_core::container::{
 };
 use gossip_core::id::{ContentHash, JobId};
 use gossip_core::limits::IoSpec;
+use gossip_core::names::NamesSpec;
 use gossip_core::slot::{Epoch, Generation, SlotId};
 use gossip_core::spec::{GroupSpec, JobSpec, Program, Streams, TaskSpec};
 use runtime::cgroup::{self, IoLimit};
 use runtime::image::{Digest, ImageConfig};
 use runtime::{
-    Access, Changes, Container, Device, Ids, Init, Limits, Mount, Network, Place, Process,
+    Access, Changes, Container, Device, Ids, Init, Limits, Mount, Names, Network, Place, Process,
     Protocol, Publish, Rlimit, Root, SHM_BYTES, Seccomp, SystemPaths, TaskId,
 };
 use starling_core::effect::Launch;
@@ -58,12 +59,21 @@ const HOSTNAME_BYTES: usize = 63;
 const TERMINAL: runtime::Streams = runtime::Streams::Terminal { rows: 24, columns: 80 };
 
 /// The launch of a job's first task, as if this node had won its tender: for whoever wants
-/// to see it without running it. None for a job without tasks.
-pub(crate) async fn preview(spec: &JobSpec, here: &Here) -> Option<Result<runtime::Launch, Flaw>> {
+/// to see it without running it. None for a job without tasks. Of a task from an image that
+/// is known it says what runs; of another, what the job itself says.
+pub(crate) async fn preview(
+    spec: &JobSpec,
+    here: &Here,
+    image: Option<&ImageConfig>,
+) -> Option<Result<runtime::Launch, Flaw>> {
     let group = spec.groups.first()?;
     let launch = trial(spec, group, group.tasks.first()?);
     let name = naming::task_id(&launch.id, 0)?;
-    Some(of(&launch, here, name, &ImageConfig::default()).await)
+    let unknown = match launch.task.run.image() {
+        Some(_unseen) => unknown(),
+        None => ImageConfig::default(),
+    };
+    Some(of(&launch, here, name, image.unwrap_or(&unknown)).await)
 }
 
 /// Refuses of a job what no machine could run, before it is anybody's: by the field, in the
@@ -229,6 +239,7 @@ fn container(spec: &ContainerSpec, launch: &Launch) -> Container {
         ids: if spec.trust.contains(&Trust::HostIds) { Ids::Host } else { Ids::Own },
         network: network(spec),
         hostname: Some(spec.hostname.clone().unwrap_or_else(|| hostname(launch))),
+        names: names(&spec.names),
         mounts: spec.mounts.iter().map(mount).collect(),
         devices: spec.devices.iter().map(device).collect(),
         cap_add: spec.cap_add.clone(),
@@ -261,6 +272,15 @@ fn hostname(launch: &Launch) -> String {
     let room = HOSTNAME_BYTES.saturating_sub(index.len());
     let job: String = launch.job_name.chars().take(room).collect();
     job + &index
+}
+
+fn names(spec: &NamesSpec) -> Names {
+    Names {
+        hosts: spec.hosts.iter().map(|host| (host.name.clone(), host.address)).collect(),
+        servers: spec.servers.clone(),
+        search: spec.search.clone(),
+        options: spec.options.clone(),
+    }
 }
 
 fn network(spec: &ContainerSpec) -> Network {

@@ -55,7 +55,7 @@ const PUBLISH: Word = w(
 );
 
 /// Longer names before those that they begin with.
-static WORDS: [Word; 46] = [
+static WORDS: [Word; 47] = [
     w("container.cap_add", "cap-add", "--cap-add", CAPS),
     w("container.cap_drop", "cap-drop", "--cap-drop", CAPS),
     w(
@@ -77,6 +77,12 @@ static WORDS: [Word; 46] = [
         "letters, digits, dots and hyphens, 64 at most, the first no dot or hyphen",
     ),
     w("container.ids", "trust", "--trust host-ids", TRUST),
+    w(
+        "container.names",
+        "names",
+        "--add-host, --dns or its kin",
+        "write --add-host NAME:IP, --dns IP, --dns-search DOMAIN, --dns-option ndots:2",
+    ),
     w(TMPFS, "mounts", "--tmpfs", "write it like /tmp:size=64m,mode=1777; at least 4k"),
     w("container.mounts", "mounts", "--volume", MOUNTS),
     PUBLISH,

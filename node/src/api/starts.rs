@@ -78,7 +78,9 @@ impl Starts<'_> {
     async fn send(&self, follow: bool) -> Result<(), Stopped> {
         let mut changes = self.doors.agent.changes();
         let mut next = 0;
-        for (start, tail) in self.plan().await? {
+        let plan = self.plan().await?;
+        self.tell_what_is_gone(&plan).await?;
+        for (start, tail) in plan {
             self.read(start, LogRequest { follow, tail }).await?;
             next = start + 1;
         }
@@ -103,6 +105,19 @@ impl Starts<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Says that earlier starts wrote too, to whoever asked for all.
+    async fn tell_what_is_gone(&self, plan: &[(u32, Option<usize>)]) -> Result<(), Left> {
+        match plan.first() {
+            Some((1.., None)) => {
+                let label = &self.source.label;
+                let message =
+                    format!("{label} was started before; what it wrote then is not kept any more");
+                self.lines.item(&LogItem::Notice { message }).await
+            }
+            _ => Ok(()),
         }
     }
 

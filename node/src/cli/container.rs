@@ -14,6 +14,7 @@ use gossip_core::resources::parse_bytes;
 
 use crate::api::types::Complaint;
 use crate::cli::mounts::{self, target};
+use crate::cli::names::NamesArgs;
 use crate::cli::security::{self, SecurityWord};
 
 /// What a container is made of.
@@ -47,6 +48,8 @@ pub(crate) struct ContainerArgs {
     /// What it calls itself
     #[arg(long, value_name = "NAME", help_heading = "Container")]
     hostname: Option<String>,
+    #[command(flatten)]
+    names: NamesArgs,
     /// Let nothing change its root
     #[arg(long, help_heading = "Container")]
     read_only: bool,
@@ -177,6 +180,7 @@ impl ContainerArgs {
             directory,
             user,
             hostname: self.hostname,
+            names: self.names.spec(),
             network: self.network.unwrap_or_default(),
             ports: self.publish,
             read_only: self.read_only,

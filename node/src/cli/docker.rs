@@ -6,7 +6,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Flags of `docker run` and its kin, and of `podman run` where people know those better.
-const FLAGS: [(&str, &str); 64] = [
+const FLAGS: [(&str, &str); 59] = [
     ("--annotation", LABELS),
     ("--attach", FOREGROUND),
     ("-a", FOREGROUND),
@@ -25,11 +25,6 @@ const FLAGS: [(&str, &str); 64] = [
     ("--detach-keys", "Ctrl-P Ctrl-Q leaves starling attach; they cannot be changed"),
     ("--device-cgroup-rule", "--device /dev/… shows one device of the node"),
     ("--disable-content-trust", "signatures of images are not looked at; NAME@sha256:… pins one"),
-    ("--dns", NAMES),
-    ("--dns-opt", NAMES),
-    ("--dns-option", NAMES),
-    ("--dns-search", NAMES),
-    ("--add-host", "names in /etc/hosts: -v /srv/hosts:/etc/hosts:ro shows a file of the node"),
     ("--domainname", "--hostname NAME is all it calls itself"),
     ("--expose", "ports of a container need no leave; -p HOST:CONTAINER leads there"),
     ("--gpus", "not there yet; --device /dev/nvidia0 --device /dev/nvidiactl … shows a node's"),
@@ -83,7 +78,6 @@ const CGROUPS: &str = "control groups are made by the node; -m, --cpus and their
 const CORES: &str = "--cpus CORES holds it to them, like 0.5";
 const REAL_TIME: &str =
     "real-time scheduling is not given; --cpuset-cpus LIST keeps processors apart";
-const NAMES: &str = "a container asks whom its node asks";
 const LOGS: &str = "starling logs JOB   keeps the last 8 to 16 MiB of each start";
 const PORTS: &str = "-p HOST:CONTAINER leads one port of the node into it";
 const VOLUMES: &str = "-v NAME:TARGET is the same volume for every task of that node that names it";
@@ -133,7 +127,7 @@ mod tests {
     #[test]
     fn a_flag_is_never_taken_for_the_command_to_run() {
         for words in
-            ["run --rootfs /r -P -- sh", "run --exec --dns=1.1.1.1 x", "run --privileged x"]
+            ["run --rootfs /r -P -- sh", "run --exec --userns=host x", "run --privileged x"]
         {
             let error = refused(words);
             assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{words}");

@@ -68,8 +68,13 @@ pub(crate) enum ImageCommand {
         starling image where app --json | jq '.image.nodes[].name'")]
     Where(NamedArgs),
     /// Show what images say of themselves, as JSON like Docker's
+    ///
+    /// Prints an array of what `docker image inspect` would print. With --json it prints
+    /// Starling's own document instead, one line for each image: its layers, its nodes, its
+    /// whole config.
     #[command(after_help = "Examples:\n  starling image inspect app\n  \
-        starling image inspect app | jq '.[0].Config.Env'")]
+        starling image inspect app | jq '.[0].Config.Env'\n  \
+        starling image inspect --json app | jq '.image.nodes[].name'")]
     Inspect(InspectArgs),
     /// Look whether the images of a node are what they were when they came
     #[command(

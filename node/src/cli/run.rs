@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use clap::Args;
 use gossip_core::spec::{JobSpec, TaskSpec};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use crate::api::types::{Accepted, Complaint, Durable, LogItem, Submission, Why};
 use crate::cli::advice;
@@ -40,9 +40,7 @@ use crate::cli::output::{Format, Output};
 use crate::cli::ship::Shipment;
 use crate::cli::times;
 use crate::cli::typing::Typing;
-
-/// After this long without a node, the user is told what the job waits for.
-const PLACING_NOTE_AFTER: Duration = Duration::from_secs(2);
+use crate::cli::waiting::Waiting;
 
 /// How a failure is called when nobody took the job in time.
 const UNPLACED: &str = "unplaced";
@@ -170,7 +168,7 @@ async fn foreground(
         gauge: Gauge::new(out),
         name: accepted.name.clone(),
         placed: false,
-        note_at: Some(Instant::now() + PLACING_NOTE_AFTER),
+        waiting: Waiting::new(client.door().clone(), accepted.name.clone(), path.clone()),
         give_up: timeout.map(|limit| (Instant::now() + limit, limit)),
         keyboard,
         door: client.door().clone(),
@@ -318,7 +316,7 @@ struct Watch {
     gauge: Gauge,
     name: String,
     placed: bool,
-    note_at: Option<Instant>,
+    waiting: Waiting,
     give_up: Option<(Instant, Duration)>,
     keyboard: Keyboard,
     door: Door,
@@ -328,17 +326,13 @@ struct Watch {
 impl Watch {
     async fn until_over(&mut self) -> Result<End, Failed> {
         loop {
-            let line = match self.line_in_time().await? {
-                Some(line) => line?,
-                None => match self.give_up {
-                    Some((at, limit)) if at <= Instant::now() => return Ok(End::NotPlaced(limit)),
-                    _ => {
-                        self.note_at = None;
-                        let why = format!("starling why {}", self.name);
-                        self.out.note(&format!("{} waits for a node; {why}", self.name));
-                        continue;
-                    }
-                },
+            let line = match self.next().await {
+                Next::Line(line) => line?,
+                Next::Waits(told) => {
+                    told.iter().for_each(|line| self.out.note(line));
+                    continue;
+                }
+                Next::GivesUp(limit) => return Ok(End::NotPlaced(limit)),
             };
             let Some(line) = line else { return Err(cut_short(&self.name).into()) };
             if line.is_empty() {
@@ -377,16 +371,34 @@ impl Watch {
         }
     }
 
-    /// The next line; `None` when something is due for a job that nobody took yet.
-    async fn line_in_time(
-        &mut self,
-    ) -> Result<Option<Result<Option<bytes::Bytes>, Failed>>, Failed> {
-        let due = [self.note_at, self.give_up.map(|(at, _)| at)].into_iter().flatten().min();
-        match due.filter(|_| !self.placed) {
-            None => Ok(Some(self.lines.next().await)),
-            Some(due) => Ok(timeout_at(due, self.lines.next()).await.ok()),
+    /// The next line, or what is due for a job that nobody took yet.
+    async fn next(&mut self) -> Next {
+        if self.placed {
+            return Next::Line(self.lines.next().await);
+        }
+        let give_up = self.give_up;
+        let in_time = async {
+            match give_up {
+                Some((at, limit)) => {
+                    sleep_until(at).await;
+                    limit
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            line = self.lines.next() => Next::Line(line),
+            told = self.waiting.news() => Next::Waits(told),
+            limit = in_time => Next::GivesUp(limit),
         }
     }
+}
+
+/// What happens next to a job in the foreground.
+enum Next {
+    Line(Result<Option<bytes::Bytes>, Failed>),
+    Waits(Vec<String>),
+    GivesUp(Duration),
 }
 
 /// The exit code of a job that is over.

@@ -55,7 +55,7 @@ pub use addresses::{BadSubnet, Mac, Subnet};
 pub use bridge::{Attached, Bridge, BridgeConfig, BridgeError, Closed};
 pub use executor::StepError;
 pub use facts::{NetworkFacts, NoBridge};
-pub use files::{RESOLV_CONF, UPSTREAM_RESOLV_CONF, hosts, resolv_conf};
+pub use files::{RESOLV_CONF, UPSTREAM_RESOLV_CONF, chosen, hosts, resolv_conf, with_hosts};
 pub(crate) use loopback::raise_loopback;
 pub use plan::{BadTag, PlanError};
 pub use publish::{Ports, PublishError};

@@ -10,6 +10,7 @@ use super::flaw::{PlanFlaw, Problem};
 use crate::capability::CapabilitySet;
 use crate::container::{Changes, Container, Device, IDS, Ids, Mount, Network, Root};
 use crate::launch::{Launch, LaunchFlaw, Place, Process, Rlimit, Streams};
+use crate::names::Names;
 
 /// Longest path the kernel takes, without its final zero.
 const PATH_BYTES: usize = 4095;
@@ -21,6 +22,10 @@ const MOUNTS: usize = 256;
 const SETTINGS: usize = 64;
 /// `HOST_NAME_MAX`.
 const HOSTNAME_BYTES: usize = 64;
+/// Hosts, resolvers, domains and options of one container: files of a few pages.
+const NAMES: usize = 512;
+/// Longest name that DNS knows.
+const NAME_BYTES: usize = 253;
 /// Longest user: a name, a colon, a name, each as long as `useradd` allows and more.
 const USER_BYTES: usize = 256;
 /// Longest name of a volume: a file name with room to spare.
@@ -114,6 +119,7 @@ fn check_container(container: &Container) -> Checked {
     if let Some(name) = &container.hostname {
         check_hostname(name)?;
     }
+    check_names(&container.names)?;
     in_range("container.shm_bytes", container.shm_bytes, TMPFS_LEAST, i64::MAX as u64)?;
     at_most("container.mounts", container.mounts.len(), MOUNTS)?;
     at_most("container.devices", container.devices.len(), MOUNTS)?;
@@ -205,6 +211,24 @@ pub(super) fn check_hostname(name: &str) -> Checked {
     let wanted = "1 to 64 of A-Z a-z 0-9 . - _, not beginning with . or -";
     let problem = || Problem::Text { given: name.to_owned(), wanted };
     if sound { Ok(()) } else { flawed("container.hostname", problem()) }
+}
+
+/// Nothing of it may be more than one word of its file.
+fn check_names(names: &Names) -> Checked {
+    let hosts = names.hosts.iter().map(|(name, _)| name);
+    let words = hosts.chain(&names.search).chain(&names.options);
+    let servers = names.servers.len();
+    at_most("container.names", words.clone().count() + servers, NAMES)?;
+    let odd = |word: &&String| {
+        !(1..=NAME_BYTES).contains(&word.len()) || !word.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    match words.into_iter().find(odd) {
+        Some(word) => {
+            let wanted = "a word of 1 to 253 visible characters";
+            flawed("container.names", Problem::Text { given: word.clone(), wanted })
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_mount(field: &str, mount: &Mount, targets: &mut BTreeSet<PathBuf>) -> Checked {

@@ -279,6 +279,8 @@ impl<'a> Chamber<'a> {
     /// From here on the program is a child, in a process group of its own, so that
     /// what is sent to the first process's group comes to it once.
     fn leave_reaper(&mut self) -> Result<(), Failure> {
+        // Before there is anybody inside who could look.
+        sys::set_title(reaper::TITLE);
         match sys::fork()? {
             Fork::Parent(program) => reaper::serve(program),
             Fork::Child => {

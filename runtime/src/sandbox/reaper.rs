@@ -11,6 +11,7 @@
 //! Invariant: it holds no descriptor of the supervisor's, and of root's powers only
 //! that to signal.
 
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -44,6 +45,9 @@ const TAKEN: [Signal; 10] = {
     }
     taken
 };
+
+/// What it is called inside, where its own words would be the supervisor's.
+pub(super) const TITLE: &CStr = c"starling-init";
 
 /// Serves until the program ends. Returns never.
 pub(super) fn serve(program: Pid) -> ! {

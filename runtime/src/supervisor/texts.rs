@@ -2,14 +2,15 @@
 //! `/etc/hosts`, `/etc/resolv.conf`.
 //!
 //! Made in the task's directory before its root is built, which shows them inside. A
-//! container without a network gets none: it sees what its root says. What the
-//! bridge knows, its address, the agent writes into them later. Who shares another
+//! container without a network gets none, unless its job names hosts or resolvers: it sees
+//! what its root says. What the bridge knows, its address, the agent writes into them later. Who shares another
 //! task's network has what that one knows of it.
 //!
 //! Invariant: the host's own files are read, bounded, and never shown themselves.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
@@ -36,17 +37,23 @@ pub(super) fn make(
 ) -> io::Result<()> {
     let hostname = container.hostname.as_deref().unwrap_or(id.as_str());
     let host = |path: &str| read(path).unwrap_or_default();
+    let names = &container.names;
+    let own = names.hosts(Ipv4Addr::LOCALHOST.into());
     let (hosts, resolv) = match &container.network {
-        Network::None => return Ok(()),
+        Network::None if names.is_empty() => return Ok(()),
+        Network::None => (net::hosts(hostname, None, &own), net::resolv_conf("", None, names)),
         Network::Of(other) => match shared(tasks, other)? {
             Some(texts) => texts,
             None => return Ok(()),
         },
-        Network::Host => (host("/etc/hosts"), host(RESOLV_CONF)),
+        Network::Host => {
+            let resolv = net::chosen(&host(RESOLV_CONF), names);
+            (net::with_hosts(host("/etc/hosts"), &own), resolv)
+        }
         Network::Bridge { .. } => {
             let upstream = read(UPSTREAM_RESOLV_CONF).ok();
-            let resolv = net::resolv_conf(&host(RESOLV_CONF), upstream.as_deref());
-            (net::hosts(hostname, None, &[]), resolv)
+            let resolv = net::resolv_conf(&host(RESOLV_CONF), upstream.as_deref(), names);
+            (net::hosts(hostname, None, &own), resolv)
         }
     };
     match rustix::fs::mkdirat(dir, ETC, Mode::RWXU) {

@@ -19,10 +19,12 @@ pub(crate) mod mount;
 mod readable;
 mod seats;
 pub(crate) mod seccomp;
+mod title;
 mod vfork;
 
 pub(crate) use readable::Readable;
 pub(crate) use seats::{Seat, Seats};
+pub(crate) use title::set_title;
 pub(crate) use vfork::vfork;
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};

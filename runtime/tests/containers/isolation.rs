@@ -244,7 +244,7 @@ async fn a_reaper_passes_signals_on_and_reaps() {
     let mut stage = Stage::set().await;
     let image = Image::of(&stage);
     // Not the first process; orphans vanish; the first process holds nothing.
-    let script = "echo $$; (sleep 0 & :); cat /proc/1/comm; ls -l /proc/1/fd 2>/dev/null | wc -l; \
+    let script = "echo $$; (sleep 0 & :); cat /proc/1/comm; tr '\\0' '|' < /proc/1/cmdline; echo; ls -l /proc/1/fd 2>/dev/null | wc -l; \
         readlink /proc/1/exe || echo closed; trap 'echo heard; exit 7' TERM; echo ready; \
         while :; do sleep 0.01; done";
     let mut launch = image.script("t", script, |container| container.init = Init::Reaper);
@@ -256,7 +256,8 @@ async fn a_reaper_passes_signals_on_and_reaps() {
     assert_eq!(stage.end("t").await, runtime::End::Exited { code: 7 });
     let lines: Vec<_> = said.lines().filter(|line| *line != "Terminated").collect();
     assert_eq!(lines[0], "2");
-    assert_eq!(&lines[2..], ["0", "closed", "ready", "heard"]);
+    assert_eq!(lines[1..3], ["starling-init", "starling-init|"], "{said}");
+    assert_eq!(&lines[3..], ["0", "closed", "ready", "heard"]);
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! Roots that become images.
 
 use std::io::Read;
+use std::time::Duration;
 
-use runtime::image::{Changes, Digest, ImageError, LoadOptions, Loaded, Reference, import};
+use runtime::image::{Changes, Digest, ImageError, LoadOptions, Loaded, Origin, Reference, import};
 
 use crate::shapes::zstd;
 use crate::shop::{Shop, whole};
@@ -61,4 +62,51 @@ fn a_root_that_is_cut_off_or_none_is_refused() {
     refused(&Tarball::new().file("../x", "out").end());
     let error = take(&shop, root.as_slice(), &["FROM x"]).unwrap_err();
     assert!(whole(&error).contains("FROM x"), "{error}");
+}
+
+#[test]
+fn what_a_process_brought_along_goes_when_nobody_needs_it_and_nothing_else_goes_with_it() {
+    let shop = Shop::new();
+    let bring = |name: Option<&str>, lines: &[&str], origin, content: &str| {
+        let name: Option<Reference> = name.map(|name| name.parse().unwrap());
+        let changes = Changes::parse(lines.iter().copied()).unwrap();
+        let options = LoadOptions { origin, ..LoadOptions::default() };
+        let root = Tarball::new().file("it", content).end();
+        import(&shop.images, &mut &root[..], name.as_ref(), &changes, &options, &|_| true)
+            .unwrap()
+            .info
+            .id
+    };
+    let held = bring(None, &[], Origin::Needed, "held");
+    let _held = shop.images.hold(&held).unwrap();
+    for (name, lines, origin, content) in [
+        (Some("named:1"), &[][..], Origin::Needed, "named"),
+        (None, &["CMD [\"/it\"]"], Origin::Needed, "to be run"),
+        (None, &[], Origin::Asked, "asked for"),
+    ] {
+        bring(name, lines, origin, content);
+    }
+    let old = bring(None, &[], Origin::Needed, "old");
+    // Once the clock went on.
+    let shipped = loop {
+        let shipped = shop.images.shipped(Duration::ZERO);
+        if !shipped.is_empty() {
+            break shipped;
+        }
+    };
+    assert_eq!(shipped, [old]);
+    let hour = Duration::from_secs(3_600);
+    assert_eq!(shop.images.shipped(hour), []);
+    assert_eq!(shop.images.collect_shipped(&shipped, hour).unwrap().images, []);
+    // Brought again, it is new again.
+    assert_eq!(bring(None, &[], Origin::Needed, "old"), old);
+    let all: Vec<Digest> = shop.images.list().iter().map(|info| info.id).collect();
+    let removed = loop {
+        let removed = shop.images.collect_shipped(&[old], Duration::ZERO).unwrap().images;
+        if !removed.is_empty() {
+            break removed;
+        }
+    };
+    assert_eq!(removed, [old]);
+    assert_eq!(shop.images.list().len(), all.len() - 1);
 }

@@ -333,6 +333,7 @@ impl Core {
             epoch: id.epoch,
             end: end.clone(),
             at: now.wall,
+            restarts: it.restarts,
         };
         let (slot, node) = (id.slot.clone(), self.me);
         out.push(Effect::Tell(What::Ended { slot, node, end }));

@@ -7,16 +7,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use gossip_core::spec::Program;
-use runtime::image::{Digest, Held, Images};
+use runtime::image::{Digest, Held, ImageError, Images, Removed};
 use starling_core::Core;
 use tokio::time::Instant;
 
-use super::change_store;
+use super::{change_store, in_store};
 use crate::agent::{Doors, Gone, chain};
 
 /// How long an image that no task runs from stays: over a long weekend, so that Monday's
 /// runs of a weekly job's image do not fetch it again.
 const UNUSED_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long files stay that plain processes brought along and that no live job needs: each
+/// run sends them anew, so that they are only kept for the next few of a loop.
+const SHIPPED_UNUSED_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// How often old ones are looked for; age is counted in days.
 const OLD_EVERY: Duration = Duration::from_secs(3600);
@@ -37,6 +41,9 @@ pub(in crate::agent) async fn keep(doors: Doors) {
             () = tokio::time::sleep(ROOM_EVERY) => {}
             () = doors.stop.cancelled() => return,
         }
+        if collect_shipped(&doors, SHIPPED_UNUSED_FOR).await.is_err() {
+            return;
+        }
         // What was found damaged since is no longer bid with.
         doors.supply.touch();
         let room = room(&doors.facts.data);
@@ -51,15 +58,34 @@ pub(in crate::agent) async fn keep(doors: Doors) {
             let _held = hold(images, &needed);
             images.collect(UNUSED_FOR, wanted)
         };
-        match change_store(&doors, collect).await {
-            Ok(removed) if removed.images.is_empty() => {}
-            Ok(removed) => {
-                let (images, bytes) = (removed.images.len(), removed.bytes);
-                tracing::info!(images, bytes, "removed images that no task needs any more");
-            }
-            Err(error) => tracing::warn!(error = chain(&error), "old images stay"),
-        }
+        tell(change_store(&doors, collect).await);
     }
+}
+
+fn tell(removed: Result<Removed, ImageError>) {
+    match removed {
+        Ok(removed) if removed.images.is_empty() => {}
+        Ok(removed) => {
+            let (images, bytes) = (removed.images.len(), removed.bytes);
+            tracing::info!(images, bytes, "removed images that no task needs any more");
+        }
+        Err(error) => tracing::warn!(error = chain(&error), "old images stay"),
+    }
+}
+
+/// Removes the files of processes whose job is over.
+async fn collect_shipped(doors: &Doors, age: Duration) -> Result<(), Gone> {
+    let old = match in_store(doors, move |images| Ok(images.shipped(age))).await {
+        Ok(old) if !old.is_empty() => old,
+        _ => return Ok(()),
+    };
+    let needed = needed(doors, Need::Files).await?;
+    let collect = move |images: &Images| {
+        let _held = hold(images, &needed);
+        images.collect_shipped(&old, age)
+    };
+    tell(change_store(doors, collect).await);
+    Ok(())
 }
 
 /// What live jobs need to start anew.

@@ -55,9 +55,11 @@ pub(super) async fn run(args: ImportArgs, client: &mut Client, out: Output) -> R
     let chosen = if args.images_only { Vec::new() } else { chosen(&args, &bundle)? };
     let known = Known::ask(&chosen, client).await?;
     known.check()?;
-    out.note(&summary(&bundle.head));
-    if out.format == Format::Human && !chosen.is_empty() {
-        jobs(&chosen).print(None).lines().for_each(|line| out.note(line));
+    if out.format == Format::Human {
+        out.note(&summary(&bundle.head));
+        if !chosen.is_empty() {
+            jobs(&chosen).print(None).lines().for_each(|line| out.note(line));
+        }
     }
     left_behind(&chosen, out);
     let cluster = bundle.head.cluster;

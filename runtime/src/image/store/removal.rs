@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use super::super::{Digest, ImageError, Reference};
+use super::super::{Digest, ImageConfig, ImageError, Reference};
 use super::record::{self, ImageRecord};
 use super::state::{Meant, State};
 use super::{Images, Inner, Origin, Removed, ms_of, now_ms};
@@ -74,11 +74,10 @@ impl Images {
     ///
     /// If the disk fails.
     pub fn collect(&self, age: Duration, room: u64) -> Result<Removed, ImageError> {
-        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let before = now_ms().saturating_sub(age);
+        let before = before_ms(age);
         let needed = |record: &ImageRecord| record.origin == Origin::Needed;
         let mut removed = self.0.take_away(|state| {
-            Ok(whole(state, |id, record| needed(record) && state.last_needed_ms(id) < before))
+            Ok(whole(state, |id, record| is_old_need(state, id, record, before)))
         })?;
         let short = || self.0.disk.room().map(|free| free < room);
         while short().map_err(self.0.disk.failed("look how full the disk is"))? {
@@ -98,6 +97,40 @@ impl Images {
         Ok(removed)
     }
 
+    /// Files that plain processes brought along and that nobody needed for `age`: images that
+    /// came with a task, have no name, and say nothing of how anything in them is called.
+    /// Blocks.
+    pub fn shipped(&self, age: Duration) -> Vec<Digest> {
+        let before = before_ms(age);
+        let nameless: Vec<Digest> = {
+            let state = self.0.state();
+            let ids = whole(&state, |id, record| is_old_need(&state, id, record, before)).images;
+            ids.into_iter().filter(|id| state.names_of(id).is_empty()).collect()
+        };
+        let says_nothing = |id: &Digest| {
+            self.config(id).is_ok_and(|says| {
+                let ImageConfig { os, architecture, variant, layers, .. } =
+                    ImageConfig::clone(&says);
+                *says == ImageConfig { os, architecture, variant, layers, ..ImageConfig::default() }
+            })
+        };
+        nameless.into_iter().filter(says_nothing).collect()
+    }
+
+    /// Removes those of them that are still as old and that nobody holds.
+    ///
+    /// # Errors
+    ///
+    /// If the disk fails.
+    pub fn collect_shipped(&self, ids: &[Digest], age: Duration) -> Result<Removed, ImageError> {
+        let before = before_ms(age);
+        self.0.take_away(|state| {
+            Ok(whole(state, |id, record| {
+                ids.contains(id) && is_old_need(state, id, record, before)
+            }))
+        })
+    }
+
     /// Removes layers that no image has and nobody holds, once those have said so with
     /// [`hold_layers`](Self::hold_layers) who hold some since before this store was opened.
     pub fn sweep(&self) {
@@ -110,6 +143,15 @@ impl Images {
         };
         self.0.remove_replaced(&replaced);
     }
+}
+
+fn before_ms(age: Duration) -> u64 {
+    now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Whether an image came because a task needed it, and none did since.
+fn is_old_need(state: &State, id: &Digest, record: &ImageRecord, before: u64) -> bool {
+    record.origin == Origin::Needed && state.last_needed_ms(id) < before
 }
 
 fn plan_removal(state: &State, wanted: &str, force: bool) -> Result<Plan, ImageError> {
