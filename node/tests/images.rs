@@ -403,6 +403,31 @@ fn an_image_for_other_machines_is_told_of_and_judged_by_what_starts() {
 }
 
 #[test]
+fn a_task_whose_image_does_not_fit_ends_with_why_and_what_helps() {
+    if !image::possible() {
+        return;
+    }
+    let founder = full_founder();
+    let recipe = Recipe { noise: 64 << 20, ..Recipe::small("big:1") };
+    let (archive, _) = recipe.make(&beside(&founder, "image"));
+    load(&founder, &archive);
+    let other = Host::new("h2");
+    let Some(_disk) = SmallDisk::of(&other, "96m") else { return };
+    other.join(&founder.invite(1));
+    until("they know each other", || {
+        let items = founder.json(&["node", "ls"])["items"].clone();
+        let items = items.as_array().cloned().unwrap_or_default();
+        items.iter().any(|node| node["name"] == "h2" && node["free"].is_object())
+    });
+    // Once as it comes and once unpacked: twice 64 MiB.
+    let told = run(&founder, &["big:1"]);
+    assert!(told.code == 125 && told.err.contains("are needed"), "{told:?}");
+    assert!(told.err.contains("starling image prune"), "{told:?}");
+    let told = other.run(&["image", "tag", "big:1", "big:2"]);
+    assert!(told.code == 1 && told.err.contains("are needed"), "{told:?}");
+}
+
+#[test]
 fn an_import_with_too_many_lines_is_refused_rather_than_cut() {
     let host = Host::new("h1");
     host.up();

@@ -83,9 +83,7 @@ impl Missing {
 
 impl From<&ImageError> for Missing {
     fn from(error: &ImageError) -> Self {
-        // A disk is emptied again, and this node's trouble is not the job's.
-        let for_now = error.is_full() || matches!(error, ImageError::Store { .. });
-        Self { why: vec![chain(error)], for_now, is_full: error.is_full() }
+        Self { why: vec![chain(error)], for_now: false, is_full: error.is_full() }
     }
 }
 

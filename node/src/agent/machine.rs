@@ -26,6 +26,9 @@ pub(super) const STARTS_KEPT: u32 = 1;
 const STOP_RETRY: Duration = Duration::from_millis(20);
 const STOP_RETRY_MAX: Duration = Duration::from_secs(2);
 
+/// What helps where an image does not fit.
+const MAKE_ROOM: &str = "starling image prune (-a: named ones too) makes room on the node";
+
 /// Starts a task; the answer for the core. `stop` calls it off while its image is brought;
 /// from then on the runtime is told.
 pub(super) async fn launch(
@@ -118,7 +121,8 @@ async fn bring(
         if missing.for_now {
             return TaskEnd::Lost { reason: naming::short(&what) };
         }
-        failed(&what, None)
+        // Somebody has to make room: to try again and again would only hide that.
+        failed(&what, missing.is_full.then_some(MAKE_ROOM))
     })?;
     let config = in_store(doors, move |images| images.config(&wanted.id)).await;
     let config = config.map_err(|error| failed(&super::chain(&error), None))?;

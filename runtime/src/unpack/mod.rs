@@ -10,11 +10,12 @@
 //! ```
 //!
 //! The archive comes from a stranger, and we may be root. Every path is resolved
-//! inside the root, the last component is never followed, and each bound in
-//! [`Bounds`] holds whatever the archive says. Devices are not made, since a
-//! container gets its own, and attributes by which overlay is told things are
-//! not taken from an archive. Setuid bits and file capabilities are: so a tree
-//! must lie where no other user of the machine can reach it (see [`Store`]).
+//! inside the root, the last component is never followed, each bound in
+//! [`Bounds`] holds whatever the archive says, and the disk keeps some room for
+//! the agent (`room`). Devices are not made, since a container gets its own, and
+//! attributes by which overlay is told things are not taken from an archive.
+//! Setuid bits and file capabilities are: so a tree must lie where no other user
+//! of the machine can reach it (see [`Store`]).
 //!
 //! Invariant: nothing outside of the directory handed in is created, changed,
 //! read or removed, whatever the archive holds. On an error the tree is left in

@@ -184,3 +184,21 @@ fn a_part_that_is_read_alone_is_given_and_marks_nothing() {
     let staged = stage(&images, &tar()).unwrap();
     assert!(staged.packed_bytes() > 0);
 }
+
+#[test]
+fn what_was_staged_before_it_was_damaged_in_its_place_is_staged_anew() {
+    let shelf = Shelf::new();
+    let images = shelf.open();
+    // Somebody still has in hand what another load has given its place meanwhile.
+    let early = stage(&images, &tar()).unwrap();
+    let info = load(&images, &[&other(), &tar()], &["app"]);
+    let layer = early.diff_id();
+    flip(&shelf, &layer);
+    assert!(!images.verify_layer(&layer, &go_on).unwrap());
+    load(&images, &[&other(), &tar()], &["app"]);
+    assert!(images.get(&info.id).unwrap().damaged.is_empty());
+    assert!(images.verify_layer(&layer, &go_on).unwrap());
+    drop(early);
+    assert!(again(&images, &layer) == tar());
+    assert_eq!(replaced(&shelf), 0);
+}

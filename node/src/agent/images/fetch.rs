@@ -111,7 +111,7 @@ pub(super) async fn fetch(doors: &Doors, wanted: &Wanted) -> Result<(), Missing>
     }
     let got = from_registry(doors, wanted, &meter, tried).await;
     got.map_err(|missing| {
-        let for_now = missing.for_now || unsure != Unsure::Nobody;
+        let for_now = !missing.is_full && unsure != Unsure::Nobody;
         Missing { for_now, ..missing }
     })
 }

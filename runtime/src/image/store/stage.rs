@@ -172,15 +172,17 @@ impl Inner {
             if !watcher(progress(label, Stage::Working, 0)) {
                 return Err(ImageError::CalledOff);
             }
-            let mut state = self.state();
             // What is found is let go without the lock only: it may be the last of its kind.
+            let theirs: Option<Arc<Fresh>>;
+            let mut state = self.state();
+            theirs = state.fresh.get(wanted).and_then(Weak::upgrade);
             let found = if let Some(record) = state.sound(wanted) {
                 let record = record.clone();
                 state.hold(&[], &[*wanted]);
                 let grip = Grip::counted(self, Vec::new(), vec![*wanted]);
                 Some((record, Ground::Here { _grip: grip }))
             } else {
-                let fresh = state.fresh.get(wanted).and_then(Weak::upgrade);
+                let fresh = theirs.clone().filter(is_unsettled);
                 fresh.map(|fresh| (fresh.record.clone(), Ground::Fresh(fresh)))
             };
             if let Some((LayerRecord { packed, bytes, .. }, ground)) = found {
@@ -189,12 +191,12 @@ impl Inner {
                 let (diff_id, packed_bytes) = (*wanted, 0);
                 return Ok(Begun::Found(Staged { diff_id, packed, packed_bytes, bytes, ground }));
             }
-            let Some(theirs) = state.busy.get(wanted) else {
+            let Some(underway) = state.busy.get(wanted) else {
                 let read = Arc::default();
                 state.busy.insert(*wanted, Arc::clone(&read));
                 return Ok(Begun::Ours(Some(Busy { store: self, layer: *wanted, read })));
             };
-            let read = theirs.load(Ordering::Relaxed);
+            let read = underway.load(Ordering::Relaxed);
             if read >= seen + DRIP_BYTES {
                 (since, seen) = (Instant::now(), read);
             } else if since.elapsed() > DRIP_FOR {
@@ -231,18 +233,27 @@ impl Inner {
     fn place(self: &Arc<Self>, fresh: Fresh) -> Ground {
         let layer = fresh.diff_id;
         let fresh = Arc::new(fresh);
+        // Let go without the lock only, too.
+        let theirs: Option<Arc<Fresh>>;
         let mut state = self.state();
         state.fresh.retain(|_, fresh| fresh.strong_count() > 0);
         if state.sound(&layer).is_some() {
             state.hold(&[], &[layer]);
             return Ground::Here { _grip: Grip::counted(self, Vec::new(), vec![layer]) };
         }
-        if let Some(theirs) = state.fresh.get(&layer).and_then(Weak::upgrade) {
+        theirs = state.fresh.get(&layer).and_then(Weak::upgrade);
+        if let Some(theirs) = theirs.clone().filter(is_unsettled) {
             return Ground::Fresh(theirs);
         }
         state.fresh.insert(layer, Arc::downgrade(&fresh));
         Ground::Fresh(fresh)
     }
+}
+
+/// Whether a layer that was staged can be given a place. One that has its own already and is
+/// asked for still was found damaged there.
+fn is_unsettled(fresh: &Arc<Fresh>) -> bool {
+    fresh.settled.get().is_none()
 }
 
 /// Writes an archive again and looks whether it is the same.
