@@ -11,7 +11,7 @@ mod archive;
 mod image;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -565,6 +565,15 @@ fn how_far_an_image_is_can_be_seen_from_any_host() {
     terminal.shows("h2: fetching big:1, ");
     terminal.shows(" % of ");
     terminal.shows("MiB/s, from h1");
+    // Of one that is silent there is no detail, and nobody waits for it.
+    let silent = other.agent();
+    kill(silent, "STOP");
+    let began = Instant::now();
+    let list = founder.json(&["ps", "web"]);
+    let took = began.elapsed();
+    kill(silent, "CONT");
+    assert!(list["items"][0]["fetching"].is_null(), "{list}");
+    assert!(list["items"][0]["node_name"] == "h2" && took < Duration::from_secs(10), "{took:?}");
     terminal.shows("of the image");
     assert_eq!(terminal.ends(), 0);
 }
@@ -648,12 +657,17 @@ fn readers_that_take_nothing_lose_their_turns_to_those_who_do() {
     let recipe = Recipe { noise: 16 << 20, ..Recipe::small("big:1") };
     let (archive, _) = recipe.make(&beside(&host, "image"));
     load(&host, &archive);
-    // As many as may at once, and none of them reads.
-    let stuck: Vec<UnixStream> = (0..8)
+    // As many as may at once, and none of them reads: a user's, and some of programs.
+    let mut command = host.command(&["image", "save", "big:1"]);
+    let mut user = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut begun = [0];
+    user.stdout.as_mut().expect("a pipe").read_exact(&mut begun).expect("it has begun");
+    let stuck: Vec<UnixStream> = (0..7)
         .map(|_| {
             let mut door = UnixStream::connect(host.data().join("api.sock")).expect("it listens");
             let request = "GET /v1/images/save?name=big:1 HTTP/1.1\r\nHost: starling\r\n\r\n";
             door.write_all(request.as_bytes()).expect("it reads");
+            door.read_exact(&mut [0]).expect("it has begun");
             door
         })
         .collect();
@@ -662,7 +676,11 @@ fn readers_that_take_nothing_lose_their_turns_to_those_who_do() {
     let told = save();
     assert!(told.code == 1 && told.err.contains("too many images are moved"), "{told:?}");
     until("one of them is left", || save().code == 0);
-    let log = fs::read_to_string(host.data().join("agent.log")).expect("a log");
-    assert!(log.contains("took nothing for 30 seconds"), "{log}");
+    until("all of them are", || {
+        let log = fs::read_to_string(host.data().join("agent.log")).expect("a log");
+        log.matches("took nothing for 30 seconds").count() == 8
+    });
+    let told: Told = user.wait_with_output().expect("it ends").into();
+    assert!(told.code == 1 && told.err.contains("broke off before its end"), "{}", told.err);
     drop(stuck);
 }

@@ -239,7 +239,7 @@ fn who_waits_at_a_terminal_sees_how_far_the_pull_is() {
     let mut terminal = Terminal::of(&command, 24, 100);
     // What it has in all is known before it comes, and some of it has come.
     terminal.shows("% ");
-    terminal.shows("MiB of 2");
+    terminal.shows("MiB of ");
     terminal.types(b"\x03");
     assert_eq!(terminal.ends(), 130);
     until("nobody waits", || !is_fetching(&host));

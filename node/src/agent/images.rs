@@ -8,7 +8,7 @@
 //! ```
 //!
 //! However many want an image, it is fetched once at a time, and for as long as somebody of
-//! them waits: the last one that leaves calls it off.
+//! them waits: the last one that leaves calls it off. How far each is can be read (`meter`).
 //!
 //! Must never: trust who sends. All that is kept has the digest that the job named.
 

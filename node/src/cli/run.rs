@@ -7,7 +7,8 @@
 //!        └─ -d: print its name, leave
 //!
 //! What its image is is found out before that, and pulled where no member has it; a Ctrl-C
-//! then ends the pull, and there is no job. With --rm the job is removed behind all that: here, or by the cluster where nobody waits.
+//! then ends the pull, and there is no job. With --rm the job is removed behind all that: here,
+//! or by the cluster where nobody waits.
 //!
 //! A job in the foreground belongs to this command: whatever ends the one ends
 //! the other, except a second Ctrl-C and the agent's own restart. The key is
