@@ -1,23 +1,30 @@
-//! What a job says of a container, and what of it only a trusting node runs.
+//! What a job says of a container.
 //!
 //! The words are Docker's. A field that is not said has Docker's default, or a
 //! stricter one: there is always a user namespace and never a new privilege,
 //! unless the job says so and the node allows it.
+
+mod bad;
+mod mount;
+mod root;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::ContentHash;
 use crate::names::{BadNames, HostSpec, NamesSpec};
+
+pub use bad::BadContainer;
+use bad::{absolute, plain};
+pub use mount::{DeviceSpec, MountSpec};
+pub use root::{ImageSpec, Pull, RootSpec};
+pub use trust::{Trust, Use, is_guarded};
 
 /// The most mounts, ports, devices or sysctls of one container: far more than anybody has,
 /// few enough to be set up in a moment.
 pub const PARTS_MAX: usize = 128;
-
-/// Longest name of an image: host and path, tag and digest at their longest.
-const IMAGE_NAME_MAX: usize = 512;
 
 /// A task with files, ids, processes and (mostly) a network of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,54 +86,6 @@ pub struct ContainerSpec {
     pub trust: BTreeSet<Trust>,
 }
 
-/// Where a container's files come from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RootSpec {
-    /// A directory, or a tar archive, of whichever node runs it. It is not changed.
-    Path(String),
-    /// An image.
-    Image(ImageSpec),
-}
-
-/// The image that a container runs from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageSpec {
-    /// What whoever submitted it called it: `nginx:1.27`.
-    pub name: String,
-    /// The SHA-256 of its config, which names all of its content: every copy, wherever and
-    /// whenever it starts, runs the same. Found by whoever takes the submission, where it is
-    /// not said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<ContentHash>,
-    /// Bytes of its uncompressed layers: what a node that lacks it may have to fetch. Found
-    /// with the id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<u64>,
-    /// When it is asked for at its registry.
-    #[serde(default, skip_serializing_if = "Pull::is_usual")]
-    pub pull: Pull,
-}
-
-/// When an image is asked for at its registry, at submission.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pull {
-    /// When nobody here has one of that name.
-    #[default]
-    Missing,
-    /// Each time: the name may mean another image by now.
-    Always,
-    /// Never: it is here, or the job is refused.
-    Never,
-}
-
-impl Pull {
-    fn is_usual(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Which network a container has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -155,158 +114,6 @@ pub struct PortSpec {
     #[serde(default)]
     pub udp: bool,
 }
-
-/// Something else a container sees.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MountSpec {
-    /// A file or directory of the node.
-    Bind {
-        /// On the node.
-        source: String,
-        /// In the container.
-        target: String,
-        /// Whether it may not be changed.
-        #[serde(default)]
-        read_only: bool,
-    },
-    /// A directory that the node keeps under this name, for whichever task names it.
-    Volume {
-        /// Its name.
-        name: String,
-        /// In the container.
-        target: String,
-        /// Whether it may not be changed.
-        #[serde(default)]
-        read_only: bool,
-    },
-    /// Memory as files.
-    Tmpfs {
-        /// In the container.
-        target: String,
-        /// Most that fits; half of the node's memory where none is given.
-        #[serde(default)]
-        bytes: Option<u64>,
-        /// Permissions of its root; 1777 (octal) where none are given.
-        #[serde(default)]
-        mode: Option<u32>,
-    },
-}
-
-/// A device of the node that a container may use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct DeviceSpec {
-    /// On the node.
-    pub source: String,
-    /// In the container; the same where none is given.
-    #[serde(default)]
-    pub target: Option<String>,
-    /// Whether it may not be written.
-    #[serde(default)]
-    pub read_only: bool,
-}
-
-/// What a container gets only from a node that trusts its jobs with itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Trust {
-    /// The node's own user ids: root is root.
-    HostIds,
-    /// All system calls.
-    AllCalls,
-    /// All of `/proc` and `/sys`.
-    SystemPaths,
-}
-
-/// Why a container cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadContainer {
-    /// A path that does not begin at a root.
-    #[error("{field}: {path:?} is not an absolute path")]
-    Path {
-        /// Which field.
-        field: &'static str,
-        /// What it says.
-        path: String,
-    },
-    /// A C string ends there.
-    #[error("{field}: a NUL byte")]
-    Nul {
-        /// Which field.
-        field: &'static str,
-    },
-    /// Nothing there.
-    #[error("{field}: empty")]
-    Empty {
-        /// Which field.
-        field: &'static str,
-    },
-    /// More than can be set up.
-    #[error("{field}: {count}, and at most {PARTS_MAX} are possible")]
-    Many {
-        /// Which field.
-        field: &'static str,
-        /// How many there are.
-        count: usize,
-    },
-    /// Zero leads nowhere.
-    #[error("ports: {host}:{container} has a port 0")]
-    Port {
-        /// The node's.
-        host: u16,
-        /// The container's.
-        container: u16,
-    },
-    /// Ports of the node lead through the bridge only.
-    #[error("ports: they need the network `bridge`")]
-    Unreachable,
-    /// Names that lead nowhere.
-    #[error(transparent)]
-    Names(#[from] BadNames),
-    /// Not what images are called.
-    #[error("image: {name:?} is no name of an image")]
-    Image {
-        /// The name.
-        name: String,
-    },
-    /// A volume's name is a file name.
-    #[error(
-        "mounts: {name:?} is no name for a volume: 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot"
-    )]
-    Volume {
-        /// The name.
-        name: String,
-    },
-}
-
-/// What may be done with a path of a node without the node's trust.
-///
-/// The node itself lies in these: who writes there is its root, and who reads there may learn
-/// its keys.
-const GUARDED: [&str; 15] = [
-    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "proc", "root", "run", "sbin",
-    "sys", "usr", "var",
-];
-
-/// What of those holds no secrets and is often wanted: programs, certificates, the time zone.
-const READABLE: [&str; 12] = [
-    "/bin",
-    "/etc/ca-certificates",
-    "/etc/localtime",
-    "/etc/pki/tls/certs",
-    "/etc/ssl/certs",
-    "/etc/timezone",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/sbin",
-    "/usr",
-    "/var/www",
-];
-
-/// What of those belongs to applications.
-const OPEN: [&str; 4] = ["/var/opt", "/var/tmp", "/var/www", "/var/lib/machines"];
 
 impl ContainerSpec {
     /// A container with the defaults of everything.
@@ -393,113 +200,6 @@ impl ContainerSpec {
             RootSpec::Path(_) => None,
         }
     }
-
-    /// Why only a node that trusts its jobs with itself runs this; `None` if any does.
-    pub fn needs_trust(&self) -> Option<String> {
-        if let Some(trust) = self.trust.first() {
-            return Some(match trust {
-                Trust::HostIds => "it asks for the node's own user ids".to_owned(),
-                Trust::AllCalls => "it asks for all system calls".to_owned(),
-                Trust::SystemPaths => "it asks for all of /proc and /sys".to_owned(),
-            });
-        }
-        if let RootSpec::Path(root) = &self.root
-            && is_guarded(root, Use::Read)
-        {
-            return Some(format!("it asks to read all of {root}"));
-        }
-        self.mounts.iter().find_map(|mount| match mount {
-            MountSpec::Bind { source, read_only, .. } => {
-                let how = if *read_only { Use::Read } else { Use::Write };
-                let word = if *read_only { "read" } else { "write" };
-                is_guarded(source, how).then(|| format!("it asks to {word} in {source}"))
-            }
-            _ => None,
-        })
-    }
-}
-
-impl ImageSpec {
-    /// The image that is called so, whichever that is when somebody takes the job.
-    pub fn named(name: String) -> Self {
-        Self { name, id: None, bytes: None, pull: Pull::Missing }
-    }
-
-    /// What any name must be; its grammar is the isolator's to know.
-    pub(crate) fn check(&self) -> Result<(), BadContainer> {
-        plain("image", &self.name)?;
-        let printable = self.name.bytes().all(|byte| byte.is_ascii_graphic());
-        if self.name.len() <= IMAGE_NAME_MAX && printable {
-            return Ok(());
-        }
-        Err(BadContainer::Image { name: self.name.chars().take(IMAGE_NAME_MAX).collect() })
-    }
-}
-
-impl MountSpec {
-    fn check(&self) -> Result<(), BadContainer> {
-        match self {
-            Self::Bind { source, target, .. } => {
-                absolute("mounts", source).and_then(|()| absolute("mounts", target))
-            }
-            Self::Volume { name, target, .. } => {
-                let sound = (1..=64).contains(&name.len())
-                    && !name.starts_with('.')
-                    && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-                if !sound {
-                    return Err(BadContainer::Volume { name: name.clone() });
-                }
-                absolute("mounts", target)
-            }
-            Self::Tmpfs { target, .. } => absolute("mounts", target),
-        }
-    }
-}
-
-fn plain(field: &'static str, text: &str) -> Result<(), BadContainer> {
-    if text.is_empty() {
-        return Err(BadContainer::Empty { field });
-    }
-    if text.contains('\0') { Err(BadContainer::Nul { field }) } else { Ok(()) }
-}
-
-fn absolute(field: &'static str, path: &str) -> Result<(), BadContainer> {
-    plain(field, path)?;
-    if path.starts_with('/') {
-        return Ok(());
-    }
-    Err(BadContainer::Path { field, path: path.to_owned() })
-}
-
-/// What a task does with a path of its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// Reads it.
-    Read,
-    /// Changes it.
-    Write,
-}
-
-/// Whether only a node that trusts its jobs with itself lets a task do that with a path.
-///
-/// Judged by the path alone, so whoever asks has resolved it: with a link in it, or dots, or
-/// a doubled slash, it counts as guarded.
-pub fn is_guarded(path: &str, how: Use) -> bool {
-    let odd = |part: &str| matches!(part, "" | "." | "..");
-    let trimmed = path.trim_end_matches('/');
-    let Some(inside) = trimmed.strip_prefix('/') else { return true };
-    if inside.split('/').any(odd) {
-        return true;
-    }
-    let below = |tops: &[&str]| {
-        let rest = tops.iter().filter_map(|top| trimmed.strip_prefix(top));
-        rest.into_iter().any(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    if below(&OPEN) || (how == Use::Read && below(&READABLE)) {
-        return false;
-    }
-    let first = inside.split('/').next().unwrap_or_default();
-    GUARDED.contains(&first)
 }
 
 #[cfg(test)]
@@ -558,42 +258,5 @@ mod tests {
             let flaw = spoilt.check().expect_err(field).to_string();
             assert!(flaw.starts_with(&format!("{field}:")), "{flaw}");
         }
-    }
-
-    #[test]
-    fn who_could_write_the_node_itself_needs_trust() {
-        let mut container = container();
-        for (source, read_only, trusted) in [
-            ("/srv/data", false, false),
-            ("/data", false, false),
-            ("/etc", true, true),
-            ("/etc", false, true),
-            ("/etc/cron.d", false, true),
-            ("/etc/localtime", true, false),
-            ("/etc/localtime", false, true),
-            ("/etc/localtimes", true, true),
-            ("/usr/share", true, false),
-            ("/usr/share", false, true),
-            ("/home/me", true, true),
-            ("/run/docker.sock", true, true),
-            ("/var/lib/starling", true, true),
-            ("/var/tmp/x", false, false),
-            ("/", true, true),
-            ("//", false, true),
-            ("/srv/../etc", false, true),
-            ("/srv//x", false, true),
-            ("/variety", false, false),
-        ] {
-            container.mounts = vec![bind(source, read_only)];
-            assert_eq!(container.needs_trust().is_some(), trusted, "{source}");
-        }
-        container.root = RootSpec::Path("/".into());
-        container.mounts.clear();
-        assert!(container.needs_trust().is_some());
-        container.root = RootSpec::Path("/var/lib/machines/debian".into());
-        assert_eq!(container.needs_trust(), None);
-        container.mounts.clear();
-        container.trust.insert(Trust::HostIds);
-        assert!(container.needs_trust().is_some());
     }
 }

@@ -4,21 +4,24 @@
 //! came, and fields that this version does not know are kept with them, so
 //! that an older node relays a newer node's jobs unharmed.
 
+mod bad;
+mod program;
+mod task;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{self, CodecError};
-use crate::container::{BadContainer, ContainerSpec, ImageSpec, RootSpec};
-use crate::health::{BadHealth, HealthSpec};
+use crate::codec;
 use crate::id::ContentHash;
-use crate::limits::{BadLimit, LimitKind, OOM_SCORES, TaskLimits};
-use crate::resources::{DEFAULT_ASK, Resources};
-use crate::restart::Restart;
-use crate::signal::SIGTERM;
-use crate::slot::{BadName, GroupName, check_name};
+use crate::limits::LimitKind;
+use crate::resources::Resources;
+use crate::slot::{GroupName, check_name};
 
 pub use crate::signal::signal_number;
+pub use bad::BadSpec;
+pub use program::Program;
+pub use task::{STOP_GRACE_MS, STOP_GRACE_MS_MAX, Streams, TaskSpec};
 
 /// The version of the spec format that this code writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -94,245 +97,12 @@ pub struct GroupSpec {
     pub unknown: Unknown,
 }
 
-/// One process tree.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TaskSpec {
-    /// Unique within the group.
-    pub name: String,
-    /// What is started.
-    pub run: Program,
-    /// Added to the `STARLING_*` variables; nothing else is inherited.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// What is set aside for it.
-    #[serde(default = "default_ask")]
-    pub resources: Resources,
-    /// What it may use at most, where that is not what is set aside.
-    #[serde(default)]
-    pub limits: TaskLimits,
-    /// Limits of each of its processes, by Docker's names: `nofile = "1024:2048"`.
-    #[serde(default)]
-    pub ulimits: BTreeMap<String, String>,
-    /// Its standard input, and whether it has a terminal.
-    #[serde(default)]
-    pub streams: Streams,
-    /// What asks it to end, like `SIGTERM`, which it is where none is given.
-    #[serde(default)]
-    pub stop_signal: Option<String>,
-    /// How long it may take to end after the stop signal, in milliseconds.
-    #[serde(default = "default_stop_grace_ms")]
-    pub stop_grace_ms: u64,
-    /// Whether a batch's task is started again on its node before its end counts. A
-    /// service's always is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restart: Option<Restart>,
-    /// How it is asked whether it is well; as its image says where nothing is given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health: Option<HealthSpec>,
-    /// How willingly the kernel kills it when the node runs out of memory, -1000 to 1000;
-    /// as its node's agent where none is given. Below 0 only for nodes that trust their jobs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oom_score_adj: Option<i32>,
-    /// What a newer version wrote.
-    #[serde(flatten)]
-    pub unknown: Unknown,
-}
-
-/// What is started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Program {
-    /// A plain process of the host.
-    Process {
-        /// The program and its arguments; the program is looked up in `PATH`.
-        argv: Vec<String>,
-        /// The working directory; a scratch directory of its own where none is given.
-        #[serde(default)]
-        directory: Option<String>,
-        /// `USER[:GROUP]` of the node, by name or number, for nodes that trust their jobs;
-        /// an unprivileged one of its own where none is given.
-        #[serde(default)]
-        user: Option<String>,
-        /// Files that lie in its scratch directory when it starts, as the one layer of an
-        /// image; it starts there, then, and nowhere else.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        files: Option<ImageSpec>,
-    },
-    /// A container.
-    Container(Box<ContainerSpec>),
-}
-
-/// What a task's standard input is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Streams {
-    /// Nothing to read.
-    #[default]
-    Closed,
-    /// Whoever attaches may write to it.
-    Input,
-    /// A terminal, for all three.
-    Terminal,
-}
-
-impl Program {
-    /// A plain process, as the unprivileged user that its node gives it.
-    pub fn process(argv: Vec<String>, directory: Option<String>) -> Self {
-        Self::Process { argv, directory, user: None, files: None }
-    }
-
-    /// The program and its arguments.
-    pub fn argv(&self) -> &[String] {
-        match self {
-            Self::Process { argv, .. } => argv,
-            Self::Container(container) => &container.argv,
-        }
-    }
-
-    /// The image that whichever node runs it must have: that of a container, or the files
-    /// that come with a process.
-    pub fn image(&self) -> Option<&ImageSpec> {
-        match self {
-            Self::Process { files, .. } => files.as_ref(),
-            Self::Container(container) => container.image(),
-        }
-    }
-
-    /// The same, to say which content it is.
-    pub fn image_mut(&mut self) -> Option<&mut ImageSpec> {
-        match self {
-            Self::Process { files, .. } => files.as_mut(),
-            Self::Container(container) => match &mut container.root {
-                RootSpec::Image(image) => Some(image),
-                RootSpec::Path(_) => None,
-            },
-        }
-    }
-
-    /// What runs, in short: its words, behind the name of its image where it has one.
-    pub fn command(&self) -> String {
-        let image = match self {
-            Self::Container(container) => container.image(),
-            Self::Process { .. } => None,
-        };
-        let words = image.map(|image| image.name.as_str()).into_iter();
-        words.chain(self.argv().iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
-    }
-
-    /// Whether it may do without an argv: its image, or the job's entrypoint, says what runs.
-    fn has_own_command(&self) -> bool {
-        let Self::Container(container) = self else { return false };
-        match &container.root {
-            RootSpec::Image(_) => container.entrypoint.is_none() || container.has_entrypoint(),
-            RootSpec::Path(_) => container.has_entrypoint(),
-        }
-    }
-}
-
 fn current_version() -> u32 {
     SPEC_VERSION
 }
 
 fn default_namespace() -> String {
     "default".to_owned()
-}
-
-fn default_ask() -> Resources {
-    DEFAULT_ASK
-}
-
-/// Docker's grace between SIGTERM and SIGKILL.
-pub const STOP_GRACE_MS: u64 = 10_000;
-
-/// The longest grace a job may ask for: a day.
-pub const STOP_GRACE_MS_MAX: u64 = 24 * 3600 * 1000;
-
-fn default_stop_grace_ms() -> u64 {
-    STOP_GRACE_MS
-}
-
-/// Why a spec cannot be a job.
-#[derive(Debug, thiserror::Error)]
-pub enum BadSpec {
-    /// Written by a newer Starling.
-    #[error("the job is written in format {0}, and this Starling reads up to {SPEC_VERSION}")]
-    Newer(u32),
-    /// The job's or a group's name.
-    #[error(transparent)]
-    Name(#[from] BadName),
-    /// Nothing to run, or too much of it.
-    #[error("a job has 1 to {GROUPS_MAX} groups, this one has {0}")]
-    Groups(usize),
-    /// Two groups with one name.
-    #[error("two groups are called {0}")]
-    GroupTwice(GroupName),
-    /// This version runs one task a group.
-    #[error("group {group} has {tasks} tasks; this version runs exactly one")]
-    Tasks {
-        /// Which group.
-        group: GroupName,
-        /// How many it has.
-        tasks: usize,
-    },
-    /// Too many copies.
-    #[error("group {group} wants {count} copies, and at most {COUNT_MAX} are possible")]
-    Count {
-        /// Which group.
-        group: GroupName,
-        /// How many it wants.
-        count: u32,
-    },
-    /// An argv without a program.
-    #[error("argv: there is no command to run")]
-    NoCommand,
-    /// An argument or variable that no process can be given.
-    #[error("{0}: it holds a NUL byte")]
-    Nul(&'static str),
-    /// A container that cannot be.
-    #[error(transparent)]
-    Container(#[from] BadContainer),
-    /// No signal is called so.
-    #[error("stop_signal: {0:?} names no signal that a task can be stopped with")]
-    StopSignal(String),
-    /// Not a limit, or too many.
-    #[error("ulimits: {0:?} is no limit; write it like 1024, 1024:2048 or unlimited")]
-    Ulimit(String),
-    /// A check that cannot be.
-    #[error(transparent)]
-    Health(#[from] BadHealth),
-    /// Limits that cannot be.
-    #[error(transparent)]
-    Limits(#[from] BadLimit),
-    /// A variable name that cannot be one.
-    #[error("env: {0:?} cannot be the name of an environment variable")]
-    Variable(String),
-    /// Files where nobody would find them.
-    #[error("directory: a process starts where its files are, which is its scratch directory")]
-    Elsewhere,
-    /// A user that cannot be one.
-    #[error("user: it is empty or holds a NUL byte")]
-    User,
-    /// A grace beyond reason.
-    #[error("stop_grace_ms: {0} ms is more than a day")]
-    Grace(u64),
-    /// Beyond what the kernel knows.
-    #[error("oom_score_adj: {0} is not between -1000 and 1000")]
-    OomScore(i32),
-    /// A label without a name, or with one that no screen can show.
-    #[error("labels: {0:?} cannot be the name of a label")]
-    Label(String),
-    /// More labels than anybody reads.
-    #[error("labels: {0} of them, and at most {LABELS_MAX} are possible")]
-    Labels(usize),
-    /// A service with a rule that is a batch's.
-    #[error("restart: a service is started again however it ended; a rule is for a batch")]
-    Restart,
-    /// More bytes than a record carries.
-    #[error("the job takes {0} bytes, and at most {SPEC_BYTES_MAX} are possible")]
-    Large(usize),
-    /// Not a spec at all.
-    #[error("the job cannot be read")]
-    Unreadable(#[from] CodecError),
 }
 
 impl JobSpec {
@@ -450,107 +220,8 @@ impl GroupSpec {
     }
 }
 
-impl TaskSpec {
-    /// A task of this program, called `main`, with the defaults of everything else.
-    pub fn of(run: Program) -> Self {
-        Self {
-            name: "main".to_owned(),
-            run,
-            env: BTreeMap::new(),
-            resources: DEFAULT_ASK,
-            limits: TaskLimits::default(),
-            ulimits: BTreeMap::new(),
-            streams: Streams::Closed,
-            stop_signal: None,
-            stop_grace_ms: STOP_GRACE_MS,
-            restart: None,
-            health: None,
-            oom_score_adj: None,
-            unknown: Unknown::new(),
-        }
-    }
-
-    /// The signal that asks it to end, by its number on Linux.
-    pub fn stop_signal_number(&self) -> Option<i32> {
-        self.stop_signal.as_deref().map_or(Some(SIGTERM), signal_number)
-    }
-
-    /// Its `ulimits`: name, soft, hard; `u64::MAX` is unlimited.
-    pub fn rlimits(&self) -> impl Iterator<Item = Option<(&str, u64, u64)>> {
-        self.ulimits.iter().map(|(name, text)| {
-            let (soft, hard) = text.split_once(':').unwrap_or((text, text));
-            Some((name.as_str(), rlimit(soft)?, rlimit(hard)?))
-                .filter(|(_, soft, hard)| soft <= hard)
-        })
-    }
-
-    fn check(&self) -> Result<(), BadSpec> {
-        let argv = self.run.argv();
-        let directory = match &self.run {
-            Program::Process { directory, user, files, .. } => {
-                files.as_ref().map_or(Ok(()), ImageSpec::check)?;
-                if files.is_some() && directory.is_some() {
-                    return Err(BadSpec::Elsewhere);
-                }
-                if user.as_ref().is_some_and(|user| user.is_empty() || user.contains('\0')) {
-                    return Err(BadSpec::User);
-                }
-                directory.as_ref()
-            }
-            Program::Container(container) => {
-                container.check()?;
-                None
-            }
-        };
-        if self.stop_signal_number().is_none() {
-            return Err(BadSpec::StopSignal(self.stop_signal.clone().unwrap_or_default()));
-        }
-        if self.ulimits.len() > ULIMITS_MAX {
-            return Err(BadSpec::Ulimit(format!("{} of them", self.ulimits.len())));
-        }
-        if let Some((_, (name, text))) =
-            self.rlimits().zip(&self.ulimits).find(|(limit, _)| limit.is_none())
-        {
-            return Err(BadSpec::Ulimit(format!("{name}={text}")));
-        }
-        self.limits.check()?;
-        self.health.as_ref().map_or(Ok(()), HealthSpec::check)?;
-        if let Some(score) = self.oom_score_adj.filter(|score| !OOM_SCORES.contains(score)) {
-            return Err(BadSpec::OomScore(score));
-        }
-        if argv.first().is_none_or(String::is_empty) && !self.run.has_own_command() {
-            return Err(BadSpec::NoCommand);
-        }
-        if argv.iter().any(|arg| arg.contains('\0')) {
-            return Err(BadSpec::Nul("argv"));
-        }
-        if directory.is_some_and(|path| path.contains('\0')) {
-            return Err(BadSpec::Nul("directory"));
-        }
-        for (name, value) in &self.env {
-            if name.is_empty() || name.contains(['=', '\0']) {
-                return Err(BadSpec::Variable(name.clone()));
-            }
-            if value.contains('\0') {
-                return Err(BadSpec::Nul("env"));
-            }
-        }
-        if self.stop_grace_ms > STOP_GRACE_MS_MAX {
-            return Err(BadSpec::Grace(self.stop_grace_ms));
-        }
-        Ok(())
-    }
-}
-
-/// Linux knows 16 kinds.
-const ULIMITS_MAX: usize = 16;
-
 fn is_label(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c == '=' || c.is_control())
-}
-
-fn rlimit(text: &str) -> Option<u64> {
-    if matches!(text, "unlimited" | "-1") { Some(u64::MAX) } else { text.parse().ok() }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Specs as bytes: of older versions, of newer ones, and those that cannot be.
 
 use super::*;
-use crate::container::{ImageSpec, Pull};
+use crate::container::{ContainerSpec, ImageSpec, Pull, RootSpec};
+use crate::restart::Restart;
 
 fn spec() -> JobSpec {
     let task = TaskSpec::of(Program::process(vec!["true".into()], None));

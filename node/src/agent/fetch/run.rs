@@ -74,10 +74,11 @@ impl Run {
             shown,
             meter: meter.clone(),
             is_old: listing.is_none(),
+            // Its word for the layer's length is part of the list.
+            listers: listing.iter().map(|listing| listing.node).collect(),
             listing,
             plan: Plan::new(doors.facts.node, doors.shares.now()),
             starts: Vec::new(),
-            listers: BTreeSet::new(),
             ranges: BTreeMap::new(),
             fetchers: BTreeMap::new(),
             followed: BTreeSet::new(),
