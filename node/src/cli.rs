@@ -132,7 +132,6 @@ enum Command {
     /// Run a program on whichever node suits best
     #[command(after_help = "Examples:\n  starling run --rm -it alpine sh\n  \
         starling run -d --name web --replicas 3 -p 8080:80 nginx:1.27\n  \
-        starling run --add-host db:10.0.0.7 --add-host node:host-gateway --dns 10.0.0.1 app\n  \
         starling run --array 100 --cpus 1 -m 512m --exec -- ./simulate")]
     Run(Box<run::RunArgs>),
     /// List tasks and where they run
