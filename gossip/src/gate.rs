@@ -98,13 +98,17 @@ async fn open(
         let reply = gatekeeper.answer(dialer, hello, Role::Member).await;
         say(&mut stream, &reply).await?;
         stream.close().await?;
-        if let Reply::Refused(refusal) = reply {
-            // Closing the connection now could overtake the answer.
-            let mut rest = [0; 1];
-            let _left = tokio::time::timeout(FAREWELL, stream.read(&mut rest)).await;
-            return Err(GateError::TurnedAway(refusal));
-        }
-        Ok(())
+        let why = match reply {
+            Reply::Welcome { .. } | Reply::Granted { .. } => return Ok(()),
+            Reply::Refused(refusal) => GateError::TurnedAway(refusal),
+            Reply::Removed { proof } => {
+                GateError::Removed(proof.subject, proof.issuer().unwrap_or(proof.subject))
+            }
+        };
+        // Closing the connection now could overtake the answer.
+        let mut rest = [0; 1];
+        let _left = tokio::time::timeout(FAREWELL, stream.read(&mut rest)).await;
+        Err(why)
     });
     answered.await?;
     Ok(muxer)

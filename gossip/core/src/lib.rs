@@ -21,6 +21,7 @@ pub mod limits;
 pub mod log;
 pub mod market;
 pub mod moment;
+pub mod removal;
 pub mod rendezvous;
 pub mod resources;
 pub mod restart;

@@ -118,6 +118,12 @@ pub mod gate {
     use crate::grant::Chain;
     use crate::id::{ClusterId, Signature};
     use crate::invite::{Invitation, Refused};
+    use crate::removal::Removal;
+
+    /// The most removals that one hello shows, and their bytes together unless it is one.
+    pub const SHOWN_MAX: usize = 4;
+    /// See [`SHOWN_MAX`].
+    pub const SHOWN_BYTES_MAX: usize = 20 * 1024;
 
     /// The largest message of admission.
     pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
@@ -134,6 +140,10 @@ pub mod gate {
         pub cluster: ClusterId,
         /// Why it should be let in.
         pub claim: Claim,
+        /// What the listener should know before it judges: that it was removed itself, or why
+        /// a removal of the dialer that it may believe in is void. At most [`SHOWN_MAX`] count.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub removals: Vec<Removal>,
     }
 
     /// Why a dialer should be let in.
@@ -170,6 +180,11 @@ pub mod gate {
         },
         /// No.
         Refused(Refusal),
+        /// No: one of the two was removed, or its grant was, and this is the proof.
+        Removed {
+            /// By whom, and of whom.
+            proof: Box<Removal>,
+        },
     }
 
     /// Why not; no more than a stranger may know.

@@ -12,6 +12,8 @@ use gossip_core::spec::JobSpec;
 use serde::{Deserialize, Serialize};
 use starling_core::view::{Freshness, JobView, Opinion, TaskView};
 
+use super::member_types::RemovedBy;
+
 /// `POST /v1/jobs`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Submission {
@@ -87,6 +89,9 @@ pub(crate) struct Status {
     pub(crate) tasks_running: u32,
     /// What this host cannot do, each in a sentence.
     pub(crate) warnings: Vec<String>,
+    /// What ended its membership.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) removed: Option<RemovedBy>,
 }
 
 /// `GET /v1/jobs/{job}`.
@@ -133,6 +138,9 @@ pub(crate) struct InvitationReply {
     pub(crate) token: String,
     /// When it ends, by the answering node's clock.
     pub(crate) expires: WallTime,
+    /// What to call it, to take it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<NodeId>,
 }
 
 /// `POST /v1/down`.

@@ -112,8 +112,12 @@ async fn admit(connection: &quinn::Connection, doors: &Doors) -> Result<bool, St
     hello::say(&mut send, &reply).await.map_err(|e| e.to_string())?;
     // An answer that cannot be finished is told by the connection's own end.
     let _ = send.finish();
-    if let Reply::Refused(refusal) = reply {
-        tracing::info!(caller = %caller.short(), %refusal, "an operator was refused");
+    if let Reply::Refused(_) | Reply::Removed { .. } = reply {
+        let why = match reply {
+            Reply::Refused(refusal) => refusal.to_string(),
+            _ => "it, its grant or this node was removed".to_owned(),
+        };
+        tracing::info!(caller = %caller.short(), why, "an operator was refused");
         let _ = tokio::time::timeout(Duration::from_secs(1), send.stopped()).await;
         connection.close(NOT_AUTHORISED.0.into(), NOT_AUTHORISED.1);
         return Ok(false);
