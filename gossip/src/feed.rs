@@ -32,6 +32,7 @@ use crate::gatekeeper::Gatekeeper;
 use crate::link::{Heard, Link};
 use crate::members::Notice;
 use crate::names;
+use crate::nuisance::Nuisance;
 use crate::receipts::Receipts;
 use crate::scribe::{Order, Report};
 use crate::stream::PeerStream;
@@ -144,6 +145,7 @@ pub(crate) struct Feed {
     connections: BTreeMap<NodeId, Connection>,
     adverts: BTreeMap<NodeId, Advert>,
     receipts: Receipts,
+    nuisance: Nuisance,
     /// Who is kept out changed: connections are to be looked through.
     ruled: bool,
     said: Option<Say>,
@@ -182,6 +184,7 @@ impl Feed {
             connections: BTreeMap::new(),
             adverts: BTreeMap::new(),
             receipts: Receipts::default(),
+            nuisance: Nuisance::new(now),
             ruled: false,
             said: None,
             adverts_made: 0,

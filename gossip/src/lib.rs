@@ -35,6 +35,7 @@ mod link;
 mod listen;
 mod members;
 mod names;
+mod nuisance;
 mod overlay;
 mod quarantine;
 pub mod raw;
@@ -45,6 +46,7 @@ mod stored;
 mod stream;
 mod swarm;
 mod sync;
+mod threshold;
 
 pub use api::{
     Busy, Entry, Event, Failure, InviteError, Invited, OpenStreamError, Peer, Say, Transport,

@@ -21,12 +21,22 @@ use crate::address;
 use crate::api::{Event, Peer, Say, Transport};
 use crate::link::{self, Link};
 use crate::names;
+use crate::nuisance::Line;
 use crate::swarm::{self, Behaviour, BehaviourEvent};
 
 use super::{
     ADVERTS_MAX, Connection, Feed, HEARTBEAT, Inlets, LATE, OUTBOX_MAX, SILENCE_MAX, SIMULTANEOUS,
     Way,
 };
+
+/// What an error is about in the end: what wraps it says only that something failed.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
 
 impl Feed {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>, inlets: &mut Inlets) {
@@ -41,6 +51,13 @@ impl Feed {
                 tracing::debug!(%peer, %error, "cannot connect");
                 if let Some(node) = names::node_of(&peer) {
                     self.book.failed(&node, Instant::now(), &mut rand::rng());
+                }
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                let Some(from) = address::ip_of(&send_back_addr) else { return };
+                if let Some(line) = self.nuisance.note(from, || deepest(&error), Instant::now()) {
+                    let Line { from, times, reason } = line;
+                    tracing::warn!(%from, times, reason, "a connection was turned away");
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => {
