@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use gossip_core::fact::Record;
-use gossip_core::grant::{CHAIN_LENGTH_MAX, Role};
+use gossip_core::grant::{CHAIN_LENGTH_MAX, Chain, Role};
 use gossip_core::id::NodeId;
 use gossip_core::invite::{TOKEN_ADDRESSES_MAX, Token};
 use gossip_core::market;
 use gossip_core::moment::WallTime;
+use gossip_core::removal::Standing;
 use gossip_core::wire::gate::{Hello, Reply};
 use libp2p_stream::Control;
 use rand::RngExt as _;
@@ -118,6 +119,12 @@ impl Gossip {
     /// for a token, or a refusal. Nothing else may be said to one that is refused.
     pub async fn admit_operator(&self, caller: NodeId, hello: Hello) -> Reply {
         self.0.gatekeeper.answer(caller, hello, Role::Operator).await
+    }
+
+    /// Whether no removal stands in the way of a proof that verified before.
+    pub fn still_holds(&self, chain: &Chain) -> bool {
+        let ruling = self.0.gatekeeper.notice().read();
+        ruling.removals.standing(chain) == Standing::Good
     }
 
     /// Makes a token that admits `uses` others until `expires`.
