@@ -151,8 +151,11 @@ fn the_founder_may_be_removed_and_the_others_go_on() {
     h2.run(&["node", "rm", "--drop-grants", "h3"]).ok();
     until("its guest is out", || states(h2).contains("h4 ungranted"));
     until("and knows through whom", || h4.json(&["status"])["removed"]["whom"]["name"] == "h3");
+    let token = h2.invite(1);
+    let early = fails(h4.run(&["--json", "join", &token]), "removed");
+    assert!(early.contains("starling down, then starling join TOKEN"), "{early}");
     h4.run(&["down"]).ok();
-    h4.join(&h2.invite(1));
+    h4.join(&token);
     until("it is back", || states(h2).starts_with("h2 ready, h4 ready, "));
     until("for itself, too", || removed_by(&h4).is_none());
 }

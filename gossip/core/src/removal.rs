@@ -14,6 +14,7 @@
 //! that adds to the set may bring a node back; nothing else ever does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -155,15 +156,15 @@ impl<'a> Standing<'a> {
 /// All removals that were heard of, and which of them count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removals {
-    all: BTreeMap<Place, Removal>,
+    all: BTreeMap<Place, Arc<Removal>>,
     /// By subject; of several the first counts.
-    counting: BTreeMap<NodeId, Removal>,
+    counting: BTreeMap<NodeId, Arc<Removal>>,
 }
 
 impl Removals {
     /// Takes one that was verified; whether it was news.
     pub fn insert(&mut self, removal: Removal) -> bool {
-        let is_news = self.all.insert(removal.place(), removal).is_none();
+        let is_news = self.all.insert(removal.place(), Arc::new(removal)).is_none();
         if is_news {
             self.weigh();
         }
@@ -174,7 +175,7 @@ impl Removals {
         self.counting.clear();
         for removal in self.all.values() {
             if standing(&self.counting, &removal.chain) == Standing::Good {
-                self.counting.entry(removal.subject).or_insert_with(|| removal.clone());
+                self.counting.entry(removal.subject).or_insert_with(|| Arc::clone(removal));
             }
         }
     }
@@ -191,18 +192,18 @@ impl Removals {
 
     /// The removal of `node` that counts.
     pub fn of(&self, node: &NodeId) -> Option<&Removal> {
-        self.counting.get(node)
+        self.counting.get(node).map(Arc::as_ref)
     }
 
     /// All that count, by subject.
     pub fn counting(&self) -> impl Iterator<Item = &Removal> {
-        self.counting.values()
+        self.counting.values().map(Arc::as_ref)
     }
 
     /// Whether `issuer` is known to have removed `subject`, in vain or not.
     pub fn is_known(&self, issuer: &NodeId, subject: &NodeId) -> bool {
-        let same = |it: &&Removal| it.subject == *subject && it.issuer() == Some(*issuer);
-        self.all.values().any(|removal| same(&removal))
+        let same = |it: &Removal| it.subject == *subject && it.issuer() == Some(*issuer);
+        self.all.values().any(|removal| same(removal))
     }
 
     /// Whether another judgement follows from one more.
@@ -216,7 +217,7 @@ impl Removals {
     pub fn undone_by(&self, removal: &Removal) -> Vec<&Removal> {
         let mut after = self.clone();
         after.insert(removal.clone());
-        self.counting.values().filter(|it| !after.counting.contains_key(&it.subject)).collect()
+        self.counting().filter(|it| !after.counting.contains_key(&it.subject)).collect()
     }
 
     /// Why removals of `node` are void, for whoever believes in one of them: at most `most`.
@@ -234,16 +235,16 @@ impl Removals {
     }
 }
 
-fn standing<'a>(counting: &'a BTreeMap<NodeId, Removal>, chain: &Chain) -> Standing<'a> {
+fn standing<'a>(counting: &'a BTreeMap<NodeId, Arc<Removal>>, chain: &Chain) -> Standing<'a> {
     if counting.is_empty() {
         return Standing::Good;
     }
     if let Some(removal) = chain.subject().and_then(|subject| counting.get(&subject)) {
-        return Standing::Removed(removal);
+        return Standing::Removed(removal.as_ref());
     }
     let broken = chain.links().iter().skip(1).find_map(|link| {
         let removal = counting.get(&link.grantor)?;
-        removal.keeps.binary_search(&link.subject).is_err().then_some(removal)
+        removal.keeps.binary_search(&link.subject).is_err().then_some(removal.as_ref())
     });
     broken.map_or(Standing::Good, Standing::Orphaned)
 }

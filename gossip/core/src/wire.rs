@@ -233,6 +233,34 @@ mod tests {
     }
 
     #[test]
+    fn a_hello_is_read_across_versions_that_show_removals_and_that_do_not() {
+        use crate::grant::Chain;
+        use crate::removal::Removal;
+        use crate::sign::Key;
+
+        #[derive(Serialize, Deserialize)]
+        struct Older {
+            version: u32,
+            cluster: crate::id::ClusterId,
+            claim: gate::Claim,
+        }
+        let key = Key::from_seed([1; 32]);
+        let (cluster, chain) = Chain::found(&key, 1);
+        let claim = gate::Claim::Member { chain: chain.clone() };
+        let older = Older { version: gate::VERSION, cluster, claim: claim.clone() };
+        let bytes = codec::to_cbor(&older).expect("cbor");
+        let read: gate::Hello = codec::from_cbor(&bytes).expect("reads");
+        assert!(read.removals.is_empty());
+        assert_eq!(codec::to_cbor(&read).expect("cbor"), bytes, "nothing to show, nothing new");
+        let about = (NodeId::new([2; 32]), chain);
+        let removal = Removal::sign(&key, &cluster, about, vec![], crate::moment::WallTime(1));
+        let newer = gate::Hello { removals: vec![removal], ..read };
+        let bytes = codec::to_cbor(&newer).expect("cbor");
+        let read: Older = codec::from_cbor(&bytes).expect("an older one reads it");
+        assert_eq!((read.version, read.cluster), (gate::VERSION, cluster));
+    }
+
+    #[test]
     fn a_frame_that_lies_about_its_length_is_refused() {
         assert!(Header::read([1, 1, 0xff, 0xff, 0xff, 0xff]).is_err());
         let garbage = [1, 1, 0, 0, 0, 3, 0xff, 0xff, 0xff];

@@ -66,7 +66,9 @@ pub(super) fn refusal(reply: &Reply) -> Refused {
         ),
         Reply::NotRemoved { reason } => (
             StatusCode::CONFLICT,
-            Complaint::new("not_removed", "the node was not removed").because(reason),
+            // It is the only entry of its append.
+            Complaint::new("not_removed", "the node was not removed")
+                .because(reason.strip_prefix("entry 1: ").unwrap_or(reason)),
         ),
         Reply::Outcast => (
             StatusCode::CONFLICT,

@@ -2,7 +2,7 @@
 //!
 //! Whoever removes a node must have said what becomes of those whom it
 //! admitted, and that its tasks may go: both are asked for here, before the
-//! core is. What is removed is told by the core to nobody twice.
+//! core is. Nothing of it is guessed where it matters.
 
 use std::time::Instant;
 
