@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod support;
 
-use support::{Host, Told, cluster, is_alive, kill, until};
+use support::{Host, Told, cluster, is_alive, kill, processes_of, until};
 
 /// The states that a host gives the nodes it lists, former ones too: `h1 ready, h2 removed`.
 fn states(host: &Host) -> String {
@@ -193,11 +193,23 @@ fn invitations_are_listed_without_their_secret_and_taken_back_everywhere() {
 
     // Nothing that outlives the command has what admits: neither whole nor its secret part.
     let secret = secret_of(&token);
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    // As a token holds it, and as it would stand in a text.
+    let held = gossip_core::codec::to_cbor(&secret).expect("cbor");
+    let whole = gossip_core::invite::Token::from_text(&token).expect("a token");
+    let whole = gossip_core::codec::to_cbor(&whole).expect("cbor");
+    assert!(whole.windows(held.len()).any(|window| window == held), "it would be found");
+    let needles = [token.as_bytes(), &secret, &held, hex.as_bytes()];
     for host in hosts.iter().chain([&h3]) {
-        let pid = host.agent();
-        assert!(is_alive(pid));
-        let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).expect("its arguments");
-        let environ = std::fs::read(format!("/proc/{pid}/environ")).expect("its environment");
+        assert!(is_alive(host.agent()));
+        let of_all = |file: &str| -> Vec<u8> {
+            let all = processes_of(host.data().parent().expect("a home")).into_iter();
+            // One that ended meanwhile has nothing any more.
+            all.flat_map(|pid| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default())
+                .collect()
+        };
+        let (cmdline, environ) = (of_all("cmdline"), of_all("environ"));
+        assert!(!cmdline.is_empty());
         let log = std::fs::read(host.data().join("agent.log")).expect("its log");
         let journal = std::fs::read(host.data().join("journal.redb")).expect("its journal");
         let list = host.run(&["--json", "invite", "--list", "--all"]).ok().into_bytes();
@@ -208,7 +220,7 @@ fn invitations_are_listed_without_their_secret_and_taken_back_everywhere() {
             ("journal", journal),
             ("list", list),
         ] {
-            for needle in [token.as_bytes(), &secret] {
+            for needle in needles {
                 let found = bytes.windows(needle.len()).any(|window| window == needle);
                 assert!(!found, "{what} of {}", host.data().display());
             }
