@@ -36,7 +36,7 @@ pub(crate) fn transport_of(address: &Multiaddr) -> Option<Transport> {
     }
 }
 
-fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+pub(crate) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),

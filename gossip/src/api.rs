@@ -3,6 +3,7 @@
 use gossip_core::advert::Advert;
 use gossip_core::fact::Update;
 use gossip_core::id::NodeId;
+use gossip_core::invite::Invitation;
 use gossip_core::log::LogId;
 use gossip_core::market;
 use gossip_core::resources::Resources;
@@ -139,6 +140,21 @@ pub enum OpenStreamError {
     },
 }
 
+/// An invitation, as far as known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invited {
+    /// Its name: the public half of its secret.
+    pub id: NodeId,
+    /// What its issuer signed; `None` where only its use or its end is known here.
+    pub invitation: Option<Invitation>,
+    /// Who came in by it, the least first.
+    pub redeemed: Vec<NodeId>,
+    /// Which member took it back.
+    pub revoked: Option<NodeId>,
+    /// Whether its issuer is no member any more, and so admits nobody.
+    pub is_void: bool,
+}
+
 /// Why no invitation was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InviteError {
@@ -148,6 +164,12 @@ pub enum InviteError {
     /// The chain of grants cannot grow.
     #[error("this node is too far from the founder to admit others; invite from another node")]
     TooDeep,
+    /// This node was removed, so nobody would let its guests in.
+    #[error("this node is no member of its cluster any more")]
+    Removed,
+    /// It cannot be written down, and so cannot be taken back.
+    #[error("the invitation cannot be written to this node's log")]
+    NotWritten,
     /// Gossip has ended.
     #[error("gossip has ended")]
     Ended,

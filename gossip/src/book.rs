@@ -5,7 +5,7 @@
 //! to a bound. Addresses come from cards, and before there are any from the
 //! token that this node joined with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use gossip_core::id::NodeId;
@@ -18,6 +18,9 @@ use crate::api::Transport;
 /// The pause after the first failure, and the longest one.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Between dials of a host that was removed, and does not answer: somebody ought to tell it.
+const PAUSE_REMOVED: Duration = Duration::from_secs(300);
 
 /// Of two members that learn of each other at once, one waits this long for the other's dial.
 const COURTESY: Duration = Duration::from_millis(400);
@@ -50,6 +53,8 @@ struct Entry {
 pub(crate) struct Book {
     me: NodeId,
     entries: BTreeMap<NodeId, Entry>,
+    /// Who is no member any more.
+    out: BTreeSet<NodeId>,
     bootstrap: Vec<Multiaddr>,
     bootstrap_failures: u32,
     bootstrap_next: Instant,
@@ -63,7 +68,8 @@ fn pause(failures: u32, rng: &mut impl Rng) -> Duration {
 
 impl Book {
     pub(crate) fn new(me: NodeId, bootstrap: Vec<Multiaddr>, now: Instant) -> Self {
-        Self { me, entries: BTreeMap::new(), bootstrap, bootstrap_failures: 0, bootstrap_next: now }
+        let (entries, out) = (BTreeMap::new(), BTreeSet::new());
+        Self { me, entries, out, bootstrap, bootstrap_failures: 0, bootstrap_next: now }
     }
 
     /// A member's card says where it listens.
@@ -110,7 +116,7 @@ impl Book {
         let mut is_alone = true;
         for (node, entry) in &mut self.entries {
             if is_connected(node) {
-                is_alone = false;
+                is_alone &= self.out.contains(node);
                 continue;
             }
             let addresses = match entry.over {
@@ -140,8 +146,14 @@ impl Book {
             return;
         }
         entry.over = if entry.quic.is_empty() { Transport::Tcp } else { Transport::Quic };
-        entry.next = now + pause(entry.failures, rng);
+        let is_out = self.out.contains(node);
+        entry.next = now + if is_out { PAUSE_REMOVED } else { pause(entry.failures, rng) };
         entry.failures = entry.failures.saturating_add(1);
+    }
+
+    /// Who is no member any more is dialed rarely, and nobody is told where it listens.
+    pub(crate) fn keep_out(&mut self, out: &BTreeSet<NodeId>) {
+        self.out.clone_from(out);
     }
 
     /// The connection is gone, or was made: start over gently.

@@ -28,8 +28,11 @@ use tokio::time::MissedTickBehavior;
 
 use crate::api::{Event, Peer, Say, Transport};
 use crate::book::Book;
+use crate::gatekeeper::Gatekeeper;
 use crate::link::{Heard, Link};
+use crate::members::Notice;
 use crate::names;
+use crate::nuisance::Nuisance;
 use crate::receipts::Receipts;
 use crate::scribe::{Order, Report};
 use crate::stream::PeerStream;
@@ -137,9 +140,14 @@ pub(crate) struct Feed {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) roster: Roster,
     pub(crate) outbox: VecDeque<Event>,
+    gatekeeper: Arc<Gatekeeper>,
+    notice: Notice,
     connections: BTreeMap<NodeId, Connection>,
     adverts: BTreeMap<NodeId, Advert>,
     receipts: Receipts,
+    nuisance: Nuisance,
+    /// Who is kept out changed: connections are to be looked through.
+    ruled: bool,
     said: Option<Say>,
     adverts_made: u64,
     beat: Instant,
@@ -158,6 +166,7 @@ impl Feed {
         sync: Sync,
         orders: mpsc::Sender<Order>,
         roster: Roster,
+        gatekeeper: Arc<Gatekeeper>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -170,9 +179,13 @@ impl Feed {
             orders,
             roster,
             outbox: VecDeque::new(),
+            notice: gatekeeper.notice(),
+            gatekeeper,
             connections: BTreeMap::new(),
             adverts: BTreeMap::new(),
             receipts: Receipts::default(),
+            nuisance: Nuisance::new(now),
+            ruled: false,
             said: None,
             adverts_made: 0,
             beat: now,
@@ -203,6 +216,7 @@ impl Feed {
                 },
                 report = inlets.reports.recv(), if has_room && !self.failed => {
                     self.on_report(report);
+                    self.part(&mut inlets.swarm);
                 }
                 Some((from, heard)) = inlets.heard.recv(), if has_room => {
                     self.on_heard(from, heard);

@@ -93,21 +93,38 @@ async fn open(
         muxer.poll_inbound_unpin(cx)
     })
     .await?;
+    let mut refused = None;
     let answered = drive(&mut muxer, async {
         let hello: Hello = hear(&mut stream).await?;
         let reply = gatekeeper.answer(dialer, hello, Role::Member).await;
+        refused = reason(&reply);
         say(&mut stream, &reply).await?;
         stream.close().await?;
-        if let Reply::Refused(refusal) = reply {
+        if refused.is_some() {
             // Closing the connection now could overtake the answer.
             let mut rest = [0; 1];
             let _left = tokio::time::timeout(FAREWELL, stream.read(&mut rest)).await;
-            return Err(GateError::TurnedAway(refusal));
         }
         Ok(())
     });
-    answered.await?;
-    Ok(muxer)
+    let answered = answered.await;
+    // Who heard the answer hangs up; that is not why it does not pass.
+    match refused {
+        Some(why) => Err(why),
+        None => answered.map(|()| muxer),
+    }
+}
+
+/// Why whoever gets this answer does not pass, if it does not.
+fn reason(reply: &Reply) -> Option<GateError> {
+    match reply {
+        Reply::Welcome { .. } | Reply::Granted { .. } => None,
+        Reply::Refused(refusal) => Some(GateError::TurnedAway(*refusal)),
+        Reply::Removed { proof } => {
+            let by = proof.issuer().unwrap_or(proof.subject);
+            Some(GateError::Removed(proof.subject, by))
+        }
+    }
 }
 
 /// Handles whatever the muxer reports; none of it matters here.

@@ -2,10 +2,11 @@
 //!
 //! One answer for every transport: a peer passes if its chain of grants holds
 //! for this cluster and for the key that the handshake proved. An invited
-//! stranger passes once its redemption is on this disk. A node that is no
-//! member yet lets nobody in, and goes in itself only where the other side
+//! stranger passes once its redemption is on this disk. Who was removed is shown
+//! the proof, and shows it to others in turn. A node that is no member yet, or none any more, lets nobody in, and goes in itself only where the other side
 //! proves to be a member of the cluster that its token names.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +18,10 @@ use gossip_core::sign::Key;
 use gossip_core::wire::gate::{Claim, Hello, Refusal, Reply, VERSION};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::members::Notice;
 use crate::scribe::Order;
+
+mod removed;
 
 /// Answers to a joining node that wait for it to look.
 const VERDICTS_MAX: usize = 64;
@@ -39,6 +43,10 @@ pub(crate) enum GateError {
     OutOfTurn,
     #[error("this node belongs to no cluster")]
     Homeless,
+    #[error("{} was removed by {}", .0.short(), .1.short())]
+    Removed(NodeId, NodeId),
+    #[error("too many are connected")]
+    Full,
     #[error("admission took too long")]
     Slow,
     #[error("a message of {0} bytes")]
@@ -54,12 +62,14 @@ pub(crate) enum GateError {
 pub(crate) enum Verdict {
     Granted(Chain),
     Refused(Refusal),
+    /// This node's key was removed, by that one.
+    Removed(NodeId),
     /// The host asked is not what the token promises.
     Impostor(GateError),
 }
 
 #[derive(Debug)]
-enum Standing {
+enum State {
     Homeless,
     Invited { token: Box<Token>, verdicts: mpsc::Sender<Verdict> },
     Member { cluster: ClusterId, chain: Chain },
@@ -69,8 +79,13 @@ enum Standing {
 #[derive(Debug)]
 pub(crate) struct Gatekeeper {
     me: NodeId,
-    standing: Mutex<Standing>,
+    state: Mutex<State>,
     orders: Mutex<Option<mpsc::Sender<Order>>>,
+    notice: Notice,
+    /// What those showed who passed, until they leave.
+    passed: Mutex<BTreeMap<NodeId, Chain>>,
+    /// Removed nodes that said that they know it.
+    told: Mutex<BTreeSet<NodeId>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,18 +100,30 @@ pub(crate) fn wall_time() -> WallTime {
 
 impl Gatekeeper {
     pub(crate) fn new(key: &Key) -> Self {
-        Self { me: key.id(), standing: Mutex::new(Standing::Homeless), orders: Mutex::new(None) }
+        Self {
+            me: key.id(),
+            state: Mutex::new(State::Homeless),
+            orders: Mutex::new(None),
+            notice: Notice::default(),
+            passed: Mutex::default(),
+            told: Mutex::default(),
+        }
+    }
+
+    /// Where who is kept out is told.
+    pub(crate) fn notice(&self) -> Notice {
+        self.notice.clone()
     }
 
     /// From now on this node is a member.
     pub(crate) fn settle(&self, cluster: ClusterId, chain: Chain) {
-        *lock(&self.standing) = Standing::Member { cluster, chain };
+        *lock(&self.state) = State::Member { cluster, chain };
     }
 
     /// From now on every dial redeems `token`; what comes of it is received here.
     pub(crate) fn invite(&self, token: Token) -> mpsc::Receiver<Verdict> {
         let (verdicts, receiver) = mpsc::channel(VERDICTS_MAX);
-        *lock(&self.standing) = Standing::Invited { token: Box::new(token), verdicts };
+        *lock(&self.state) = State::Invited { token: Box::new(token), verdicts };
         receiver
     }
 
@@ -107,18 +134,19 @@ impl Gatekeeper {
 
     /// What to say to `asked`, having dialed it.
     pub(crate) fn hello(&self, asked: &NodeId) -> Result<Hello, GateError> {
-        match &*lock(&self.standing) {
-            Standing::Homeless => Err(GateError::Homeless),
-            Standing::Invited { token, .. } => {
+        match &*lock(&self.state) {
+            State::Homeless => Err(GateError::Homeless),
+            State::Invited { token, .. } => {
                 let invitation = Box::new(token.invitation.clone());
                 let proof = token.proof(&self.me, asked);
                 let cluster = invitation.cluster;
                 let claim = Claim::Invited { invitation, proof };
-                Ok(Hello { version: VERSION, cluster, claim })
+                Ok(Hello { version: VERSION, cluster, claim, removals: Vec::new() })
             }
-            Standing::Member { cluster, chain } => {
+            State::Member { cluster, chain } => {
                 let claim = Claim::Member { chain: chain.clone() };
-                Ok(Hello { version: VERSION, cluster: *cluster, claim })
+                let removals = self.evidence(asked);
+                Ok(Hello { version: VERSION, cluster: *cluster, claim, removals })
             }
         }
     }
@@ -133,19 +161,23 @@ impl Gatekeeper {
         let was_invited = matches!(hello.claim, Claim::Invited { .. });
         let verdict = match reply {
             Reply::Refused(refusal) => Err(GateError::Refused(refusal)),
+            Reply::Removed { proof } => Err(self.shown(asked, &hello.cluster, *proof)?),
             Reply::Welcome { chain } if !was_invited => {
-                return check_member(&chain, &hello.cluster, asked);
+                check_member(&chain, &hello.cluster, asked)?;
+                self.check_standing(&chain, asked)?;
+                return self.remember(*asked, chain).then_some(()).ok_or(GateError::Full);
             }
             Reply::Granted { chain, yours } if was_invited => {
-                check_member(&chain, &hello.cluster, asked)
-                    .and_then(|()| check_member(&yours, &hello.cluster, &self.me))
-                    .map(|()| yours)
+                let checked = check_member(&chain, &hello.cluster, asked)
+                    .and_then(|()| check_member(&yours, &hello.cluster, &self.me));
+                let _first_of_all = self.remember(*asked, chain);
+                checked.map(|()| yours)
             }
             Reply::Welcome { .. } | Reply::Granted { .. } => Err(GateError::OutOfTurn),
         };
-        let standing = lock(&self.standing);
+        let state = lock(&self.state);
         let tell = |verdict| {
-            if let Standing::Invited { verdicts, .. } = &*standing {
+            if let State::Invited { verdicts, .. } = &*state {
                 let _enough_were_told = verdicts.try_send(verdict);
             }
         };
@@ -157,6 +189,12 @@ impl Gatekeeper {
             Err(GateError::Refused(refusal)) => {
                 tell(Verdict::Refused(refusal));
                 Err(GateError::Refused(refusal))
+            }
+            Err(GateError::Removed(node, by)) => {
+                if node == self.me {
+                    tell(Verdict::Removed(by));
+                }
+                Err(GateError::Removed(node, by))
             }
             Err(error) if was_invited => {
                 let text = error.to_string();
@@ -174,9 +212,9 @@ impl Gatekeeper {
     }
 
     async fn decide(&self, dialer: NodeId, hello: Hello, may: Role) -> Result<Reply, Refusal> {
-        let (cluster, chain) = match &*lock(&self.standing) {
-            Standing::Member { cluster, chain } => (*cluster, chain.clone()),
-            Standing::Homeless | Standing::Invited { .. } => return Err(Refusal::NotReady),
+        let (cluster, chain) = match &*lock(&self.state) {
+            State::Member { cluster, chain } => (*cluster, chain.clone()),
+            State::Homeless | State::Invited { .. } => return Err(Refusal::NotReady),
         };
         if hello.version != VERSION {
             return Err(Refusal::Version(VERSION));
@@ -184,11 +222,21 @@ impl Gatekeeper {
         match hello.claim {
             Claim::Member { chain: theirs } => {
                 let role = theirs.verify(&cluster, &dialer);
-                if hello.cluster == cluster && role == Ok(may) {
-                    Ok(Reply::Welcome { chain })
-                } else {
-                    Err(Refusal::NotAMember)
+                if hello.cluster != cluster || role != Ok(may) {
+                    return Err(Refusal::NotAMember);
                 }
+                self.listen_to(&cluster, hello.removals).await;
+                let ruling = self.notice.read();
+                let mine = ruling.removals.standing(&chain).against();
+                let against = mine.or_else(|| ruling.removals.standing(&theirs).against());
+                if let Some(proof) = against {
+                    return Ok(Reply::Removed { proof: Box::new(proof.clone()) });
+                }
+                // Operators have no connection here that could outlive their grant.
+                if may == Role::Member && !self.remember(dialer, theirs) {
+                    return Err(Refusal::NotReady);
+                }
+                Ok(Reply::Welcome { chain })
             }
             Claim::Invited { invitation, proof } => {
                 if hello.cluster != cluster || invitation.cluster != cluster {
@@ -197,12 +245,21 @@ impl Gatekeeper {
                 if invitation.role != may {
                     return Err(Refusal::NotAMember);
                 }
+                if self.against_me(&chain).is_some() {
+                    return Err(Refusal::NotReady);
+                }
+                if let Some(proof) = self.notice.read().removals.of(&dialer).cloned() {
+                    return Ok(Reply::Removed { proof: Box::new(proof) });
+                }
                 let (answer, answered) = oneshot::channel();
                 let now = wall_time();
                 let order = Order::Redeem { invitation, proof, joiner: dialer, now, answer };
                 let orders = lock(&self.orders).clone().ok_or(Refusal::NotReady)?;
                 orders.try_send(order).map_err(|_busy_or_ended| Refusal::NotReady)?;
                 let yours = answered.await.map_err(|_writer_failed| Refusal::Disk)??;
+                if may == Role::Member && !self.remember(dialer, yours.clone()) {
+                    return Err(Refusal::NotReady);
+                }
                 Ok(Reply::Granted { chain, yours })
             }
         }

@@ -5,18 +5,20 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use gossip_core::grant::{CHAIN_LENGTH_MAX, Role};
+use gossip_core::fact::Record;
+use gossip_core::grant::{CHAIN_LENGTH_MAX, Chain, Role};
 use gossip_core::id::NodeId;
 use gossip_core::invite::{TOKEN_ADDRESSES_MAX, Token};
 use gossip_core::market;
 use gossip_core::moment::WallTime;
+use gossip_core::removal::Standing;
 use gossip_core::wire::gate::{Hello, Reply};
 use libp2p_stream::Control;
 use rand::RngExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::api::{Busy, Entry, InviteError, OpenStreamError, Peer, Say};
+use crate::api::{Busy, Entry, InviteError, Invited, OpenStreamError, Peer, Say};
 use crate::doors;
 use crate::feed::{Command, Roster};
 use crate::gatekeeper::Gatekeeper;
@@ -119,6 +121,12 @@ impl Gossip {
         self.0.gatekeeper.answer(caller, hello, Role::Operator).await
     }
 
+    /// Whether no removal stands in the way of a proof that verified before.
+    pub fn still_holds(&self, chain: &Chain) -> bool {
+        let ruling = self.0.gatekeeper.notice().read();
+        ruling.removals.standing(chain) == Standing::Good
+    }
+
     /// Makes a token that admits `uses` others until `expires`.
     pub async fn invite(
         &self,
@@ -130,6 +138,9 @@ impl Gossip {
             return Err(InviteError::NoUses);
         }
         let Author { key, cluster, chain, .. } = &self.0.author;
+        if self.0.gatekeeper.is_out(&key.id()) {
+            return Err(InviteError::Removed);
+        }
         // A chain has one link more than its rank, and the invited add one.
         if usize::try_from(chain.rank()).unwrap_or(usize::MAX).saturating_add(2) > CHAIN_LENGTH_MAX
         {
@@ -141,7 +152,37 @@ impl Gossip {
         let mut addresses = answered.await.map_err(|_ended| InviteError::Ended)?;
         addresses.truncate(TOKEN_ADDRESSES_MAX);
         let secret = rand::rng().random();
-        Ok(Token::issue(key, *cluster, secret, (role, uses, expires), addresses))
+        let token = Token::issue(key, *cluster, secret, (role, uses, expires), addresses);
+        // Whoever is to be able to take it back has to know of it first.
+        let written = self.note(Record::Invited(token.invitation.clone())).await;
+        if written { Ok(token) } else { Err(InviteError::NotWritten) }
+    }
+
+    /// Writes a record of this node's own; whether it is on the disk.
+    async fn note(&self, record: Record) -> bool {
+        let (answer, answered) = oneshot::channel();
+        let ordered = self.0.orders.send(Order::Note { record, answer }).await;
+        ordered.is_ok() && answered.await.unwrap_or(false)
+    }
+
+    /// All invitations that are known here; none once gossip has ended.
+    pub async fn invitations(&self) -> Vec<Invited> {
+        let (answer, answered) = oneshot::channel();
+        let _ended = self.0.orders.send(Order::Invitations(answer)).await;
+        answered.await.unwrap_or_default()
+    }
+
+    /// Takes an invitation back, for good: once this answers `true` nobody is admitted by it
+    /// here, nor at any member that hears of it.
+    pub async fn revoke(&self, invitation: NodeId) -> bool {
+        self.note(Record::Revoked { invitation }).await
+    }
+
+    /// Whom a member admitted, nodes and operators, as far as known here.
+    pub async fn admitted_by(&self, member: NodeId) -> Vec<NodeId> {
+        let (answer, answered) = oneshot::channel();
+        let _ended = self.0.orders.send(Order::AdmittedBy { member, answer }).await;
+        answered.await.unwrap_or_default()
     }
 
     /// Who is connected now.

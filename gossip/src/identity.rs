@@ -13,7 +13,7 @@ use gossip_core::sign::Key;
 use rand::RngExt as _;
 
 /// The file's name within the data directory.
-const FILE: &str = "identity.key";
+pub(crate) const FILE: &str = "identity.key";
 
 /// What the file starts with; the digit is the format's version.
 const PREFIX: &str = "starling-key-1:";

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use gossip_core::grant::Chain;
+use gossip_core::id::NodeId;
 use gossip_core::invite::{Refused, Token};
 use gossip_core::wire::gate::Refusal;
 use libp2p::Multiaddr;
@@ -31,6 +32,9 @@ pub enum JoinError {
     /// A member said no, or none was ready.
     #[error("cannot join: {0}")]
     Refused(Refusal),
+    /// This host's key was removed from that cluster, which is for ever.
+    #[error("cannot join: this host's key was removed from the cluster by {}", .0.short())]
+    Removed(NodeId),
     /// Nobody answered.
     #[error(
         "none of the token's {addresses} addresses answers ({last}); check that a member is \
@@ -52,6 +56,7 @@ pub enum JoinError {
 struct Round {
     refusal: Option<Refusal>,
     impostor: Option<String>,
+    removed: Option<NodeId>,
     last: String,
 }
 
@@ -94,6 +99,9 @@ pub(crate) async fn join(
         if let Some(chain) = ask_all(swarm, &addresses, &mut verdicts, &mut round, early).await {
             return Ok(chain);
         }
+        if let Some(by) = round.removed {
+            return Err(JoinError::Removed(by));
+        }
         match round.refusal {
             Some(Refusal::NotReady) if Instant::now() < give_up => {}
             Some(refusal) => return Err(JoinError::Refused(refusal)),
@@ -131,6 +139,7 @@ async fn ask_all(
             Some(verdict) = verdicts.recv() => match verdict {
                 Verdict::Granted(chain) => return Some(chain),
                 Verdict::Refused(refusal) => round.refused(refusal),
+                Verdict::Removed(by) => round.removed = Some(by),
                 Verdict::Impostor(error) => round.impostor = Some(error.to_string()),
             },
             event = swarm.select_next_some() => match event {
@@ -156,6 +165,7 @@ async fn ask_all(
         match verdict {
             Verdict::Granted(chain) => return Some(chain),
             Verdict::Refused(refusal) => round.refused(refusal),
+            Verdict::Removed(by) => round.removed = Some(by),
             Verdict::Impostor(error) => round.impostor = Some(error.to_string()),
         }
     }

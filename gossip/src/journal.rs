@@ -30,7 +30,8 @@ use crate::stored;
 /// The format that this code writes.
 pub(crate) const FORMAT: u32 = 1;
 
-const FILE: &str = "journal.redb";
+/// The file's name within the data directory.
+pub(crate) const FILE: &str = "journal.redb";
 const DRAFT: &str = "journal.draft";
 const LOCK: &str = "lock";
 

@@ -5,17 +5,18 @@
 //! counts only if its first record proves that its writer is a member; a
 //! record that does not hold is skipped and named, and nothing else suffers.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use gossip_core::fact::{Claim, NodeCard, Outcome, Record, Update};
 use gossip_core::grant::Role;
 use gossip_core::id::{ClusterId, ContentHash, JobId, NodeId};
+use gossip_core::invite::Invitation;
 use gossip_core::log::{BATCH_BYTES_MAX, Batch, LogId, Vector};
 use gossip_core::slot::{COUNTER_MAX, ClaimRank};
 use gossip_core::spec::JobSpec;
 
 use crate::document::Resting;
 use crate::documents::{self, Documents};
+use crate::invitations::Invitations;
+use crate::members::Members;
 
 /// The most addresses on a card.
 const CARD_ADDRESSES_MAX: usize = 32;
@@ -40,6 +41,8 @@ pub(crate) enum Meaning {
         invitation: NodeId,
         subject: NodeId,
     },
+    Invited(Invitation),
+    Revoked(NodeId),
 }
 
 /// Whether a batch may be taken now.
@@ -57,8 +60,8 @@ pub(crate) enum Admission {
 pub(crate) struct Knowledge {
     cluster: ClusterId,
     held: Vector,
-    members: BTreeSet<NodeId>,
-    redeemed: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    members: Members,
+    invitations: Invitations,
     documents: Documents,
 }
 
@@ -67,8 +70,8 @@ impl Knowledge {
         Self {
             cluster,
             held: Vector::new(),
-            members: BTreeSet::new(),
-            redeemed: BTreeMap::new(),
+            members: Members::default(),
+            invitations: Invitations::default(),
             documents: Documents::default(),
         }
     }
@@ -81,14 +84,14 @@ impl Knowledge {
         &self.documents
     }
 
-    /// Whether `node` wrote a log that proved its membership.
-    pub(crate) fn is_member(&self, node: &NodeId) -> bool {
-        self.members.contains(node)
+    /// Who wrote a log that proved its membership, and who was removed since.
+    pub(crate) fn members(&self) -> &Members {
+        &self.members
     }
 
-    /// Who came in by an invitation, as far as known here.
-    pub(crate) fn redeemed(&self, invitation: &NodeId) -> Option<&BTreeSet<NodeId>> {
-        self.redeemed.get(invitation)
+    /// All invitations, as far as known here.
+    pub(crate) fn invitations(&self) -> &Invitations {
+        &self.invitations
     }
 
     /// Whether a batch that verifies and follows what is held may be taken.
@@ -193,6 +196,17 @@ impl Knowledge {
             Record::Redeemed { invitation, subject } => {
                 return Ok(Meaning::Redeemed { invitation, subject });
             }
+            Record::Invited(invitation) => {
+                if invitation.issuer != log.node || !invitation.is_genuine(&self.cluster) {
+                    return Err("an invitation in another's name".to_owned());
+                }
+                return Ok(Meaning::Invited(invitation));
+            }
+            Record::Revoked { invitation } => return Ok(Meaning::Revoked(invitation)),
+            Record::Removal(removal) => {
+                removal.verify(&self.cluster).map_err(|bad| bad.to_string())?;
+                Update::Removal(removal)
+            }
         };
         Ok(Meaning::Update(update))
     }
@@ -207,9 +221,7 @@ impl Knowledge {
     ) -> Result<(), String> {
         match meaning {
             Meaning::Update(update) => {
-                if matches!(update, Update::Opened { .. }) {
-                    self.members.insert(log.node);
-                }
+                self.note_member(&log, &update);
                 news.updates.push((log, update));
             }
             Meaning::Change(job, change) => {
@@ -217,10 +229,22 @@ impl Knowledge {
                 return self.note(job, Some((log, number)), outcomes, news);
             }
             Meaning::Redeemed { invitation, subject } => {
-                self.redeemed.entry(invitation).or_default().insert(subject);
+                self.invitations.redeemed(log.node, invitation, subject);
             }
+            Meaning::Invited(invitation) => self.invitations.made(invitation),
+            Meaning::Revoked(invitation) => self.invitations.revoke(invitation, log.node),
         }
         Ok(())
+    }
+
+    fn note_member(&mut self, log: &LogId, update: &Update) {
+        match update {
+            Update::Opened { card, .. } | Update::Card(card) => {
+                self.members.learn(*log, &card.chain);
+            }
+            Update::Removal(removal) => self.members.remove(removal.clone()),
+            _ => {}
+        }
     }
 
     /// Takes a job's document that changes of `log` were tried on.

@@ -3,7 +3,8 @@
 //!     agent ──entries──▶ scribe ──fsync──▶ loop ──frames──▶ peers
 //!     agent ◀──events─── loop ◀──reports── scribe ◀──records── peers
 //!
-//! `gate` and `gatekeeper` decide who becomes a connection at all; `link` and
+//! `gate` and `gatekeeper` decide who becomes a connection at all, by what
+//! `members` and `invitations` know of grants and removals; `link` and
 //! `sync` carry logs and market messages; `scribe`, `journal`, `knowledge` and
 //! `quarantine` turn records into state that survives; `feed` is the one loop
 //! between them. This crate knows what peers say and what of it holds; it
@@ -20,17 +21,21 @@ mod document;
 mod documents;
 mod doors;
 mod feed;
+mod former;
 mod gate;
 mod gatekeeper;
 mod handle;
 mod identity;
+mod invitations;
 mod join;
 mod journal;
 mod journal_error;
 mod knowledge;
 mod link;
 mod listen;
+mod members;
 mod names;
+mod nuisance;
 mod overlay;
 mod quarantine;
 pub mod raw;
@@ -41,8 +46,12 @@ mod stored;
 mod stream;
 mod swarm;
 mod sync;
+mod threshold;
 
-pub use api::{Busy, Entry, Event, Failure, InviteError, OpenStreamError, Peer, Say, Transport};
+pub use api::{
+    Busy, Entry, Event, Failure, InviteError, Invited, OpenStreamError, Peer, Say, Transport,
+};
+pub use former::{SetAsideError, set_aside};
 pub use handle::Gossip;
 pub use identity::{IdentityError, load_identity};
 pub use join::JoinError;

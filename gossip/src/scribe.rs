@@ -7,26 +7,30 @@
 //! that holds it has returned; a commit that fails ends the thread, because
 //! what the disk holds is not known any more.
 
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use gossip_core::fact::Update;
+use gossip_core::fact::{Record, Update};
 use gossip_core::grant::Chain;
 use gossip_core::id::{ClusterId, NodeId, Signature};
 use gossip_core::invite::Invitation;
 use gossip_core::log::{Batch, LogId};
 use gossip_core::moment::WallTime;
+use gossip_core::removal::Removal;
 use gossip_core::sign::Key;
 use gossip_core::wire::gate::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::api::{Entry, Failure};
+use crate::api::{Entry, Failure, Invited};
 use crate::journal::{Journal, Writes};
 use crate::journal_error::JournalError;
 use crate::knowledge::{Knowledge, News};
+use crate::members::{Notice, Ruling};
 
 mod draft;
 mod orders;
+mod removing;
 
 /// Orders that wait; the agent's appends are told `Busy` beyond it.
 pub(crate) const ORDERS_MAX: usize = 1024;
@@ -53,6 +57,15 @@ pub(crate) enum Order {
         now: WallTime,
         answer: oneshot::Sender<Result<Chain, Refusal>>,
     },
+    /// Say that an invitation was made, or take one back; answered once that is on the disk,
+    /// or with `false`.
+    Note { record: Record, answer: oneshot::Sender<bool> },
+    /// All invitations that are known here.
+    Invitations(oneshot::Sender<Vec<Invited>>),
+    /// Whom a member admitted, nodes and operators, as far as known here.
+    AdmittedBy { member: NodeId, answer: oneshot::Sender<Vec<NodeId>> },
+    /// Take removals, whose signatures hold, where they are news.
+    Heed { removals: Vec<Removal>, answer: Option<oneshot::Sender<bool>> },
     /// Read what a peer wants.
     Read { to: NodeId, wants: Vec<(LogId, u64)> },
     /// End, after everything before this.
@@ -86,6 +99,8 @@ pub(crate) struct Committed {
     pub(crate) refused: Vec<LogId>,
     /// Who sent records, and of which logs they were the next ones wanted, or known already.
     pub(crate) done: Vec<(NodeId, Vec<LogId>)>,
+    /// Who is kept out from now on, where that changed.
+    pub(crate) ruling: Option<Arc<Ruling>>,
 }
 
 /// Who writes.
@@ -104,6 +119,9 @@ pub(crate) struct Scribe {
     knowledge: Knowledge,
     /// The greatest start counter of this node's key that was seen.
     start: u64,
+    /// The ruling that was told last, and where.
+    told: Arc<Ruling>,
+    notice: Notice,
 }
 
 /// One commit in the making.
@@ -115,6 +133,7 @@ struct Round {
     news: News,
     committed: Committed,
     admitted: Vec<(oneshot::Sender<Result<Chain, Refusal>>, Chain)>,
+    noted: Vec<oneshot::Sender<bool>>,
     chunks: Vec<(NodeId, Option<Bytes>)>,
     permits: Vec<OwnedSemaphorePermit>,
     orders: usize,
@@ -123,9 +142,15 @@ struct Round {
 }
 
 impl Scribe {
-    pub(crate) fn new(author: Author, journal: Journal, knowledge: Knowledge) -> Self {
-        let start = author.log.start;
-        Self { author, journal, knowledge, start }
+    pub(crate) fn new(
+        author: Author,
+        journal: Journal,
+        knowledge: Knowledge,
+        notice: Notice,
+    ) -> Self {
+        let (start, told) = (author.log.start, Arc::clone(knowledge.members().ruling()));
+        notice.post(&told);
+        Self { author, journal, knowledge, start, told, notice }
     }
 
     /// Starts the thread; it ends at `Stop`, at a failure, or when nobody can order any more.
@@ -190,6 +215,23 @@ impl Scribe {
                     }
                 }
             }
+            Order::Note { record, answer } => {
+                if self.note_invitation(record, round) {
+                    round.noted.push(answer);
+                } else {
+                    let _asker_is_gone = answer.send(false);
+                }
+            }
+            Order::Invitations(answer) => {
+                let _asker_is_gone = answer.send(self.invited());
+            }
+            Order::AdmittedBy { member, answer } => {
+                let _asker_is_gone = answer.send(self.admitted_by(&member));
+            }
+            Order::Heed { removals, answer } => {
+                self.heed(removals, round);
+                round.noted.extend(answer);
+            }
             Order::Read { to, wants } => {
                 let frame = self.read(&wants)?;
                 round.chunks.push((to, frame));
@@ -201,8 +243,8 @@ impl Scribe {
 
     /// Commits, then tells.
     fn finish(&mut self, round: Round, reports: &mpsc::Sender<Report>) -> Result<(), JournalError> {
-        let Round { mut writes, sources, news, mut committed, admitted, chunks, permits, .. } =
-            round;
+        let Round { mut writes, sources, news, mut committed, admitted, noted, .. } = round;
+        let (chunks, permits) = (round.chunks, round.permits);
         for (log, number, reason) in news.rejected {
             committed.rejected.push((log.node, format!("record {number}: {reason}")));
             writes.rejected.push((log, number, reason));
@@ -213,14 +255,46 @@ impl Scribe {
         committed.updates = news.updates;
         committed.fresh = sources.into_iter().zip(writes.batches).collect();
         drop(permits);
+        let ruling = self.knowledge.members().ruling();
+        if !Arc::ptr_eq(ruling, &self.told) {
+            self.told = Arc::clone(ruling);
+            self.notice.post(ruling);
+            committed.ruling = Some(Arc::clone(ruling));
+        }
         for (answer, chain) in admitted {
             let _joiner_is_gone = answer.send(Ok(chain));
+        }
+        for answer in noted {
+            let _asker_is_gone = answer.send(true);
         }
         for (to, frame) in chunks {
             let _ended = reports.blocking_send(Report::Chunk { to, frame });
         }
         let _ended = reports.blocking_send(Report::Committed(committed));
         Ok(())
+    }
+
+    fn invited(&self) -> Vec<Invited> {
+        let all = self.knowledge.invitations().all();
+        let ruling = self.knowledge.members().ruling();
+        all.map(|(id, known)| Invited {
+            id: *id,
+            invitation: known.invitation.clone(),
+            redeemed: known.redeemed.iter().copied().collect(),
+            revoked: known.revoked,
+            is_void: known.invitation.as_ref().is_some_and(|it| ruling.out.contains(&it.issuer)),
+        })
+        .collect()
+    }
+
+    fn admitted_by(&self, member: &NodeId) -> Vec<NodeId> {
+        let members = self.knowledge.members();
+        let invited = self.knowledge.invitations().admitted_by(member);
+        let mut all: Vec<_> = members.granted_by(member).chain(invited).collect();
+        all.retain(|node| members.ruling().removals.of(node).is_none());
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     fn next(&self) -> u64 {

@@ -66,7 +66,7 @@ fn bench() -> Bench {
     let (cluster, chain) = Chain::found(&key, 1);
     let log = LogId { node: key.id(), start: 1, nonce: 1 };
     let author = Author { key, cluster, chain, log };
-    let scribe = Scribe::new(author.clone(), journal, Knowledge::new(cluster));
+    let scribe = Scribe::new(author.clone(), journal, Knowledge::new(cluster), Notice::default());
     let (orders, taken) = mpsc::channel(ORDERS_MAX);
     let (made, reports) = mpsc::channel(REPORTS_MAX);
     let thread = scribe.spawn(taken, made).expect("spawns");

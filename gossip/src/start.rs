@@ -1,6 +1,6 @@
 //! From a data directory to a running member.
 //!
-//!     journal ─▶ replay ─▶ listen ─▶ found, resume or join ─▶ scribe, loop
+//!     journal ─▶ learn ─▶ listen ─▶ found, resume or join ─▶ scribe, loop
 //!
 //! Nothing is written until it is clear what this start is: one that fails
 //! leaves the data as it was. A start that succeeds has a log of its own, under
@@ -14,9 +14,10 @@ use std::time::Instant;
 
 use gossip_core::fact::Update;
 use gossip_core::grant::{Chain, Role};
-use gossip_core::id::ClusterId;
+use gossip_core::id::{ClusterId, NodeId};
 use gossip_core::invite::Token;
 use gossip_core::log::{LogId, Vector};
+use gossip_core::removal::Standing;
 use gossip_core::sign::Key;
 use libp2p::Multiaddr;
 use libp2p::swarm::{Swarm, SwarmEvent};
@@ -67,7 +68,8 @@ pub enum Purpose {
     Resume,
     /// Found a cluster, or go on if this node is a member already.
     Found,
-    /// Join with a token, or go on if this node is a member of that cluster already.
+    /// Join with a token, or go on if this node is a member of that cluster already. A member
+    /// whose grant was taken away by a removal joins anew, under its key.
     Join(Token),
 }
 
@@ -143,15 +145,30 @@ pub async fn start(config: Config, key: Key, purpose: Purpose) -> Result<Started
     check_purpose(known.as_ref(), &purpose)?;
 
     let gatekeeper = Arc::new(Gatekeeper::new(&key));
-    if let Some(membership) = &known {
-        gatekeeper.settle(membership.cluster, membership.chain.clone());
+    let mut learned = None;
+    if let Some(Membership { cluster, chain, .. }) = known.clone() {
+        // Who was removed is known before anybody can knock.
+        let learning = tokio::task::spawn_blocking(move || learn(&contents, cluster, node));
+        let known = learning.await.map_err(std::io::Error::other)?;
+        gatekeeper.notice().post(known.knowledge.members().ruling());
+        learned = Some(known);
+        gatekeeper.settle(cluster, chain);
     }
     let keypair = names::keypair(&key).map_err(std::io::Error::other)?;
     let mut swarm = swarm::build(&keypair, Arc::clone(&gatekeeper))?;
     let mut early = Vec::new();
     let listening = listen(&mut swarm, &config.listen, &mut early).await?;
 
-    let membership = match (known, purpose) {
+    let is_orphan = |chain: &Chain| {
+        matches!(gatekeeper.notice().read().removals.standing(chain), Standing::Orphaned(_))
+    };
+    let membership = match (known.clone(), purpose) {
+        // Whose grant was taken away is no member, and may be admitted anew under its key.
+        (Some(ours), Purpose::Join(token)) if is_orphan(&ours.chain) => {
+            let (cluster, bootstrap) = (ours.cluster, token.addresses.clone());
+            let chain = join::join(&mut swarm, &gatekeeper, token, &mut early).await?;
+            Membership { cluster, chain, bootstrap }
+        }
         (Some(membership), _) => membership,
         (None, Purpose::Join(token)) => {
             let (cluster, bootstrap) = (token.invitation.cluster, token.addresses.clone());
@@ -169,15 +186,26 @@ pub async fn start(config: Config, key: Key, purpose: Purpose) -> Result<Started
         .map(Multiaddr::to_string)
         .collect();
     addresses.extend(announced);
-    let ready = {
-        let (key, membership) = (key.clone(), membership.clone());
-        tokio::task::spawn_blocking(move || replay(journal, contents, &key, &membership))
-    };
-    let (journal, knowledge, log, past) = ready.await.map_err(std::io::Error::other)??;
-    gatekeeper.settle(membership.cluster, membership.chain.clone());
+    let learned = learned.unwrap_or_else(|| Learned::nothing(membership.cluster));
+    let Learned { knowledge, past, start } = learned;
+    let start = start.saturating_add(1);
+    let is_new = known.as_ref() != Some(&membership);
+    let written = membership.clone();
+    let ready = tokio::task::spawn_blocking(move || -> Result<Journal, StartError> {
+        if is_new {
+            journal.set_membership(&written)?;
+        }
+        journal.set_start(start)?;
+        Ok(journal)
+    });
+    let journal = ready.await.map_err(std::io::Error::other)??;
+    let log = LogId { node, start, nonce: rand::rng().random() };
+    let held = knowledge.held().clone();
+    let notice = gatekeeper.notice();
     let author = Author { key, cluster: membership.cluster, chain: membership.chain.clone(), log };
-    let scribe = Scribe::new(author.clone(), journal, knowledge.0);
-    let parts = Parts { swarm, early, gatekeeper, scribe, author, held: knowledge.1 };
+    let scribe = Scribe::new(author.clone(), journal, knowledge, notice);
+    gatekeeper.settle(membership.cluster, membership.chain.clone());
+    let parts = Parts { swarm, early, gatekeeper, scribe, author, held };
     let (gossip, events) = assemble(parts, &membership, &past, addresses.clone())?;
     let Membership { cluster, chain, .. } = membership;
     Ok(Started { gossip, events, cluster, chain, log, past, addresses })
@@ -204,25 +232,29 @@ fn check_purpose(known: Option<&Membership>, purpose: &Purpose) -> Result<(), St
     }
 }
 
-type Replayed = (Journal, (Knowledge, Vector), LogId, Vec<(LogId, Update)>);
+/// What a journal comes to.
+pub(crate) struct Learned {
+    pub(crate) knowledge: Knowledge,
+    past: Vec<(LogId, Update)>,
+    /// The greatest start counter that was used.
+    start: u64,
+}
 
-/// Learns everything again, and takes a start counter of its own.
-fn replay(
-    journal: Journal,
-    contents: Contents,
-    key: &Key,
-    membership: &Membership,
-) -> Result<Replayed, StartError> {
-    if contents.membership.as_ref() != Some(membership) {
-        journal.set_membership(membership)?;
+impl Learned {
+    fn nothing(cluster: ClusterId) -> Self {
+        Self { knowledge: Knowledge::new(cluster), past: Vec::new(), start: 0 }
     }
-    let mut knowledge = Knowledge::new(membership.cluster);
+}
+
+/// Learns everything again.
+pub(crate) fn learn(contents: &Contents, cluster: ClusterId, node: NodeId) -> Learned {
+    let mut knowledge = Knowledge::new(cluster);
     let mut news = News::default();
     let mut start = contents.start;
     for batch in &contents.batches {
         let is_rejected = |number| contents.rejected.contains_key(&(batch.log, number));
         knowledge.learn(batch, is_rejected, &mut news);
-        if batch.log.node == key.id() {
+        if batch.log.node == node {
             start = start.max(batch.log.start);
         }
     }
@@ -242,11 +274,7 @@ fn replay(
             past.push((*log, Update::Intent { job: *job, intent: intent.clone() }));
         }
     }
-    let start = start.saturating_add(1);
-    journal.set_start(start)?;
-    let log = LogId { node: key.id(), start, nonce: rand::rng().random() };
-    let held = knowledge.held().clone();
-    Ok((journal, (knowledge, held), log, past))
+    Learned { knowledge, past, start }
 }
 
 struct Parts {
@@ -296,6 +324,7 @@ fn assemble(
             book.learn(log.node, &card.addresses, now);
         }
     }
+    book.keep_out(&gatekeeper.notice().read().out);
     let roster = Roster::default();
     let feed = Feed::new(
         author.key.clone(),
@@ -306,6 +335,7 @@ fn assemble(
         Sync::new(author.log, held),
         orders.clone(),
         Arc::clone(&roster),
+        Arc::clone(&gatekeeper),
     );
     let writer = scribe.spawn(orders_taken, reports_made)?;
     gatekeeper.admit_through(orders.clone());

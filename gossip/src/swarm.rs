@@ -15,14 +15,16 @@ use gossip_core::id::{ClusterId, ContentHash};
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::Transport as _;
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::gossipsub::{self, IdentTopic, MessageAuthenticity, MessageId, ValidationMode};
 use libp2p::identity::Keypair;
 use libp2p::swarm::{self, NetworkBehaviour, Swarm};
-use libp2p::{StreamProtocol, noise, quic, tcp, yamux};
+use libp2p::{PeerId, StreamProtocol, noise, quic, tcp, yamux};
 
 use crate::gate;
 use crate::gatekeeper::Gatekeeper;
+use crate::threshold::Threshold;
 
 /// The persistent stream of frames between two members.
 pub(crate) const PEER_PROTOCOL: StreamProtocol = StreamProtocol::new("/starling/1/peer");
@@ -52,6 +54,7 @@ const GOSSIP_BYTES_MAX: usize = ADVERT_BYTES_MAX + 1024;
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
+    threshold: Threshold,
     pub(crate) gossip: gossipsub::Behaviour,
     pub(crate) streams: libp2p_stream::Behaviour,
 }
@@ -66,6 +69,18 @@ pub(crate) fn build(
     keypair: &Keypair,
     gatekeeper: Arc<Gatekeeper>,
 ) -> Result<Swarm<Behaviour>, io::Error> {
+    let transport = plain(keypair)?
+        .and_then(move |connection, point| gate::pass(Arc::clone(&gatekeeper), connection, point))
+        .boxed();
+    let config = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE)
+        .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(3));
+    let behaviour = behaviour().map_err(io::Error::other)?;
+    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
+}
+
+/// Connections whose keys are proven, and nothing else: what lies before the gate.
+pub(crate) fn plain(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, io::Error> {
     let mut quic_config = quic::Config::new(keypair);
     quic_config.max_idle_timeout = u32::try_from(QUIC_IDLE.as_millis()).unwrap_or(u32::MAX);
     quic_config.keep_alive_interval = QUIC_KEEP_ALIVE;
@@ -78,18 +93,10 @@ pub(crate) fn build(
         .multiplex(yamux::Config::default())
         .timeout(HANDSHAKE)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let transport = quic
-        .or_transport(tcp)
-        .map(|either, _| match either {
-            Either::Left(connection) | Either::Right(connection) => connection,
-        })
-        .and_then(move |connection, point| gate::pass(Arc::clone(&gatekeeper), connection, point))
-        .boxed();
-    let config = swarm::Config::with_tokio_executor()
-        .with_idle_connection_timeout(IDLE)
-        .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(3));
-    let behaviour = behaviour().map_err(io::Error::other)?;
-    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
+    let either = quic.or_transport(tcp).map(|either, _| match either {
+        Either::Left(connection) | Either::Right(connection) => connection,
+    });
+    Ok(either.boxed())
 }
 
 fn behaviour() -> Result<Behaviour, Box<dyn std::error::Error + Send + Sync>> {
@@ -108,6 +115,7 @@ fn behaviour() -> Result<Behaviour, Box<dyn std::error::Error + Send + Sync>> {
     let gossip = gossipsub::Behaviour::new(MessageAuthenticity::Anonymous, config)?;
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(limits),
+        threshold: Threshold::default(),
         gossip,
         streams: libp2p_stream::Behaviour::new(),
     })

@@ -68,6 +68,8 @@ pub(crate) struct Options {
     pub(crate) image_rate: Option<u64>,
     /// Found, join or resume.
     pub(crate) purpose: Purpose,
+    /// Become another host first, with a key of its own: this one was removed.
+    pub(crate) anew: bool,
     /// Told once when the doors are open, or why they never will be.
     pub(crate) ready: Option<OwnedFd>,
 }
@@ -166,6 +168,14 @@ async fn start_behind(
                 .hint("copy it whole from the output of `starling invite`")
         })?),
     };
+    if options.anew {
+        let data = options.data.clone();
+        let moved = tokio::task::spawn_blocking(move || gossip::set_aside(&data)).await;
+        moved
+            .map_err(std::io::Error::other)
+            .map_err(|e| not_anew(&e))?
+            .map_err(|e| not_anew(&e))?;
+    }
     let key = gossip::load_identity(&options.data).map_err(|e| {
         Complaint::new("identity", "cannot use this host's identity")
             .because(chain(&e))
@@ -224,6 +234,13 @@ async fn start_behind(
     let stop = CancellationToken::new();
     let listeners = steps::Listeners { socket, socket_path: options.socket, operators };
     Ok(steps::Running::new(parts, facts, listeners, stop))
+}
+
+fn not_anew(error: &dyn std::error::Error) -> Complaint {
+    Complaint::new("not_anew", "this host cannot begin anew").because(chain(error)).hint(
+        "only a host that was removed can: `starling node rm` on another member does that; \
+         or give the new one a --data of its own",
+    )
 }
 
 async fn open_runtime(data: &Path) -> Result<runtime::Opened, Complaint> {

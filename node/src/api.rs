@@ -19,10 +19,13 @@ mod find;
 mod follower;
 pub(crate) mod image_types;
 mod images;
+mod invitations;
 mod jobs;
 mod local;
 mod logs;
+pub(crate) mod member_types;
 mod metrics;
+mod nodes;
 pub(crate) mod peer;
 mod pulse;
 mod relay;
@@ -37,7 +40,7 @@ pub(crate) mod types;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
 use crate::agent::Doors;
 
@@ -48,8 +51,10 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 fn router(doors: Doors) -> Router {
     let routes = Router::new()
         .route("/v1/status", get(cluster::status))
-        .route("/v1/nodes", get(cluster::nodes))
-        .route("/v1/invitations", post(cluster::invite))
+        .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes/{node}", get(nodes::inspect).delete(nodes::remove))
+        .route("/v1/invitations", get(invitations::list).post(invitations::make))
+        .route("/v1/invitations/{id}", delete(invitations::revoke))
         .route("/v1/down", post(cluster::down))
         .route("/v1/jobs/{job}", get(jobs::show).delete(jobs::remove))
         .route("/v1/jobs/{job}/stop", post(jobs::stop))

@@ -256,21 +256,21 @@ enum Command {
     #[command(after_help = "Examples:\n  starling events\n  starling events -f --job web\n  \
         starling events -f --json | jq -c 'select(.event == \"awarded\")'")]
     Events(events::EventsArgs),
-    /// Make a token with which other hosts join
-    #[command(
-        after_help = "Examples:\n  starling invite\n  starling invite --ttl 2d --uses 10\n  \
-        starling invite -q | ssh other-host starling join -"
-    )]
+    /// Make a token with which other hosts join; list and revoke those there are
+    #[command(after_help = "Examples:\n  starling invite --ttl 2d --uses 10\n  \
+        starling invite -q | ssh other-host starling join -\n  \
+        starling invite --list && starling invite --revoke 3fe0a1c2")]
     Invite(invite::InviteArgs),
     /// Redeem an operator's token, so that --peer reaches the cluster from here
     #[command(after_help = "Examples:\n  starling login sl1-…\n  \
         ssh first-host starling invite --operator -q | starling login -\n  \
         starling --peer first-host ps")]
     Login(login::LoginArgs),
-    /// List the members of the cluster
+    /// List, inspect and remove the members of the cluster
     #[command(
         visible_alias = "nodes",
-        after_help = "Examples:\n  starling node ls\n  starling nodes --json"
+        after_help = "Examples:\n  starling node ls\n  starling node inspect h2\n  \
+        starling node rm h3"
     )]
     Node {
         #[command(subcommand)]
@@ -325,6 +325,7 @@ fn command() -> clap::Command {
 
 /// Reads the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
+    token::hide();
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -456,9 +457,7 @@ async fn ask(command: Command, client: &mut Client, out: Output) -> Result<u8, F
         Command::Why { job } => why::run(&job, client, out).await,
         Command::Events(args) => events::run(args, client, out).await,
         Command::Invite(args) => invite::run(args, client, out).await,
-        Command::Node { command: None | Some(node::NodeCommand::Ls) } => {
-            node::ls(client, out).await
-        }
+        Command::Node { command } => node::run(command, client, out).await,
         Command::Up(_)
         | Command::Join(_)
         | Command::Down(_)

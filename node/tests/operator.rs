@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::process::{Command, Stdio};
 
 use support::terminal::Terminal;
@@ -159,4 +159,30 @@ fn nobody_there_is_an_error_with_the_address_and_a_hint() {
     let told = operator.run(&["--peer", "127.0.0.1:9", "ps"]);
     assert_eq!(told.code, 69, "{told:?}");
     assert!(told.err.contains("127.0.0.1:9") && told.err.contains("hint"), "{told:?}");
+}
+
+/// Goal: who removes a member without its grants is rid of the operators it made, at once.
+#[test]
+fn an_operator_whose_maker_was_removed_is_let_in_no_more() {
+    let hosts = cluster(2);
+    let operator = Operator::new();
+    let token = hosts[0].run(&["-q", "invite", "--operator"]).ok();
+    operator.run(&["login", token.trim()]).ok();
+    let peer = door(&hosts[1]);
+    let mut command = operator.command(&["--peer", &peer, "events", "-f"]);
+    let mut follower =
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("follows");
+    let mut first = String::new();
+    let told = follower.stdout.as_mut().expect("piped");
+    std::io::BufReader::new(told).read_line(&mut first).expect("an event");
+    assert!(!first.is_empty(), "it is connected");
+    hosts[1].run(&["node", "rm", "--drop-grants", "h1"]).ok();
+    let mut ended = None;
+    until("it is cut off", || {
+        ended = follower.try_wait().expect("waits");
+        ended.is_some()
+    });
+    let told = operator.run(&["--peer", &peer, "ps"]);
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(told.err.contains("was removed from the cluster"), "{told:?}");
 }

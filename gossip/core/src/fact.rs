@@ -10,7 +10,9 @@ use crate::codec::{self, CodecError};
 use crate::grant::Chain;
 use crate::health::Health;
 use crate::id::{ContentHash, JobId, NodeId};
+use crate::invite::Invitation;
 use crate::moment::WallTime;
+use crate::removal::Removal;
 use crate::resources::Resources;
 use crate::slot::{ClaimRank, Epoch, Generation, SlotId};
 
@@ -229,9 +231,21 @@ pub enum Record {
         /// Who came in.
         subject: NodeId,
     },
+    /// An invitation was made; its secret is not in it.
+    Invited(Invitation),
+    /// An invitation admits nobody any more, for good.
+    Revoked {
+        /// Which.
+        invitation: NodeId,
+    },
+    /// A member was removed; in whoever's log it stands, its own signature counts.
+    Removal(Removal),
 }
 
-const KINDS: [&str; 7] = ["open", "card", "claim", "outcome", "spec", "intent", "redeemed"];
+const KINDS: [&str; 10] = [
+    "open", "card", "claim", "outcome", "spec", "intent", "redeemed", "invited", "revoked",
+    "removal",
+];
 
 /// The largest record: a spec with room for its frame.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
@@ -273,6 +287,25 @@ pub enum Entry {
         /// What changes.
         edit: crate::intent::Edit,
     },
+    /// A removal of a member, which is signed on the way and becomes a [`Record::Removal`].
+    Remove {
+        /// Who.
+        node: NodeId,
+        /// What becomes of those that it admitted.
+        grants: Grants,
+        /// When, for people.
+        at: WallTime,
+    },
+}
+
+/// What becomes of those whom a removed member admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grants {
+    /// They stay.
+    Keep,
+    /// They have to be admitted anew.
+    Drop,
 }
 
 /// What the rest of the program is told of a record, once it is verified and durable.
@@ -305,6 +338,8 @@ pub enum Update {
         /// What is wanted.
         intent: crate::intent::JobIntent,
     },
+    /// A member was removed, or was said to be in vain.
+    Removal(Removal),
 }
 
 mod blob {

@@ -167,6 +167,16 @@ impl Chain {
         }
     }
 
+    /// All links, the founder's first.
+    pub fn links(&self) -> &[Grant] {
+        &self.0
+    }
+
+    /// Whom it admits; `None` for a chain without links, which proves nothing.
+    pub fn subject(&self) -> Option<NodeId> {
+        self.0.last().map(|grant| grant.subject)
+    }
+
     /// How far its subject is from the founder.
     pub fn rank(&self) -> u32 {
         self.0.last().map_or(u32::MAX, |grant| grant.rank)

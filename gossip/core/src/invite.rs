@@ -101,6 +101,9 @@ pub enum Refused {
     /// All uses are gone.
     #[error("the token has been used up")]
     UsedUp,
+    /// A member took it back.
+    #[error("the token was revoked")]
+    Revoked,
 }
 
 impl Invitation {
@@ -117,6 +120,13 @@ impl Invitation {
         bytes
     }
 
+    /// Whether its issuer signed it for `cluster`.
+    pub fn is_genuine(&self, cluster: &ClusterId) -> bool {
+        let statement = self.statement();
+        self.cluster == *cluster
+            && verifies(&self.issuer, Domain::Invitation, cluster, &statement, &self.signature)
+    }
+
     /// Whether a joiner may be admitted now. `redeemed` is how many others already were.
     pub fn check(
         &self,
@@ -130,9 +140,8 @@ impl Invitation {
         if self.cluster != *cluster {
             return Err(Refused::OtherCluster);
         }
-        let statement = self.statement();
         let claim = redemption(joiner, asked);
-        if !verifies(&self.issuer, Domain::Invitation, cluster, &statement, &self.signature)
+        if !self.is_genuine(cluster)
             || !verifies(&self.id, Domain::Redemption, cluster, &claim, proof)
         {
             return Err(Refused::Forged);

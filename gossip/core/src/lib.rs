@@ -22,6 +22,7 @@ pub mod log;
 pub mod market;
 pub mod moment;
 pub mod names;
+pub mod removal;
 pub mod rendezvous;
 pub mod resources;
 pub mod restart;

@@ -21,6 +21,8 @@ pub enum Domain {
     Batch,
     /// An advert.
     Advert,
+    /// A member's word that a key is no member's any more.
+    Removal,
 }
 
 impl Domain {
@@ -31,6 +33,7 @@ impl Domain {
             Domain::Redemption => "starling redemption 1",
             Domain::Batch => "starling batch 1",
             Domain::Advert => "starling advert 1",
+            Domain::Removal => "starling removal 1",
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::fact::{Claim, NodeCard, Outcome, TaskEnd, Update};
 use crate::id::{ContentHash, JobId, NodeId};
 use crate::intent::JobIntent;
 use crate::log::LogId;
+use crate::removal::{Removal, Removals, Standing};
 use crate::slot::{ClaimRank, Generation, SlotId};
 use crate::spec::{JobKind, JobSpec};
 
@@ -22,6 +23,9 @@ pub struct State {
     outcomes: BTreeMap<SlotId, BTreeMap<ClaimRank, Outcome>>,
     specs: BTreeMap<ContentHash, JobSpec>,
     jobs: BTreeMap<JobId, JobIntent>,
+    removals: Removals,
+    /// Known nodes that are no members any more.
+    out: BTreeSet<NodeId>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +43,13 @@ pub enum Touched {
     Job(JobId),
     /// A spec that jobs may have waited for.
     Spec(ContentHash),
+    /// Who is a member.
+    Members {
+        /// Those that are none any more.
+        gone: BTreeSet<NodeId>,
+        /// Those whose removal turned out to be void.
+        back: BTreeSet<NodeId>,
+    },
     /// Nothing: it was no news.
     Nothing,
 }
@@ -51,6 +62,7 @@ impl State {
             Update::Card(card) => {
                 if self.is_current(&log) {
                     self.nodes.insert(log.node, NodeEntry { card, log });
+                    self.recount(&log.node);
                     return Touched::Node(log.node, BTreeSet::new());
                 }
                 Touched::Nothing
@@ -65,6 +77,30 @@ impl State {
                 self.jobs.insert(job, intent);
                 Touched::Job(job)
             }
+            Update::Removal(removal) => self.remove(removal),
+        }
+    }
+
+    fn remove(&mut self, removal: Removal) -> Touched {
+        if !self.removals.insert(removal) {
+            return Touched::Nothing;
+        }
+        let is_out =
+            |entry: &NodeEntry| self.removals.standing(&entry.card.chain) != Standing::Good;
+        let nodes = self.nodes.iter().filter(|(_, entry)| is_out(entry));
+        let out: BTreeSet<_> = nodes.map(|(node, _)| *node).collect();
+        let gone = out.difference(&self.out).copied().collect();
+        let back = self.out.difference(&out).copied().collect();
+        self.out = out;
+        Touched::Members { gone, back }
+    }
+
+    /// A node showed another proof of its membership.
+    fn recount(&mut self, node: &NodeId) {
+        if self.standing_of(node) == Standing::Good {
+            self.out.remove(node);
+        } else {
+            self.out.insert(*node);
         }
     }
 
@@ -88,6 +124,7 @@ impl State {
             self.claims.entry(claim.slot.clone()).or_default().insert(log.node, claim);
         }
         self.nodes.insert(log.node, NodeEntry { card, log });
+        self.recount(&log.node);
         Touched::Node(log.node, touched)
     }
 
@@ -138,27 +175,51 @@ impl State {
         self.specs.get(hash)
     }
 
-    /// Every node that ever opened a log here.
+    /// Every member that ever opened a log.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &NodeCard)> {
-        self.nodes.iter().map(|(id, entry)| (id, &entry.card))
+        let nodes = self.nodes.iter().filter(|(id, _)| !self.is_out(id));
+        nodes.map(|(id, entry)| (id, &entry.card))
     }
 
-    /// One node's card.
+    /// Every node that opened a log and is no member any more.
+    pub fn former_nodes(&self) -> impl Iterator<Item = (&NodeId, &NodeCard)> {
+        self.out.iter().filter_map(|id| self.nodes.get_key_value(id)).map(|(id, it)| (id, &it.card))
+    }
+
+    /// One node's card, whether it is still a member or not.
     pub fn node(&self, node: &NodeId) -> Option<&NodeCard> {
         self.nodes.get(node).map(|entry| &entry.card)
     }
 
-    /// All claims for a slot, with their claimants.
+    /// Whether `node` was a member and is none any more.
+    pub fn is_out(&self, node: &NodeId) -> bool {
+        self.out.contains(node)
+    }
+
+    /// What removals leave of the membership of `node`; good where nothing is known of it.
+    pub fn standing_of(&self, node: &NodeId) -> Standing<'_> {
+        match self.nodes.get(node) {
+            Some(entry) => self.removals.standing(&entry.card.chain),
+            None => self.removals.of(node).map_or(Standing::Good, Standing::Removed),
+        }
+    }
+
+    /// All removals.
+    pub fn removals(&self) -> &Removals {
+        &self.removals
+    }
+
+    /// All claims for a slot, with their claimants: those of members.
     pub fn claims(&self, slot: &SlotId) -> impl Iterator<Item = (&NodeId, &Claim)> {
-        self.claims.get(slot).into_iter().flatten()
+        self.claims.get(slot).into_iter().flatten().filter(|(node, _)| !self.is_out(node))
     }
 
-    /// All claims of all slots.
+    /// All claims of members for all slots.
     pub fn all_claims(&self) -> impl Iterator<Item = (&NodeId, &Claim)> {
-        self.claims.values().flatten()
+        self.claims.values().flatten().filter(|(node, _)| !self.is_out(node))
     }
 
-    /// All claims that `node` holds.
+    /// All claims that `node` holds, member or not.
     pub fn holdings(&self, node: &NodeId) -> Vec<Claim> {
         self.claims.values().filter_map(|by_node| by_node.get(node)).cloned().collect()
     }
@@ -185,7 +246,9 @@ impl State {
 
     /// The greatest epoch counter that anybody used for a slot.
     pub fn epoch_counter(&self, slot: &SlotId) -> u64 {
-        let claimed = self.claims(slot).map(|(_, claim)| claim.epoch.counter);
+        // A higher epoch outranks those of former members, too: they may be back.
+        let claims = self.claims.get(slot).into_iter().flat_map(BTreeMap::values);
+        let claimed = claims.map(|claim| claim.epoch.counter);
         let ended = self.outcomes(slot).map(|(rank, _)| rank.epoch.counter);
         claimed.chain(ended).max().unwrap_or(0)
     }

@@ -138,3 +138,51 @@ fn stop_is_final_and_of_two_scales_the_lower_counts() {
     intent.apply(&Edit::Submit { generation: generation(), at });
     assert_eq!(intent.count(&spec, &GroupName::main()), 0);
 }
+
+#[test]
+fn a_removed_node_has_no_say_in_any_order_and_may_turn_out_to_be_one_still() {
+    let keys = [1, 2, 3].map(|n| Key::from_seed([n; 32]));
+    let (cluster, founder) = Chain::found(&keys[0], 0);
+    let admit = |n: u8| {
+        let subject = Key::from_seed([n; 32]).id();
+        founder.extend(&keys[0], &cluster, subject, crate::grant::Role::Member, n.into())
+    };
+    let chains = [founder.clone(), admit(2).expect("room"), admit(3).expect("room")];
+    let opened = |n: u8| {
+        let card = NodeCard { chain: chains[usize::from(n) - 1].clone(), ..card(n) };
+        (log(n, 1), Update::Opened { card, holdings: vec![claim(n.into(), n.into())] })
+    };
+    let removal = |by: u8, of: u8| {
+        let at = usize::from(by) - 1;
+        let about = (node(of), chains[at].clone());
+        let keeps = vec![node(2), node(3)];
+        let removal = Removal::sign(&keys[at], &cluster, about, keeps, WallTime(0));
+        (log(by, 1), Update::Removal(removal))
+    };
+    let told = [opened(1), opened(2), opened(3), removal(2, 1)];
+    let mut seen = Vec::new();
+    for turn in 0..told.len() {
+        let mut order = told.clone();
+        order.rotate_left(turn);
+        let mut state = State::default();
+        for (log, update) in order {
+            state.apply(log, update);
+        }
+        seen.push(state);
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+    let mut state = seen.remove(0);
+    let members = |state: &State| state.nodes().map(|(id, _)| *id).collect::<BTreeSet<_>>();
+    assert_eq!(members(&state), BTreeSet::from([node(2), node(3)]), "3 was kept");
+    assert_eq!(state.claims(&slot(1)).count(), 0);
+    assert_eq!(state.holdings(&node(1)).len(), 1, "its own are still known");
+    assert_eq!(state.epoch_counter(&slot(1)), 1, "and outranked");
+    assert!(state.node(&node(1)).is_some(), "it has a name");
+    let (log, update) = removal(1, 2);
+    let gone_and_back = state.apply(log, update.clone());
+    let expected =
+        Touched::Members { gone: BTreeSet::from([node(2)]), back: BTreeSet::from([node(1)]) };
+    assert_eq!(gone_and_back, expected, "the founder's counts");
+    assert_eq!(state.apply(log, update), Touched::Nothing, "said twice");
+    assert_eq!(state.claims(&slot(1)).count(), 1);
+}

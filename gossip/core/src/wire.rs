@@ -118,6 +118,12 @@ pub mod gate {
     use crate::grant::Chain;
     use crate::id::{ClusterId, Signature};
     use crate::invite::{Invitation, Refused};
+    use crate::removal::Removal;
+
+    /// The most removals that one hello shows, and their bytes together unless it is one.
+    pub const SHOWN_MAX: usize = 4;
+    /// See [`SHOWN_MAX`].
+    pub const SHOWN_BYTES_MAX: usize = 20 * 1024;
 
     /// The largest message of admission.
     pub const MESSAGE_BYTES_MAX: usize = 32 * 1024;
@@ -134,6 +140,10 @@ pub mod gate {
         pub cluster: ClusterId,
         /// Why it should be let in.
         pub claim: Claim,
+        /// What the listener should know before it judges: that it was removed itself, or why
+        /// a removal of the dialer that it may believe in is void. At most [`SHOWN_MAX`] count.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub removals: Vec<Removal>,
     }
 
     /// Why a dialer should be let in.
@@ -170,6 +180,11 @@ pub mod gate {
         },
         /// No.
         Refused(Refusal),
+        /// No: one of the two was removed, or its grant was, and this is the proof.
+        Removed {
+            /// By whom, and of whom.
+            proof: Box<Removal>,
+        },
     }
 
     /// Why not; no more than a stranger may know.
@@ -215,6 +230,34 @@ mod tests {
         let mut bytes = Frame::Vector(vec![]).encode().expect("encodes");
         bytes[1] = 2;
         assert_eq!(read(&bytes).expect("skips"), None);
+    }
+
+    #[test]
+    fn a_hello_is_read_across_versions_that_show_removals_and_that_do_not() {
+        use crate::grant::Chain;
+        use crate::removal::Removal;
+        use crate::sign::Key;
+
+        #[derive(Serialize, Deserialize)]
+        struct Older {
+            version: u32,
+            cluster: crate::id::ClusterId,
+            claim: gate::Claim,
+        }
+        let key = Key::from_seed([1; 32]);
+        let (cluster, chain) = Chain::found(&key, 1);
+        let claim = gate::Claim::Member { chain: chain.clone() };
+        let older = Older { version: gate::VERSION, cluster, claim: claim.clone() };
+        let bytes = codec::to_cbor(&older).expect("cbor");
+        let read: gate::Hello = codec::from_cbor(&bytes).expect("reads");
+        assert!(read.removals.is_empty());
+        assert_eq!(codec::to_cbor(&read).expect("cbor"), bytes, "nothing to show, nothing new");
+        let about = (NodeId::new([2; 32]), chain);
+        let removal = Removal::sign(&key, &cluster, about, vec![], crate::moment::WallTime(1));
+        let newer = gate::Hello { removals: vec![removal], ..read };
+        let bytes = codec::to_cbor(&newer).expect("cbor");
+        let read: Older = codec::from_cbor(&bytes).expect("an older one reads it");
+        assert_eq!((read.version, read.cluster), (gate::VERSION, cluster));
     }
 
     #[test]

@@ -21,12 +21,22 @@ use crate::address;
 use crate::api::{Event, Peer, Say, Transport};
 use crate::link::{self, Link};
 use crate::names;
+use crate::nuisance::Line;
 use crate::swarm::{self, Behaviour, BehaviourEvent};
 
 use super::{
     ADVERTS_MAX, Connection, Feed, HEARTBEAT, Inlets, LATE, OUTBOX_MAX, SILENCE_MAX, SIMULTANEOUS,
     Way,
 };
+
+/// What an error is about in the end: what wraps it says only that something failed.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
 
 impl Feed {
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>, inlets: &mut Inlets) {
@@ -41,6 +51,13 @@ impl Feed {
                 tracing::debug!(%peer, %error, "cannot connect");
                 if let Some(node) = names::node_of(&peer) {
                     self.book.failed(&node, Instant::now(), &mut rand::rng());
+                }
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                let Some(from) = address::ip_of(&send_back_addr) else { return };
+                if let Some(line) = self.nuisance.note(from, || deepest(&error), Instant::now()) {
+                    let Line { from, times, reason } = line;
+                    tracing::warn!(%from, times, reason, "a connection was turned away");
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => {
@@ -58,6 +75,11 @@ impl Feed {
         inlets: &mut Inlets,
     ) {
         let Some(node) = names::node_of(&peer) else { return };
+        if !self.gatekeeper.still_admits(&node) {
+            // Removed while it was at the gate.
+            inlets.swarm.close_connection(id);
+            return;
+        }
         let now = Instant::now();
         let remote = endpoint.get_remote_address().clone();
         let transport = address::transport_of(&remote).unwrap_or(Transport::Tcp);
@@ -96,11 +118,27 @@ impl Feed {
         if left == 0 {
             connection.writer.abort();
             self.connections.remove(&node);
+            self.gatekeeper.left(&node);
             self.sync.peer_down(&node);
             self.book.reset(&node, Instant::now(), &mut rand::rng());
             self.outbox.push_back(Event::PeerDown(node));
         }
         self.note(&node);
+    }
+
+    /// Disconnects whoever is kept out since the last look, and dials those again who are back.
+    pub(super) fn part(&mut self, swarm: &mut Swarm<Behaviour>) {
+        if !std::mem::take(&mut self.ruled) {
+            return;
+        }
+        let ruling = self.notice.read();
+        self.book.keep_out(&ruling.out);
+        for node in self.connections.keys().filter(|node| !self.gatekeeper.still_admits(node)) {
+            tracing::info!(node = %node.short(), "removed from the cluster, disconnected");
+            if let Some(peer) = names::peer_of(node) {
+                let _is_gone_already = swarm.disconnect_peer_id(peer);
+            }
+        }
     }
 
     /// Keeps the roster true.
@@ -140,7 +178,8 @@ impl Feed {
             return MessageAcceptance::Reject;
         };
         let node = advert.log.node;
-        let is_member = self.connections.contains_key(&node) || self.book.knows(&node);
+        let is_known = self.connections.contains_key(&node) || self.book.knows(&node);
+        let is_member = is_known && !self.notice.read().out.contains(&node);
         let last = self.adverts.get(&node);
         let is_news = last.is_none_or(|last| advert.is_newer_than(last));
         if node == self.key.id() || !is_member || !is_news {
@@ -170,8 +209,10 @@ impl Feed {
             self.beat = now;
             self.on_beat(now, swarm);
         }
-        let connections = &self.connections;
-        let dials = self.book.due(now, |node| connections.contains_key(node), &mut rand::rng());
+        let (connections, gatekeeper) = (&self.connections, &self.gatekeeper);
+        // Who was removed is dialed until it knows it: nobody else would tell it.
+        let is_done = |node: &_| connections.contains_key(node) || gatekeeper.is_told(node);
+        let dials = self.book.due(now, is_done, &mut rand::rng());
         for dial in dials {
             let options = match dial.node.and_then(|node| names::peer_of(&node)) {
                 Some(peer) => {

@@ -45,6 +45,7 @@ impl Feed {
                 self.book.learn(log.node, &card.addresses, now);
             }
         }
+        self.ruled |= committed.ruling.is_some();
         if !committed.updates.is_empty() {
             self.outbox.push_back(Event::Updates(committed.updates));
         }

@@ -5,17 +5,19 @@
 //! An append is whole or nothing, and its entries may depend on each other: a
 //! claim on the opening before it, an edit on the edit before it. So checking
 //! changes nothing but the draft, and what was checked cannot fail any more.
-//! Nothing here signs or writes.
+//! Nothing here writes, and of all entries only a removal is signed here.
 
 use std::collections::BTreeMap;
 
-use gossip_core::fact::{RECORD_BYTES_MAX, Record};
+use gossip_core::fact::{RECORD_BYTES_MAX, Record, Update};
 use gossip_core::id::JobId;
 use gossip_core::log::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, LogId};
 
 use crate::api::Entry;
 use crate::document::Resting;
 use crate::knowledge::{Knowledge, Meaning, News};
+
+use super::{Author, removing};
 
 /// Entries of which all hold.
 #[derive(Debug)]
@@ -36,12 +38,13 @@ enum Step {
 }
 
 impl Draft {
-    /// Checks `entries` as the next ones of `log`; says which does not hold, and why.
+    /// Checks `entries` as the next ones of the author's log; says which does not hold, and why.
     pub(super) fn of(
         entries: Vec<Entry>,
-        log: LogId,
+        author: &Author,
         knowledge: &Knowledge,
     ) -> Result<Self, String> {
+        let log = author.log;
         let first = knowledge.held().get(&log).copied().unwrap_or(0);
         if first == 0 && !matches!(entries.first(), Some(Entry::Fact(Record::Open { .. }))) {
             return Err("a log starts with its opening".to_owned());
@@ -49,16 +52,31 @@ impl Draft {
         let (records, steps, tried) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut draft = Self { log, first, records, steps, tried };
         for (at, entry) in (1..).zip(entries) {
-            draft.add(entry, knowledge).map_err(|reason| format!("entry {at}: {reason}"))?;
+            draft
+                .add(entry, author, knowledge)
+                .map_err(|reason| format!("entry {at}: {reason}"))?;
         }
         Ok(draft)
     }
 
-    fn add(&mut self, entry: Entry, knowledge: &Knowledge) -> Result<(), String> {
+    fn add(&mut self, entry: Entry, author: &Author, knowledge: &Knowledge) -> Result<(), String> {
         let number = self.first + self.records.len() as u64;
         let (bytes, step) = match entry {
-            Entry::Fact(Record::Intent { .. } | Record::Redeemed { .. }) => {
-                return Err("this is not for the agent to write".to_owned());
+            Entry::Fact(
+                Record::Intent { .. }
+                | Record::Redeemed { .. }
+                | Record::Invited(_)
+                | Record::Revoked { .. }
+                | Record::Removal(_),
+            ) => return Err("this is not for the agent to write".to_owned()),
+            Entry::Remove { node, grants, at } => {
+                for removal in removing::removals(author, knowledge, (node, grants, at))? {
+                    let number = self.first + self.records.len() as u64;
+                    self.records.push(encode(&Record::Removal(removal.clone()))?);
+                    let meaning = Meaning::Update(Update::Removal(removal));
+                    self.steps.push(Step::Fact(number, meaning));
+                }
+                return Ok(());
             }
             Entry::Fact(record) => {
                 let bytes = encode(&record)?;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gossip_core::fact::Record;
 use gossip_core::grant::Chain;
 use gossip_core::id::{NodeId, Signature};
-use gossip_core::invite::Invitation;
+use gossip_core::invite::{Invitation, Refused};
 use gossip_core::log::{Batch, LogId, Place, place};
 use gossip_core::moment::WallTime;
 use gossip_core::wire::Frame;
@@ -28,7 +28,7 @@ const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 impl Scribe {
     /// This node's own entries, all of them or none.
     pub(super) fn append(&mut self, ticket: u64, entries: Vec<Entry>, round: &mut Round) {
-        let draft = Draft::of(entries, self.author.log, &self.knowledge);
+        let draft = Draft::of(entries, &self.author, &self.knowledge);
         let written = draft.map(|draft| {
             for records in draft.learn(&mut self.knowledge, &mut round.news) {
                 self.write(records, round);
@@ -97,28 +97,52 @@ impl Scribe {
             return Err(Refusal::NotReady);
         }
         let me = self.author.key.id();
-        let redeemed = self.knowledge.redeemed(&invitation.id);
-        let is_here = redeemed.is_some_and(|subjects| subjects.contains(&joiner));
-        let others = redeemed.map_or(0, |subjects| subjects.len() - usize::from(is_here));
-        let issuer_known = invitation.issuer == me || self.knowledge.is_member(&invitation.issuer);
+        if self.knowledge.members().ruling().removals.of(&joiner).is_some() {
+            return Err(Refusal::NotAMember);
+        }
+        let known = self.knowledge.invitations().get(&invitation.id);
+        let is_here = known.is_some_and(|known| known.redeemed.contains(&joiner));
+        let others = known.map_or(0, |known| known.redeemed.len() - usize::from(is_here));
+        let is_revoked = known.is_some_and(|known| known.revoked.is_some());
+        let members = self.knowledge.members();
+        let issuer_known = invitation.issuer == me || members.is_member(&invitation.issuer);
         let place = (&self.author.cluster, issuer_known);
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         invitation.check(proof, &joiner, &me, place, now, others).map_err(Refusal::Invitation)?;
-        let Author { key, cluster, chain, log } = &self.author;
+        if is_revoked {
+            return Err(Refusal::Invitation(Refused::Revoked));
+        }
+        let Author { key, cluster, chain, .. } = &self.author;
         let nonce = rand::rng().random();
         let chain = chain
             .extend(key, cluster, joiner, invitation.role, nonce)
             .map_err(|_too_long| Refusal::NotReady)?;
         if !is_here {
             let record = Record::Redeemed { invitation: invitation.id, subject: joiner };
-            let bytes = record.encode().map_err(|_no_encoding| Refusal::Disk)?;
-            let (log, number) = (*log, self.next());
-            self.knowledge
-                .learn_record(log, number, record, &mut round.news)
-                .map_err(|_never| Refusal::Disk)?;
-            self.write(vec![bytes], round);
+            if !self.note(record, round) {
+                return Err(Refusal::Disk);
+            }
         }
         Ok(chain)
+    }
+
+    /// Writes one record of this node that no agent wrote; whether it holds.
+    pub(super) fn note(&mut self, record: Record, round: &mut Round) -> bool {
+        let Ok(bytes) = record.encode() else { return false };
+        let (log, number) = (self.author.log, self.next());
+        match self.knowledge.learn_record(log, number, record, &mut round.news) {
+            Ok(()) => self.write(vec![bytes], round),
+            Err(reason) => {
+                tracing::warn!(reason, "a record of this node does not hold");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Makes an invitation known, or takes one back; only a log that is open can say so.
+    pub(super) fn note_invitation(&mut self, record: Record, round: &mut Round) -> bool {
+        self.next() > 0 && self.note(record, round)
     }
 
     /// One frame of what is wanted.

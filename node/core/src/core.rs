@@ -1,13 +1,14 @@
 //! The node as one machine: everything it knows, in; everything it does, out.
 //!
-//! Three organs share it: `placing` drives tenders for what is wanted,
-//! `holding` looks after what this node claimed, `asking` answers users. Their
+//! Organs share it: `placing` drives tenders for what is wanted, `holding` looks
+//! after what this node claimed, `asking` answers users, `parting` sees members go. Their
 //! rules live in the machines they use; this file only routes. What a node
 //! says to itself takes the same road as what others say.
 
 mod asking;
 mod clearing;
 mod holding;
+mod parting;
 mod placing;
 mod returning;
 #[cfg(test)]
@@ -159,6 +160,9 @@ impl Core {
         let rest = rest.into_iter().map(Record::Claim);
         core.append(std::iter::once(open).chain(rest).map(Entry::Fact).collect(), out);
         core.finish_found(now, found, out);
+        if core.is_outcast() {
+            core.stop_all(now, out);
+        }
         let jobs: Vec<_> = core.state.jobs().map(|(job, _)| *job).collect();
         for job in jobs {
             core.dirty.insert(job, now.moment);
@@ -265,7 +269,7 @@ impl Core {
 
     /// Whether a node is thought to be gone.
     pub fn is_lost(&self, node: &NodeId) -> bool {
-        *node != self.me && self.liveness.is_lost(node)
+        *node != self.me && (self.liveness.is_lost(node) || self.state.is_out(node))
     }
 
     /// How long a node has been silent.
@@ -340,7 +344,7 @@ impl Core {
     }
 
     fn hear(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
-        if node == self.me {
+        if node == self.me || self.state.is_out(&node) {
             return;
         }
         self.heard_since.get_or_insert(now.moment);
@@ -351,6 +355,9 @@ impl Core {
 
     fn advert(&mut self, now: Now, advert: Advert, out: &mut Vec<Effect>) {
         let node = advert.log.node;
+        if self.state.is_out(&node) {
+            return;
+        }
         self.hear(now, node, out);
         let before = self.adverts.get(&node);
         if before.is_some_and(|before| !advert.is_newer_than(before)) {
@@ -365,6 +372,7 @@ impl Core {
 
     fn learn(&mut self, now: Now, log: LogId, update: Update, out: &mut Vec<Effect>) {
         let known = self.state.node(&log.node).is_some();
+        let was_out = self.state.is_out(&log.node);
         if log.node != self.me {
             self.tell_update(log.node, &update, out);
         }
@@ -376,8 +384,15 @@ impl Core {
         }
         match self.state.apply(log, update) {
             Touched::Node(node, jobs) => {
-                if node != self.me {
+                let is_out = self.state.is_out(&node);
+                if node != self.me && !is_out {
                     self.liveness.watch(node, now.moment);
+                }
+                if known && is_out != was_out {
+                    // It shows another grant than before.
+                    let (it, nobody) = (BTreeSet::from([node]), BTreeSet::new());
+                    let changed = if is_out { (&it, &nobody) } else { (&nobody, &it) };
+                    self.parted(now, changed, out);
                 }
                 if !known {
                     let name = self.state.node(&node).map(|card| card.name.clone());
@@ -390,6 +405,7 @@ impl Core {
                 self.mark(now, jobs);
             }
             Touched::Job(job) => self.mark(now, [job]),
+            Touched::Members { gone, back } => self.parted(now, (&gone, &back), out),
             Touched::Spec(hash) => {
                 self.adopt_spec(&hash);
                 let names =
@@ -478,7 +494,7 @@ impl Core {
         if due {
             self.published = Some((now.moment, free, running));
             let capacity = self.bidder.ledger.capacity();
-            let bidding = !self.draining;
+            let bidding = !self.draining && !self.is_outcast();
             out.push(Effect::Publish { free, capacity, running, bidding });
         }
     }

@@ -5,7 +5,7 @@
 //! by an input with the same ticket or id.
 
 use gossip_core::advert::Advert;
-use gossip_core::fact::{Entry, TaskEnd, Update};
+use gossip_core::fact::{Entry, Grants, TaskEnd, Update};
 use gossip_core::health::Health;
 use gossip_core::id::{JobId, NodeId};
 use gossip_core::log::LogId;
@@ -128,6 +128,13 @@ pub enum Ask {
     Stop(JobId),
     /// Stop it and forget it.
     Remove(JobId),
+    /// A node is no member any more.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+        /// What becomes of those that it admitted.
+        grants: Grants,
+    },
 }
 
 /// What became of an ask.
@@ -145,6 +152,25 @@ pub enum Reply {
         /// Which job.
         job: JobId,
     },
+    /// The node was removed, which is durable.
+    NodeRemoved {
+        /// Which.
+        node: NodeId,
+        /// The other member that holds it; `None` where there is no other member.
+        replicated: Option<NodeId>,
+    },
+    /// The node was removed, which is durable here only.
+    RemovedHereOnly {
+        /// Which.
+        node: NodeId,
+    },
+    /// The node was not removed.
+    NotRemoved {
+        /// Why.
+        reason: String,
+    },
+    /// This node was removed itself: nothing that it says counts for others.
+    Outcast,
     /// Too many asks wait already.
     Busy,
     /// There is no such job.

@@ -148,10 +148,19 @@ pub enum What {
         /// Who.
         node: NodeId,
     },
-    /// A lost node was heard again.
+    /// A lost node was heard again, or a removed one turned out to be a member still.
     NodeBack {
         /// Who.
         node: NodeId,
+    },
+    /// A node is no member any more.
+    NodeRemoved {
+        /// Who.
+        node: NodeId,
+        /// Its name.
+        name: String,
+        /// Who removed it, or the one that admitted it.
+        by: Option<NodeId>,
     },
 }
 
@@ -172,7 +181,10 @@ impl What {
             | What::Restarting { slot, .. }
             | What::Ended { slot, .. }
             | What::ClaimedTwice { slot, .. } => Some(slot.job),
-            What::NodeJoined { .. } | What::NodeLost { .. } | What::NodeBack { .. } => None,
+            What::NodeJoined { .. }
+            | What::NodeLost { .. }
+            | What::NodeBack { .. }
+            | What::NodeRemoved { .. } => None,
         }
     }
 }

@@ -48,6 +48,13 @@ impl Liveness {
         self.heard.entry(node).or_insert(now);
     }
 
+    /// Stops to watch a node.
+    pub fn forget(&mut self, node: &NodeId) {
+        self.heard.remove(node);
+        self.excused.remove(node);
+        self.lost.remove(node);
+    }
+
     /// `node` said that it will be silent for a while.
     pub fn excuse(&mut self, node: NodeId, now: Moment, how_long: Duration) {
         self.excused.insert(node, (now, now + how_long.min(AWAY_MAX)));

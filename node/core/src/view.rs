@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use gossip_core::fact::{Claim, ClaimState, TaskEnd};
+use gossip_core::fact::{Claim, ClaimState, NodeCard, TaskEnd};
 use gossip_core::health::{Health, HealthState};
 use gossip_core::id::{JobId, NodeId};
 use gossip_core::market::Decline;
 use gossip_core::moment::{Moment, WallTime};
+use gossip_core::removal::Standing;
 use gossip_core::resources::Resources;
 use gossip_core::slot::SlotId;
 use gossip_core::spec::{JobKind, JobSpec};
@@ -165,7 +166,8 @@ pub struct NodeView {
     pub name: String,
     /// Whether it is the node that answers.
     pub me: bool,
-    /// `ready`, or `silent` once it is thought to be gone.
+    /// `ready`, `silent` once it is thought to be gone, `removed`, or `ungranted` where the one
+    /// was removed that had admitted it.
     pub state: String,
     /// Everything it offers.
     pub capacity: Resources,
@@ -183,6 +185,10 @@ pub struct NodeView {
     pub enforces_limits: bool,
     /// How far from the founder.
     pub rank: u32,
+    /// Over what it is connected to the node that answers, which is directly; `None` if it is
+    /// not, or if it is that node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
 }
 
 /// What one node says to a job's open slots, if it were asked now.
@@ -222,32 +228,46 @@ impl Core {
 
     /// All nodes, by name.
     pub fn node_views(&self, now: Moment) -> Vec<NodeView> {
-        let mut views: Vec<_> = self
-            .state()
-            .nodes()
-            .map(|(id, card)| {
-                let me = *id == self.me();
-                let free = self.advert_of(id).map(|advert| advert.free);
-                NodeView {
-                    id: *id,
-                    name: card.name.clone(),
-                    me,
-                    state: if self.is_lost(id) { "silent" } else { "ready" }.to_owned(),
-                    capacity: card.capacity,
-                    free: if me { Some(self.ledger().free()) } else { free },
-                    tasks: u32::try_from(self.state().holdings(id).len()).unwrap_or(u32::MAX),
-                    heard_ms: self
-                        .silence(id, now)
-                        .map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
-                    addresses: card.addresses.clone(),
-                    version: card.version.clone(),
-                    enforces_limits: card.enforces_limits,
-                    rank: card.chain.rank(),
-                }
-            })
-            .collect();
+        let nodes = self.state().nodes();
+        let mut views: Vec<_> = nodes.map(|(id, card)| self.node_view(now, id, card)).collect();
         views.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         views
+    }
+
+    /// All that are no members any more, by name.
+    pub fn former_node_views(&self, now: Moment) -> Vec<NodeView> {
+        let nodes = self.state().former_nodes();
+        let mut views: Vec<_> = nodes.map(|(id, card)| self.node_view(now, id, card)).collect();
+        views.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        views
+    }
+
+    fn node_view(&self, now: Moment, id: &NodeId, card: &NodeCard) -> NodeView {
+        let me = *id == self.me();
+        let free = self.advert_of(id).map(|advert| advert.free);
+        let state = match self.state().standing_of(id) {
+            Standing::Removed(_) => "removed",
+            Standing::Orphaned(_) => "ungranted",
+            Standing::Good if self.is_lost(id) => "silent",
+            Standing::Good => "ready",
+        };
+        NodeView {
+            id: *id,
+            name: card.name.clone(),
+            me,
+            state: state.to_owned(),
+            capacity: card.capacity,
+            free: if me { Some(self.ledger().free()) } else { free },
+            tasks: u32::try_from(self.state().holdings(id).len()).unwrap_or(u32::MAX),
+            heard_ms: self
+                .silence(id, now)
+                .map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+            addresses: card.addresses.clone(),
+            version: card.version.clone(),
+            enforces_limits: card.enforces_limits,
+            rank: card.chain.rank(),
+            over: None,
+        }
     }
 
     /// All jobs that were not removed, newest last.

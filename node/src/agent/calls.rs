@@ -14,6 +14,9 @@ pub(super) fn classify(error: &StartError) -> (&'static str, Option<&'static str
         StartError::OperatorToken => {
             ("operator_token", Some("`starling invite` without --operator prints one for a host"))
         }
+        StartError::Join(JoinError::Removed(_)) => {
+            ("removed", Some("starling join --new TOKEN   joins as another host, with a new key"))
+        }
         StartError::Join(JoinError::Refused { .. }) => {
             ("refused", Some("ask a member for a fresh token: `starling invite`"))
         }

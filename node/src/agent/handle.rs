@@ -222,6 +222,7 @@ fn kind(what: &What) -> &'static str {
         What::NodeJoined { .. } => "node-joined",
         What::NodeLost { .. } => "node-lost",
         What::NodeBack { .. } => "node-back",
+        What::NodeRemoved { .. } => "node-removed",
     }
 }
 

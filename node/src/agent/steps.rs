@@ -285,7 +285,8 @@ impl Running {
         ended.retain(|id| !self.core.allocations().contains_key(id));
         self.forget_tasks(ended, &removed);
         let judged = |effect: &Effect| {
-            matches!(effect, Effect::Tell(What::NodeLost { .. } | What::NodeBack { .. }))
+            let Effect::Tell(what) = effect else { return false };
+            matches!(what, What::NodeLost { .. } | What::NodeBack { .. } | What::NodeRemoved { .. })
         };
         changed |= effects.iter().any(judged);
         self.perform(effects);

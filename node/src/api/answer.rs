@@ -108,11 +108,26 @@ pub(super) fn refusal(reply: &Reply) -> Refused {
             StatusCode::UNPROCESSABLE_ENTITY,
             Fault::of_spec(reason).complaint("bad_job", Reader::Fields),
         ),
+        Reply::NotRemoved { reason } => (
+            StatusCode::CONFLICT,
+            // It is the only entry of its append.
+            Complaint::new("not_removed", "the node was not removed")
+                .because(reason.strip_prefix("entry 1: ").unwrap_or(reason)),
+        ),
+        Reply::Outcast => (
+            StatusCode::CONFLICT,
+            Complaint::new("removed", "this host is no member of its cluster any more")
+                .because("nothing that is asked of it reaches the others")
+                .hint("ask a member; `starling status` here says what happened"),
+        ),
         Reply::Busy => (
             StatusCode::SERVICE_UNAVAILABLE,
             Complaint::new("busy", "too many requests wait for their answer").hint("try again"),
         ),
-        Reply::Accepted { .. } | Reply::NotReplicated { .. } => (
+        Reply::Accepted { .. }
+        | Reply::NotReplicated { .. }
+        | Reply::NodeRemoved { .. }
+        | Reply::RemovedHereOnly { .. } => (
             StatusCode::INTERNAL_SERVER_ERROR,
             Complaint::new("internal", "an acceptance was taken for a refusal"),
         ),

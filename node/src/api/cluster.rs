@@ -1,22 +1,17 @@
-//! The cluster and this node: status, nodes, invitations, going down.
-
-use std::time::Duration;
+//! This node and its cluster in short, and going down.
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
-use gossip_core::grant::Role;
-use gossip_core::moment::WallTime;
+use gossip_core::id::NodeId;
 use gossip_core::resources::Resources;
-use starling_core::view::{JobState, Listing, NodeView};
+use starling_core::view::JobState;
 
 use super::answer::Refused;
-use super::types::{Complaint, DownRequest, InvitationReply, InvitationRequest, Status};
-use crate::agent::{Doors, How, wall_now};
-
-/// The longest an invitation may last: a month.
-const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+use super::member_types::RemovedBy;
+use super::nodes::removed_by;
+use super::types::{DownRequest, Status};
+use crate::agent::{Doors, How};
 
 /// `GET /v1/status`.
 pub(super) async fn status(State(doors): State<Doors>) -> Result<Json<Status>, Refused> {
@@ -28,6 +23,10 @@ pub(super) async fn status(State(doors): State<Doors>) -> Result<Json<Status>, R
             let ready = || nodes.iter().filter(|node| node.state == "ready");
             let jobs = core.job_views();
             let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let removed = core.own_removal().map(|removal| removed_by(core, removal));
+            let mut warnings = facts.warnings.clone();
+            let last_word = removed.as_ref().map(|removed| farewell(removed, facts.node));
+            warnings.extend(last_word);
             let live = |state| matches!(state, JobState::Pending | JobState::Running);
             Status {
                 node: facts.node,
@@ -48,53 +47,33 @@ pub(super) async fn status(State(doors): State<Doors>) -> Result<Json<Status>, R
                     jobs.iter().filter(|job| job.state == JobState::Pending).count(),
                 ),
                 tasks_running: jobs.iter().map(|job| job.running).sum(),
-                warnings: facts.warnings.clone(),
+                warnings,
+                removed,
             }
         })
         .await?;
     Ok(Json(status))
 }
 
+/// What the user of a removed host is told.
+fn farewell(removed: &RemovedBy, me: NodeId) -> String {
+    let (whom, by) = (&removed.whom, &removed.by.name);
+    if whom.id == me {
+        return format!(
+            "{by} removed this host from its cluster: it takes no work and reaches nobody. \
+             starling down, then starling up --new (a cluster of its own) or \
+             starling join --new TOKEN: both make it another host, with a key of its own"
+        );
+    }
+    format!(
+        "{by} removed {}, through which this host was admitted: it takes no work and reaches \
+         nobody. starling down, then starling join TOKEN with a new invitation",
+        whom.name
+    )
+}
+
 fn sum(parts: impl Iterator<Item = Resources>) -> Resources {
     parts.fold(Resources::default(), |sum, part| sum.checked_add(&part).unwrap_or(sum))
-}
-
-/// `GET /v1/nodes`.
-pub(super) async fn nodes(State(doors): State<Doors>) -> Result<Json<Listing<NodeView>>, Refused> {
-    let listing = doors
-        .agent
-        .look(|core, now| Listing {
-            items: core.node_views(now.moment),
-            as_of: wall_now(),
-            view: core.freshness(now.moment),
-        })
-        .await?;
-    Ok(Json(listing))
-}
-
-/// `POST /v1/invitations`.
-pub(super) async fn invite(
-    State(doors): State<Doors>,
-    body: Result<Json<InvitationRequest>, JsonRejection>,
-) -> Result<Json<InvitationReply>, Refused> {
-    let refused = |why: String| {
-        let complaint = Complaint::new("bad_invitation", "no invitation was made").because(why);
-        Refused::new(StatusCode::UNPROCESSABLE_ENTITY, complaint)
-    };
-    let Json(request) = body.map_err(|e| refused(e.body_text()))?;
-    let ttl = Duration::from_secs(request.ttl_s);
-    if ttl.is_zero() || ttl > TTL_MAX {
-        return Err(refused("it must last between a second and 30 days".to_owned()));
-    }
-    let expires = WallTime(wall_now().0.saturating_add(request.ttl_s.saturating_mul(1000)));
-    let token = doors.gossip.invite(request.role, request.uses, expires).await;
-    let mut token = token.map_err(|e| refused(crate::agent::chain(&e)))?;
-    if request.role == Role::Operator {
-        // Operators use a door of their own, and a token's addresses are only hints.
-        token.addresses.clone_from(&doors.facts.operator_addresses);
-    }
-    let token = token.to_text().map_err(|e| refused(e.to_string()))?;
-    Ok(Json(InvitationReply { token, expires }))
 }
 
 /// `POST /v1/down`.

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use starling_core::fetch::Fetching;
 use starling_core::view::{Freshness, JobView, Opinion, TaskView};
 
+use super::member_types::RemovedBy;
+
 /// `POST /v1/jobs`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Submission {
@@ -88,6 +90,9 @@ pub(crate) struct Status {
     pub(crate) tasks_running: u32,
     /// What this host cannot do, each in a sentence.
     pub(crate) warnings: Vec<String>,
+    /// What ended its membership.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) removed: Option<RemovedBy>,
 }
 
 /// `GET /v1/jobs/{job}`.
@@ -134,6 +139,9 @@ pub(crate) struct InvitationReply {
     pub(crate) token: String,
     /// When it ends, by the answering node's clock.
     pub(crate) expires: WallTime,
+    /// What to call it, to take it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<NodeId>,
 }
 
 /// `POST /v1/down`.

@@ -113,6 +113,9 @@ fn arguments(options: &Options) -> Vec<std::ffi::OsString> {
     if options.trust_jobs {
         args.push("--trust-jobs=true".into());
     }
+    if options.anew {
+        args.push("--new".into());
+    }
     args
 }
 

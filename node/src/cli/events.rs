@@ -153,6 +153,10 @@ impl Names {
             What::NodeJoined { node, name } => format!("node {name} is known ({})", node.short()),
             What::NodeLost { node } => format!("node {} is silent", self.node(node)),
             What::NodeBack { node } => format!("node {} is back", self.node(node)),
+            What::NodeRemoved { name, by, .. } => {
+                let by = by.map_or_else(|| "nobody known".to_owned(), |by| self.node(&by));
+                format!("node {name} is no member any more, removed by {by}")
+            }
         }
     }
 }

@@ -104,6 +104,7 @@ impl Settings {
             // None and nothing at all are the same: no budget.
             image_rate: self.image_rate.filter(|rate| *rate > 0),
             purpose,
+            anew: false,
             ready: None,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use starling_core::liveness::LOST_AFTER;
+
 use crate::api::types::Status;
 use crate::cli::client::Client;
 use crate::cli::errors::Failed;
@@ -33,6 +35,13 @@ fn text(status: &Status) -> String {
     };
     line("node", format!("{} ({})", status.name, status.node.short()));
     line("cluster", format!("{}, {}", status.cluster.short(), members(status)));
+    if let Some(removed) = &status.removed {
+        let (whom, by) = (&removed.whom, &removed.by.name);
+        let whom = if whom.id == status.node { "this host" } else { &whom.name };
+        line("removed", format!("{whom}, by {by}, {}", timestamp(removed.at)));
+    } else if status.view.known > 1 {
+        line("heard", heard(status));
+    }
     let since = timestamp(status.started);
     line("agent", format!("version {}, process {}, since {since}", status.version, status.pid));
     line("listens", status.addresses.join(" "));
@@ -45,9 +54,16 @@ fn text(status: &Status) -> String {
 
 fn members(status: &Status) -> String {
     match status.view.known {
-        0 | 1 => "this member alone".to_owned(),
-        known => format!("{known} members, {} heard", status.view.heard),
+        0 | 1 if status.removed.is_none() => "this member alone".to_owned(),
+        _ if status.removed.is_some() => "no member any more".to_owned(),
+        known => format!("{known} members"),
     }
+}
+
+/// How fresh the view is.
+fn heard(status: &Status) -> String {
+    let (heard, known) = (status.view.heard.saturating_sub(1), status.view.known - 1);
+    format!("{heard} of {known} peers in the last {} s", LOST_AFTER.as_secs())
 }
 
 #[cfg(test)]
@@ -68,7 +84,8 @@ mod tests {
         });
         let text = text(&serde_json::from_value(status).expect("a status"));
         assert!(text.starts_with("node     h1 (0a0a0a0a0a0a)\n"), "{text}");
-        assert!(text.contains("cluster  0b0b0b0b0b0b, 3 members, 2 heard\n"), "{text}");
+        assert!(text.contains("cluster  0b0b0b0b0b0b, 3 members\n"), "{text}");
+        assert!(text.contains("heard    1 of 2 peers in the last 5 s\n"), "{text}");
         assert!(text.ends_with("jobs     2 live, 1 pending, 5 tasks run\n"), "{text}");
     }
 }

@@ -65,6 +65,9 @@ pub(crate) struct HostArgs {
 pub(crate) struct UpArgs {
     #[command(flatten)]
     host: HostArgs,
+    /// Become another host, with a new key: what one does that was removed from its cluster
+    #[arg(long)]
+    new: bool,
     /// Stay in the foreground instead of starting a daemon
     #[arg(long)]
     foreground: bool,
@@ -78,6 +81,9 @@ pub(crate) struct JoinArgs {
     token: String,
     #[command(flatten)]
     host: HostArgs,
+    /// Become another host, with a new key: what one does that was removed from its cluster
+    #[arg(long)]
+    new: bool,
     /// Stay in the foreground instead of starting a daemon
     #[arg(long)]
     foreground: bool,
@@ -90,6 +96,8 @@ pub(crate) struct StartArgs {
     host: HostArgs,
     #[arg(long)]
     purpose: PurposeWord,
+    #[arg(long)]
+    new: bool,
 }
 
 /// A purpose without its token, which never is an argument.
@@ -137,7 +145,8 @@ impl HostArgs {
 
 /// `starling up`.
 pub(crate) fn up(args: UpArgs, places: &Places, out: Output) -> Result<u8, Failed> {
-    let start = Start { host: args.host, foreground: args.foreground, purpose: Purpose::Found };
+    let UpArgs { host, new, foreground } = args;
+    let start = Start { host, new, foreground, purpose: Purpose::Found };
     start.run(places, out, |_status| Ok("already runs"))
 }
 
@@ -152,8 +161,17 @@ pub(crate) fn join(args: JoinArgs, places: &Places, out: Output) -> Result<u8, F
     }
     let cluster = token.invitation.cluster;
     let purpose = Purpose::Join(text);
-    let start = Start { host: args.host, foreground: args.foreground, purpose };
+    let start = Start { host: args.host, new: args.new, foreground: args.foreground, purpose };
     start.run(places, out, |status| {
+        if let Some(removed) = &status.removed {
+            let new = if removed.whom.id == status.node { "--new " } else { "" };
+            return Err(Complaint::new(
+                "removed",
+                "this host is no member of its cluster any more",
+            )
+            .because(format!("{} removed {}", removed.by.name, removed.whom.name))
+            .hint(format!("starling down, then starling join {new}TOKEN")));
+        }
         if status.cluster == cluster {
             return Ok("is a member already");
         }
@@ -166,6 +184,7 @@ pub(crate) fn join(args: JoinArgs, places: &Places, out: Output) -> Result<u8, F
 
 struct Start {
     host: HostArgs,
+    new: bool,
     foreground: bool,
     purpose: Purpose,
 }
@@ -181,7 +200,7 @@ impl Start {
         let some_said = !said.is_empty();
         if let Some((answer, status)) = block_on(running(places))? {
             let word = runs_already(&status)?;
-            if self.foreground {
+            if self.foreground || self.new {
                 return Err(in_the_way(&status).into());
             }
             if some_said {
@@ -190,7 +209,8 @@ impl Start {
             return tell(out, &answer, &status, word).map(|()| 0);
         }
         let settings = said.or(Settings::load(&places.data)?);
-        let options = settings.clone().options(places, self.purpose);
+        let mut options = settings.clone().options(places, self.purpose);
+        options.anew = self.new;
         if self.foreground {
             return foreground(options, some_said.then_some(settings));
         }
@@ -236,6 +256,7 @@ pub(crate) fn agent_start(args: StartArgs, places: &Places) -> Result<u8, Failed
     };
     let mut options = args.host.settings().options(places, purpose);
     options.ready = Some(ready);
+    options.anew = args.new;
     foreground(options, None)
 }
 

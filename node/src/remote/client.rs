@@ -6,6 +6,7 @@ use std::time::Duration;
 use gossip_core::grant::{Chain, Role};
 use gossip_core::id::ClusterId;
 use gossip_core::invite::Token;
+use gossip_core::removal::Removal;
 use gossip_core::sign::Key;
 use gossip_core::wire::gate::{Claim, Hello, Refusal, Reply, VERSION};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -36,12 +37,14 @@ impl Remote {
             version: VERSION,
             cluster: login.cluster,
             claim: Claim::Member { chain: login.chain.clone() },
+            removals: Vec::new(),
         };
         let (remote, reply) = talk(peer, &login.key(), |_| hello, login.cluster).await?;
         match reply {
             Reply::Welcome { .. } => Ok(remote),
             Reply::Granted { .. } => Err(odd(peer)),
             Reply::Refused(refusal) => Err(refused(peer, refusal)),
+            Reply::Removed { proof } => Err(removed(peer, &proof)),
         }
     }
 
@@ -76,6 +79,7 @@ pub(crate) async fn login(token: &Token) -> Result<Login, Complaint> {
                 invitation: Box::new(token.invitation.clone()),
                 proof: token.proof(&key.id(), &asked),
             },
+            removals: Vec::new(),
         };
         match talk(address, &key, hello, cluster).await {
             Ok((_, Reply::Granted { yours, .. })) => {
@@ -88,10 +92,20 @@ pub(crate) async fn login(token: &Token) -> Result<Login, Complaint> {
             }
             Ok((_, Reply::Refused(refusal))) => return Err(refused(address, refusal)),
             Ok((_, Reply::Welcome { .. })) => last = odd(address),
+            // Another member may be one still.
+            Ok((_, Reply::Removed { proof })) => last = removed(address, &proof),
             Err(complaint) => last = complaint,
         }
     }
     Err(last)
+}
+
+/// The peer is no member any more, or whoever made this operator is none.
+fn removed(peer: &str, proof: &Removal) -> Complaint {
+    let (whom, by) = (proof.subject.short(), proof.issuer().unwrap_or(proof.subject).short());
+    Complaint::new("removed", format!("{peer} lets nobody in with this login"))
+        .because(format!("node {whom} was removed from the cluster by node {by}"))
+        .hint("try another peer; if that says the same, ask for `starling invite --operator`")
 }
 
 fn check(chain: &Chain, cluster: &ClusterId, key: &Key, role: Role) -> Option<()> {
@@ -125,7 +139,7 @@ async fn talk(
         let reply: Reply = hello::hear(&mut receive).await.map_err(|e| unreachable(peer, e))?;
         let chain = match &reply {
             Reply::Welcome { chain } | Reply::Granted { chain, .. } => Some(chain),
-            Reply::Refused(_) => None,
+            Reply::Refused(_) | Reply::Removed { .. } => None,
         };
         if chain.is_some_and(|chain| chain.verify(&cluster, &asked) != Ok(Role::Member)) {
             let complaint =

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gossip_core::grant::Chain;
 use gossip_core::sign::Key;
-use gossip_core::wire::gate::{Hello, Reply};
+use gossip_core::wire::gate::{Claim, Hello, Reply};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{hello, tls};
@@ -74,14 +75,14 @@ async fn admit_and_serve(
 ) -> Result<(), String> {
     let connection = tokio::time::timeout(ADMISSION_FOR, async {
         let connection = incoming.await.map_err(|e| e.to_string())?;
-        if admit(&connection, &doors).await? {
-            return Ok(connection);
+        if let Some(chain) = admit(&connection, &doors).await? {
+            return Ok((connection, chain));
         }
         // The refusal is on its way; leave it the time to be read.
         connection.closed().await;
         Err("not authorised".to_owned())
     });
-    let connection =
+    let (connection, chain) =
         connection.await.map_err(|_elapsed| "admission took too long".to_owned())??;
     drop(threshold);
     let Ok(_place) = room.try_acquire() else {
@@ -90,9 +91,18 @@ async fn admit_and_serve(
     };
     let caller = tls::peer(&connection).ok_or("a key of another kind")?;
     let caller = Caller::operator(&caller);
+    let mut changes = doors.agent.changes();
     loop {
         let stream = tokio::select! {
             stream = connection.accept_bi() => stream,
+            changed = changes.changed(), if changes.has_changed().is_ok() => {
+                // Whoever made this operator may have been removed since.
+                if changed.is_ok() && !doors.gossip.still_holds(&chain) {
+                    connection.close(NOT_AUTHORISED.0.into(), NOT_AUTHORISED.1);
+                    return Err("its grant does not hold any more".to_owned());
+                }
+                continue;
+            }
             () = doors.stop.cancelled() => break,
         };
         let Ok((send, receive)) = stream else { break };
@@ -104,19 +114,31 @@ async fn admit_and_serve(
     Ok(())
 }
 
-async fn admit(connection: &quinn::Connection, doors: &Doors) -> Result<bool, String> {
+/// Lets an operator in by the grants it answers; `None` if it was refused.
+async fn admit(connection: &quinn::Connection, doors: &Doors) -> Result<Option<Chain>, String> {
     let caller = tls::peer(connection).ok_or("a key of another kind")?;
     let (mut send, mut receive) = connection.accept_bi().await.map_err(|e| e.to_string())?;
     let hello: Hello = hello::hear(&mut receive).await.map_err(|e| e.to_string())?;
+    let shown = match &hello.claim {
+        Claim::Member { chain } => Some(chain.clone()),
+        Claim::Invited { .. } => None,
+    };
     let reply = doors.gossip.admit_operator(caller, hello).await;
     hello::say(&mut send, &reply).await.map_err(|e| e.to_string())?;
     // An answer that cannot be finished is told by the connection's own end.
     let _ = send.finish();
-    if let Reply::Refused(refusal) = reply {
-        tracing::info!(caller = %caller.short(), %refusal, "an operator was refused");
+    if let Reply::Refused(_) | Reply::Removed { .. } = reply {
+        let why = match reply {
+            Reply::Refused(refusal) => refusal.to_string(),
+            _ => "it, its grant or this node was removed".to_owned(),
+        };
+        tracing::info!(caller = %caller.short(), why, "an operator was refused");
         let _ = tokio::time::timeout(Duration::from_secs(1), send.stopped()).await;
         connection.close(NOT_AUTHORISED.0.into(), NOT_AUTHORISED.1);
-        return Ok(false);
+        return Ok(None);
     }
-    Ok(true)
+    Ok(match reply {
+        Reply::Granted { yours, .. } => Some(yours),
+        _ => shown,
+    })
 }

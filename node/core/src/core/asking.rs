@@ -1,4 +1,4 @@
-//! What users ask of the node they reached: submit, stop, remove.
+//! What users ask of the node they reached: submit, stop, remove; and remove a node.
 //!
 //! An ask is answered once it is durable here and, where there is another
 //! member, on one other disk; if none confirms in time the answer says so.
@@ -33,12 +33,41 @@ pub(super) struct Asks {
 #[derive(Debug)]
 struct Waiting {
     request: u64,
-    job: JobId,
+    about: About,
     /// Namespace and name of a submission.
     label: Option<(String, String)>,
     durable: bool,
     persisted: Option<NodeId>,
     until: Moment,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    Job(JobId),
+    Node(NodeId),
+}
+
+impl About {
+    fn done(self, replicated: Option<NodeId>) -> Reply {
+        match self {
+            About::Job(job) => Reply::Accepted { job, replicated },
+            About::Node(node) => Reply::NodeRemoved { node, replicated },
+        }
+    }
+
+    fn not_replicated(self) -> Reply {
+        match self {
+            About::Job(job) => Reply::NotReplicated { job },
+            About::Node(node) => Reply::RemovedHereOnly { node },
+        }
+    }
+
+    fn refused(self, reason: String) -> Reply {
+        match self {
+            About::Job(_) => Reply::BadSpec { reason },
+            About::Node(_) => Reply::NotRemoved { reason },
+        }
+    }
 }
 
 impl Asks {
@@ -52,9 +81,12 @@ impl Core {
         if self.asks.waiting.len() >= ASKS_MAX {
             return out.push(Effect::Reply { request, reply: Reply::Busy });
         }
+        if self.is_outcast() {
+            return out.push(Effect::Reply { request, reply: Reply::Outcast });
+        }
         let label = match &ask {
             Ask::Submit { spec, .. } => Some((spec.namespace.clone(), spec.name.clone())),
-            Ask::Stop(_) | Ask::Remove(_) => None,
+            Ask::Stop(_) | Ask::Remove(_) | Ask::RemoveNode { .. } => None,
         };
         let (job, entries) = match ask {
             Ask::Submit { job, spec } => match self.submission(now, job, &spec, out) {
@@ -66,15 +98,29 @@ impl Core {
             }
             Ask::Stop(job) => (job, vec![Entry::Edit { job, edit: Edit::Stop }]),
             Ask::Remove(job) => (job, vec![Entry::Edit { job, edit: Edit::Remove }]),
+            Ask::RemoveNode { node, grants } => {
+                let entries = vec![Entry::Remove { node, grants, at: now.wall }];
+                return self.wait_for(now, (request, About::Node(node), None), entries, out);
+            }
         };
         let submits = entries.iter().any(|entry| matches!(entry, Entry::Fact(_)));
         if !submits && self.state.job(&job).is_none() {
             let reply = Reply::NoSuchJob { job };
             return out.push(Effect::Reply { request, reply });
         }
+        self.wait_for(now, (request, About::Job(job), label), entries, out);
+    }
+
+    fn wait_for(
+        &mut self,
+        now: Now,
+        (request, about, label): (u64, About, Option<(String, String)>),
+        entries: Vec<Entry>,
+        out: &mut Vec<Effect>,
+    ) {
         let ticket = self.append(entries, out);
         let until = now.moment + REPLICATE_FOR;
-        let waiting = Waiting { request, job, label, durable: false, persisted: None, until };
+        let waiting = Waiting { request, about, label, durable: false, persisted: None, until };
         self.asks.waiting.insert(ticket, waiting);
     }
 
@@ -112,8 +158,12 @@ impl Core {
 
     /// Another job of that label whose submission is not durable yet.
     fn waiting_job(&self, job: &JobId, label: &(String, String)) -> Option<JobId> {
-        let same = |ask: &&Waiting| ask.job != *job && ask.label.as_ref() == Some(label);
-        self.asks.waiting.values().find(same).map(|ask| ask.job)
+        let other = |ask: &Waiting| match ask.about {
+            About::Job(other) if other != *job => Some(other),
+            About::Job(_) | About::Node(_) => None,
+        };
+        let mut same = self.asks.waiting.values().filter(|ask| ask.label.as_ref() == Some(label));
+        same.find_map(other)
     }
 
     fn live_job_named(&self, namespace: &str, name: &str) -> Option<JobId> {
@@ -140,8 +190,7 @@ impl Core {
 
     pub(super) fn ask_refused(&mut self, ticket: Ticket, reason: String, out: &mut Vec<Effect>) {
         if let Some(ask) = self.asks.waiting.remove(&ticket) {
-            let reply = Reply::BadSpec { reason };
-            out.push(Effect::Reply { request: ask.request, reply });
+            out.push(Effect::Reply { request: ask.request, reply: ask.about.refused(reason) });
         }
     }
 
@@ -156,7 +205,7 @@ impl Core {
 
     fn accept(&mut self, ticket: Ticket, out: &mut Vec<Effect>) {
         if let Some(ask) = self.asks.waiting.remove(&ticket) {
-            let reply = Reply::Accepted { job: ask.job, replicated: ask.persisted };
+            let reply = ask.about.done(ask.persisted);
             out.push(Effect::Reply { request: ask.request, reply });
         }
     }
@@ -167,7 +216,7 @@ impl Core {
             self.asks.waiting.iter().filter(|(_, ask)| due(ask)).map(|(t, _)| *t).collect();
         for ticket in late {
             if let Some(ask) = self.asks.waiting.remove(&ticket) {
-                let reply = Reply::NotReplicated { job: ask.job };
+                let reply = ask.about.not_replicated();
                 out.push(Effect::Reply { request: ask.request, reply });
             }
         }

@@ -46,6 +46,8 @@ impl Core {
         };
         let answer = if self.draining {
             not_bidding("it is shutting down", held)
+        } else if self.is_outcast() {
+            not_bidding("it was removed from its cluster", held)
         } else {
             match self.called_spec(call) {
                 Err(reason) => {
@@ -115,7 +117,11 @@ impl Core {
             // The confirmation was lost: say it again.
             self.send(from, Message::Claimed { epoch, indices: known }, out);
         }
-        let hold = self.bidder.awardable(&from, &epoch).cloned().filter(|_| !self.draining);
+        let hold = self
+            .bidder
+            .awardable(&from, &epoch)
+            .cloned()
+            .filter(|_| !self.draining && !self.is_outcast());
         // An award that holds nothing must not take the spec from the one that does.
         let called = hold.as_ref().and_then(|_| self.called.remove(&epoch));
         let (Some(hold), Some(Called { generation, spec, blob })) = (hold, called) else {

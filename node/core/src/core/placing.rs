@@ -25,6 +25,11 @@ impl Core {
         job: &JobId,
         out: &mut Vec<Effect>,
     ) {
+        if self.is_outcast() {
+            // Its tenders are nobody's: members place what is wanted.
+            self.drives.remove(job);
+            return;
+        }
         let open = self.open_slots(now, job);
         let rank = rendezvous::rank(job.as_bytes(), &self.me, &self.alive());
         let better = self.better_driver(job, rank);

@@ -4,6 +4,7 @@
 //! what is said can be read line by line.
 
 mod keeping;
+mod parting;
 mod wires;
 
 use std::collections::BTreeMap;

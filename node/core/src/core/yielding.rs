@@ -125,6 +125,11 @@ impl Core {
     /// Stops everything here; what is still wanted runs elsewhere.
     pub(super) fn drain(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.draining = true;
+        self.stop_all(now, out);
+    }
+
+    /// The same for a node that may take work again one day.
+    pub(super) fn stop_all(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.bidder.ledger.release_all();
         let all: Vec<_> = self.allocations.keys().cloned().collect();
         for id in all {

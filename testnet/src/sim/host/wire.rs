@@ -157,7 +157,15 @@ fn item(entry: Entry) -> Option<Item> {
             let spec = JobSpec::from_blob(&blob).ok()?;
             Update::Spec { hash: ContentHash::of(&blob), spec }
         }
-        Entry::Fact(Record::Intent { .. } | Record::Redeemed { .. }) => return None,
+        Entry::Fact(Record::Removal(removal)) => Update::Removal(removal),
+        // A core writes none of these, and asks for removals only where a user does.
+        Entry::Fact(
+            Record::Intent { .. }
+            | Record::Redeemed { .. }
+            | Record::Invited(_)
+            | Record::Revoked { .. },
+        )
+        | Entry::Remove { .. } => return None,
         Entry::Edit { job, edit } => return Some(Item::Edit { job, edit }),
     }))
 }

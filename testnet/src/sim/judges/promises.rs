@@ -74,5 +74,7 @@ fn broken(core: &Core, ask: &Ask) -> Option<String> {
             let lost = known(job).is_none_or(gossip_core::intent::JobIntent::is_live);
             lost.then(|| format!("the stop of {job:?} is lost"))
         }
+        // No plan of the simulator has one.
+        Ask::RemoveNode { .. } => None,
     }
 }

@@ -8,6 +8,7 @@ use gossip_core::id::{ClusterId, ContentHash, JobId};
 use gossip_core::intent::JobIntent;
 use gossip_core::log::LogId;
 use gossip_core::moment::{Moment, WallTime};
+use gossip_core::removal::Removal;
 use gossip_core::resources::Resources;
 use gossip_core::sign::Key;
 use gossip_core::spec::JobSpec;
@@ -23,6 +24,10 @@ impl Dice for Count {
         self.0 += 1;
         self.0
     }
+}
+
+fn key(at: usize) -> Key {
+    Key::from_seed([u8::try_from(at).expect("few") + 1; 32])
 }
 
 /// Some cores on perfect wires; tasks start at once and run until told.
@@ -81,7 +86,7 @@ impl Cluster {
         past: Vec<(LogId, Update)>,
         found: &BTreeMap<AllocationId, Found>,
     ) {
-        let key = Key::from_seed([u8::try_from(at).expect("few") + 1; 32]);
+        let key = key(at);
         let log = LogId { node: key.id(), start, nonce: 0 };
         let card = NodeCard {
             name: format!("n{at}"),
@@ -120,7 +125,7 @@ impl Cluster {
                 Effect::Append { ticket, entries } => {
                     let updates: Vec<_> = entries
                         .into_iter()
-                        .map(|entry| (self.logs[at], self.update(entry)))
+                        .map(|entry| (self.logs[at], self.update(at, entry)))
                         .collect();
                     for to in (0..self.cores.len()).filter(|to| !self.dead.contains(to)) {
                         self.mail.push_back((to, Input::Updates(updates.clone())));
@@ -168,7 +173,7 @@ impl Cluster {
         }
     }
 
-    pub(super) fn update(&mut self, entry: Entry) -> Update {
+    pub(super) fn update(&mut self, at: usize, entry: Entry) -> Update {
         match entry {
             Entry::Fact(Record::Open { card, holdings }) => Update::Opened { card, holdings },
             Entry::Fact(Record::Claim(claim)) => Update::Claim(claim),
@@ -182,6 +187,11 @@ impl Cluster {
                 let intent = self.intents.entry(job).or_default();
                 intent.apply(&edit);
                 Update::Intent { job, intent: intent.clone() }
+            }
+            Entry::Remove { node, at: time, .. } => {
+                let key = key(at);
+                let (cluster, chain) = Chain::found(&key, 0);
+                Update::Removal(Removal::sign(&key, &cluster, (node, chain), vec![], time))
             }
         }
     }
@@ -224,6 +234,9 @@ impl Cluster {
         for log in &self.logs {
             let card = state.node(&log.node).expect("known").clone();
             past.push((*log, Update::Opened { card, holdings: state.holdings(&log.node) }));
+        }
+        for removal in state.removals().counting() {
+            past.push((self.logs[0], Update::Removal(removal.clone())));
         }
         for (job, intent) in state.jobs() {
             let (generation, spec) = state.spec_of(job).expect("known");
