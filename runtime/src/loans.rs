@@ -22,6 +22,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
 use crate::container::{Container, Ids, Network, Publish, Root};
@@ -276,10 +277,13 @@ impl Loans {
             lent.get(id).and_then(|loan| loan.bridge.clone())
         };
         let wanted = wanted.ok_or("it asked for no bridge")?;
-        let attached = self
-            .bridge()?
-            .attach(id.as_str(), namespace.as_fd(), &wanted.publish)
-            .map_err(|error| chain(&error))?;
+        let attach =
+            |bridge: Arc<Bridge>| bridge.attach(id.as_str(), namespace.as_fd(), &wanted.publish);
+        let attached = match attach(self.bridge()?) {
+            Err(_) if self.forget_lost_bridge() => attach(self.bridge()?),
+            attached => attached,
+        };
+        let attached = attached.map_err(|error| chain(&error))?;
         info!(%id, address = %attached.address, "on the bridge");
         let six = attached.address6.map(|six| (wanted.hostname.clone(), six.into()));
         let more = wanted.names.hosts(attached.gateway.into());
@@ -287,6 +291,17 @@ impl Loans {
         let hosts = net::hosts(&wanted.hostname, Some(attached.address), &more);
         rewrite(&texts.join("hosts"), &hosts)
             .map_err(|error| format!("cannot write its hosts file: {error}"))
+    }
+
+    /// Whether somebody removed the bridge; the next one who needs it makes it anew.
+    fn forget_lost_bridge(&self) -> bool {
+        let mut bridge = self.bridge.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_lost = bridge.as_ref().is_some_and(|bridge| matches!(bridge.is_there(), Ok(false)));
+        if is_lost {
+            warn!("somebody removed the bridge of the containers; it is made anew");
+            *bridge = None;
+        }
+        is_lost
     }
 
     fn bridge(&self) -> Result<Arc<Bridge>, String> {
@@ -324,8 +339,9 @@ impl Loans {
     }
 
     fn bridge_tag(&self) -> String {
-        let [a, b, c, d, e, f, g, h] = self.tag.to_le_bytes();
-        format!("{:x}", u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h]))
+        // Small numbers of two file systems are alike now and then, and their sums are not.
+        let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(self.tag.to_le_bytes()));
+        format!("{:x}", u32::from_le_bytes([a, b, c, d]))
     }
 
     fn is_on_bridge(&self, id: &TaskId) -> bool {

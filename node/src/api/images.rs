@@ -235,7 +235,8 @@ async fn config(doors: &Doors, image: &ImageView) -> Result<serde_json::Value, R
     Err(Refused::new(StatusCode::BAD_GATEWAY, complaint))
 }
 
-/// `DELETE /v1/images`: on all nodes that have it, or on none where a task runs from it.
+/// `DELETE /v1/images`: on all nodes that have it, or on none where a task runs from it or a
+/// job may start one.
 async fn remove(
     State(doors): State<Doors>,
     Query(Remove { name, force }): Query<Remove>,
@@ -245,7 +246,8 @@ async fn remove(
     let is_named = |names: &[Reference]| reference.as_ref().is_some_and(|it| names.contains(it));
     let mut having = Vec::new();
     let mut ids = std::collections::BTreeSet::new();
-    let mut used = Vec::new();
+    let live = needed(&doors, Need::All).await?;
+    let (mut used, mut is_needed) = (Vec::new(), false);
     for (node, node_name, images) in &census.held {
         for info in images {
             // One of several names is only a name, and no task needs it.
@@ -253,6 +255,7 @@ async fn remove(
             if info.in_use && is_last {
                 used.push(node_name.clone());
             }
+            is_needed |= is_last && live.contains(&info.id);
             if !is_named(&info.names) {
                 ids.insert(info.id);
             }
@@ -268,9 +271,13 @@ async fn remove(
         let wanted = name;
         return Err(failed(&ImageError::Ambiguous { wanted, count: ids.len() }));
     }
-    if !used.is_empty() && !force {
+    if (is_needed || !used.is_empty()) && !force {
+        let why = match used.is_empty() {
+            true => "a job that is not over starts its tasks from it".to_owned(),
+            false => format!("tasks run from it on {}", used.join(", ")),
+        };
         let complaint = Complaint::new("in_use", format!("{name} is in use"))
-            .because(format!("tasks run from it on {}", used.join(", ")))
+            .because(why)
             .hint("stop them first, or take its names away with --force: it goes with them");
         return Err(Refused::new(StatusCode::CONFLICT, complaint));
     }

@@ -164,13 +164,17 @@ fn query(name: &str) -> String {
 
 async fn ls(args: &LsArgs, client: &mut Client, out: Output) -> Result<u8, Failed> {
     let answer = client.get("/v1/images").await?;
-    if out.format == Format::Json {
-        out.json(answer.bytes())?;
-        return Ok(0);
-    }
     let mut list: ImageList = answer.parse()?;
     if let Some(part) = &args.name {
         list.items.retain(|view| view.names.iter().any(|name| name.familiar().contains(part)));
+    }
+    if out.format == Format::Json {
+        // Without a name as the agent said it, which may be newer than this program.
+        match args.name {
+            None => out.json(answer.bytes())?,
+            Some(_) => out.json(&serde_json::to_vec(&list).unwrap_or_default())?,
+        }
+        return Ok(0);
     }
     if out.format == Format::Quiet {
         list.items.iter().try_for_each(|view| out.line(&view.id.short()))?;

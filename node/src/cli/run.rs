@@ -44,6 +44,9 @@ use crate::cli::typing::Typing;
 use crate::cli::waiting::Waiting;
 
 /// How a failure is called when nobody took the job in time.
+/// How long the agent may take to hear that a job is to stop.
+const STOP_HEARD_WITHIN: Duration = Duration::from_secs(5);
+
 const UNPLACED: &str = "unplaced";
 
 /// The flags of `run`.
@@ -217,11 +220,13 @@ async fn to_its_end(
         Ok(End::Left(exit)) => {
             let name = &watch.name;
             watch.out.note(&format!("stopping {name}; press Ctrl-C again to leave at once"));
+            // Whoever is in a hurry leaves a job that stops, and never one that goes on.
+            tokio::time::timeout(STOP_HEARD_WITHIN, stop(client, path))
+                .await
+                .map_err(|_late| cut_short(name))??;
             tokio::select! {
-                both = async { tokio::try_join!(stop(client, path), watch.until_over()) } => {
-                    both.map(|_over| exit)
-                }
-                _again = interrupts.next() => Err(Failed::silently(INTERRUPTED)),
+                over = watch.until_over() => over.map(|_over| exit),
+                _again = interrupts.next() => Ok(INTERRUPTED),
             }
         }
         // The reader of stdout left in the middle of a line.

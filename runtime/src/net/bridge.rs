@@ -208,6 +208,15 @@ impl Bridge {
         &self.names.bridge
     }
 
+    /// Whether its interface is there still: whoever may change the host's network may remove it.
+    ///
+    /// # Errors
+    /// If the host's network cannot be read.
+    pub fn is_there(&self) -> Result<bool, BridgeError> {
+        let mut state = self.state();
+        Ok(route::index(&mut state.hands.links, &self.names.bridge)?.is_some())
+    }
+
     /// The tasks on the bridge, with their addresses.
     pub fn tasks(&self) -> BTreeMap<String, Ipv4Addr> {
         self.state().held.iter().map(|(task, held)| (task.clone(), held.address)).collect()
@@ -456,6 +465,7 @@ fn six(hands: &mut Hands, names: &Names, host: &Host, forwards: bool) -> Option<
 impl State {
     /// Learns from the kernel who is on the bridge.
     fn take_over(&mut self, names: &Names, subnet: Subnet) -> Result<(), BridgeError> {
+        let bridge = self.hands.bridge_index()?;
         for link in route::links(&mut self.hands.links)? {
             let number = names
                 .cable_number(&link.name)
@@ -463,6 +473,10 @@ impl State {
             if let (Some(number), Some(task)) = (number, alias_task(&link.alias)) {
                 self.held.insert(task.to_owned(), Held::new(subnet.nth(number)));
                 self.last = self.last.max(number);
+                // Somebody removed the bridge under it, and this one is new.
+                if link.on.is_none() {
+                    route::plug(&mut self.hands.links, &link.name, bridge)?;
+                }
             }
         }
         self.clear(names, subnet)?;

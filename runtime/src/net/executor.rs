@@ -164,7 +164,7 @@ impl Hands {
         }
     }
 
-    fn bridge_index(&mut self) -> Result<u32, WireError> {
+    pub(super) fn bridge_index(&mut self) -> Result<u32, WireError> {
         if let Some(index) = self.index {
             return Ok(index);
         }

@@ -195,6 +195,14 @@ pub(super) fn make_cable(wire: &mut Wire, cable: &Cable<'_>) -> Result<(), WireE
     wire.ask(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(near))
 }
 
+/// Plugs the near end of a cable into a bridge.
+pub(super) fn plug(wire: &mut Wire, name: &str, bridge: u32) -> Result<(), WireError> {
+    let mut message = LinkMessage::default();
+    message.attributes =
+        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Controller(bridge)];
+    wire.ask(0, RouteNetlinkMessage::SetLink(message))
+}
+
 /// Removes an interface, and with it the other end of a cable; fine if it is gone.
 pub(super) fn remove_link(wire: &mut Wire, name: &str) -> Result<(), WireError> {
     let mut message = LinkMessage::default();

@@ -7,7 +7,7 @@ use runtime::net::Closed;
 
 use crate::firewall;
 use crate::stage::{
-    HOST, NEIGHBOUR, Netns, neighbour, network, on_a_host, talk, tcp, udp, unreachable,
+    HOST, NEIGHBOUR, Netns, ip, neighbour, network, on_a_host, talk, tcp, udp, unreachable,
 };
 
 #[test]
@@ -70,6 +70,26 @@ fn rules_flushed_while_no_agent_lived_are_put_back_by_the_next() {
         assert_eq!(next.repair(&wanted).expect("done"), 1);
         assert!(talk(&inside, &host, (Ipv4Addr::LOCALHOST, 8080)).is_ok());
         next.detach("task").expect("done");
+        assert_eq!(next.close().expect("done"), Closed::Gone);
+    });
+}
+
+#[test]
+fn a_bridge_that_somebody_removed_is_made_anew_with_its_tasks_on_it() {
+    on_a_host(|| {
+        let (host, task) = (Netns::current(), Netns::new());
+        let first = network("h");
+        first.attach("task", task.fd(), &[tcp(8080, 80)]).expect("done");
+        assert!(first.is_there().expect("read"));
+        ip(&format!("link del {}", first.name()));
+        assert!(!first.is_there().expect("read"));
+        drop(first);
+        let next = network("h");
+        let inside = task.listen(Ipv4Addr::UNSPECIFIED, 80);
+        assert!(talk(&inside, &host, (Ipv4Addr::LOCALHOST, 8080)).is_ok());
+        next.attach("other", Netns::new().fd(), &[]).expect("done");
+        next.detach("task").expect("done");
+        next.detach("other").expect("done");
         assert_eq!(next.close().expect("done"), Closed::Gone);
     });
 }

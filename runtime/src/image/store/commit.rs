@@ -249,6 +249,21 @@ impl Inner {
         Ok(())
     }
 
+    /// Writes down that somebody asked for an image that is here.
+    pub(super) fn ask_for(&self, id: &Digest) -> Result<(), ImageError> {
+        let known = self.state().images.get(id).cloned();
+        let Some(mut record) = known.filter(|known| known.origin != Origin::Asked) else {
+            return Ok(());
+        };
+        record.origin = Origin::Asked;
+        let failed = self.disk.failed("write down an image");
+        let info = record::text(&record).map_err(&failed)?;
+        let name = format!("{}/{INFO}", id.hex());
+        disk::replace(self.disk.images.as_fd(), &name, &info).map_err(&failed)?;
+        self.state().images.insert(*id, record);
+        Ok(())
+    }
+
     /// An image that was here comes again: it may have been asked for now, or say by which
     /// manifest it is known.
     fn renew(&self, wanted: &Wanted, known: ImageRecord) -> Result<(), ImageError> {

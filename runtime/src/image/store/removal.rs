@@ -34,6 +34,8 @@ impl Images {
         if !self.0.state().images.contains_key(id) {
             return Err(ImageError::Unknown { wanted: id.to_string() });
         }
+        // Whoever names an image wants it, by whatever way it came.
+        self.0.ask_for(id)?;
         self.0.write_names(Some((&BTreeSet::from([name.clone()]), *id)))?;
         self.0.state().names.insert(name.clone(), *id);
         Ok(())
