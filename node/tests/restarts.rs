@@ -191,3 +191,29 @@ fn whoever_waits_in_the_foreground_is_told_why_and_when_that_changes() {
     host.run(&["stop", "t"]).ok();
     assert_eq!(waiting.wait().expect("it ends").code(), Some(143));
 }
+
+/// How many tasks have a directory on a host.
+fn directories(host: &Host) -> usize {
+    let entries = std::fs::read_dir(host.data().join("run/tasks")).expect("a directory");
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    // Beside what is there to be used again.
+    let of_a_task = |name: &String| {
+        name.split_once('-').is_some_and(|(tender, _)| u64::from_str_radix(tender, 16).is_ok())
+    };
+    names.filter(of_a_task).count()
+}
+
+#[test]
+fn what_ended_before_an_agents_restart_goes_with_its_job() {
+    let host = Host::new("h1");
+    host.up();
+    for name in ["a", "b"] {
+        host.run(&["run", "--name", name, "--exec", "--", "true"]).ok();
+    }
+    assert_eq!(directories(&host), 2);
+    host.crash_agent();
+    host.up();
+    host.run(&["rm", "a"]).ok();
+    until("its directory is gone", || directories(&host) == 1);
+    assert_eq!(host.run(&["logs", "b"]).code, 0, "the other one stays");
+}

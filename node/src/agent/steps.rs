@@ -178,7 +178,7 @@ impl Running {
             tasks: BTreeMap::new(),
             launching: BTreeMap::new(),
             checks: checks::Checks::default(),
-            ended: parts.ended.into_iter().map(|task| (task, None)).collect(),
+            ended: VecDeque::new(),
             down: None,
             down_too: Vec::new(),
             socket_path,
@@ -187,6 +187,7 @@ impl Running {
             running.name_task(&id, start);
             running.begin_checks(&id);
         }
+        running.keep_earlier(parts.ended);
         for orphan in parts.orphans {
             tracing::warn!(task = %orphan, "stopping a task that nobody claims");
             let runtime = running.runtime.clone();

@@ -353,6 +353,20 @@ fn prune_and_collect_take_what_nobody_wants() {
 }
 
 #[test]
+fn what_somebody_named_is_not_collected_although_a_task_brought_it() {
+    let shelf = Shelf::new();
+    let images = shelf.open();
+    let one = one();
+    let brought = |name| load_as(&images, &[&one], &[name], Origin::Needed, name).id;
+    let (named, other) = (brought("app:1"), brought("app:2"));
+    images.tag(&named, &"mine:1".parse().unwrap()).unwrap();
+    drop(images);
+    let images = shelf.open();
+    assert_eq!(images.collect(Duration::ZERO, u64::MAX).unwrap().images, [other]);
+    assert_eq!(images.get(&named).unwrap().origin, Origin::Asked);
+}
+
+#[test]
 fn what_is_damaged_is_set_aside_and_the_rest_goes_on() {
     let shelf = Shelf::new();
     let images = shelf.open();

@@ -3,7 +3,7 @@
 //! Output outlives its task, but not its job, and never without bound. A task
 //! that still runs is never forgotten here.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use gossip_core::fact::Update;
@@ -73,6 +73,26 @@ impl Running {
             let Some((oldest, _)) = self.ended.pop_front() else { break };
             self.remove_task(oldest);
         }
+    }
+
+    /// Keeps what ended before this agent began, but for what belongs to jobs that were removed
+    /// since, as on a disk that was too full to remove it then.
+    pub(super) fn keep_earlier(&mut self, ended: Vec<TaskId>) {
+        let state = self.core.state();
+        let own = state.all_outcomes().filter(|(rank, _)| rank.node == self.doors.facts.node);
+        let jobs: BTreeMap<(u64, u32), JobId> = own
+            .map(|(_, ended)| ((ended.epoch.tender, ended.slot.index), ended.slot.job))
+            .collect();
+        let job_of = |task: &TaskId| {
+            let (tender, index, _) = naming::parse(task)?;
+            jobs.get(&(tender, index)).copied()
+        };
+        let kept: VecDeque<_> = ended.into_iter().map(|task| (job_of(&task), task)).collect();
+        let is_removed = |job: &JobId| state.job(job).is_some_and(|intent| intent.removed);
+        let removed: BTreeSet<JobId> =
+            kept.iter().filter_map(|(job, _)| *job).filter(is_removed).collect();
+        self.ended = kept.into_iter().map(|(job, task)| (task, job)).collect();
+        self.forget_tasks(Vec::new(), &removed);
     }
 
     pub(super) fn remove_task(&mut self, task: TaskId) {
