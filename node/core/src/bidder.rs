@@ -83,9 +83,6 @@ impl Bidder {
         if let Err(answered) = self.may_answer(call) {
             return decline(Decline::Outdated { answered: answered.counter }, held);
         }
-        if let Some(lacks) = self.stock.lacking(group) {
-            return decline(Decline::Full { lacks }, held);
-        }
         let each = group.ask();
         let open =
             call.indices.iter().filter(|i| !held.iter().any(|(index, _)| index == *i)).count();

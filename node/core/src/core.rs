@@ -257,11 +257,6 @@ impl Core {
         self.bidder.unfit(group)
     }
 
-    /// What is lacking here to fetch the images of a group, in words.
-    pub(crate) fn lacks_room(&self, group: &GroupSpec) -> Option<String> {
-        self.bidder.stock.lacking(group)
-    }
-
     /// This node's resources, for views and judges.
     pub fn ledger(&self) -> &Ledger {
         &self.bidder.ledger

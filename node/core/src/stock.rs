@@ -7,9 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use gossip_core::container::ImageSpec;
 use gossip_core::id::ContentHash;
-use gossip_core::resources::show_bytes;
 use gossip_core::spec::GroupSpec;
 
 /// What each second of fetching adds to a price: ten weigh as much as a node that is full.
@@ -24,9 +22,6 @@ const LINK_UNMEASURED: u64 = 12_500_000;
 /// Taken for an image whose size its job does not say.
 const BYTES_UNKNOWN: u64 = 100_000_000;
 
-/// How much of the disk an image takes while it is fetched: what came, and what it unpacks to.
-const WHILE_FETCHED: u64 = 2;
-
 /// What a node has of images.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stock {
@@ -34,29 +29,17 @@ pub struct Stock {
     pub held: BTreeSet<ContentHash>,
     /// What fetching brought lately, in bytes a second; `None` before the first.
     pub link: Option<u64>,
-    /// Bytes that images may still take of the disk; `None` where that is not known.
-    pub room: Option<u64>,
 }
 
 impl Stock {
-    /// What is lacking here to fetch the images of a group, in words.
-    pub fn lacking(&self, group: &GroupSpec) -> Option<String> {
-        let room = self.room?;
-        let missing = self.missing(group).filter_map(|image| image.bytes);
-        let bytes = missing.fold(0_u64, u64::saturating_add).saturating_mul(WHILE_FETCHED);
-        let what = || format!("disk {} < {} for its image", show_bytes(room), show_bytes(bytes));
-        (bytes > room).then(what)
-    }
-
-    fn missing<'a>(&'a self, group: &'a GroupSpec) -> impl Iterator<Item = &'a ImageSpec> {
-        let images = group.tasks.iter().filter_map(|task| task.run.image());
-        images.filter(|image| image.id.is_none_or(|id| !self.held.contains(&id)))
-    }
-
     /// What the first copy of a group costs here for the images that it lacks.
     pub fn price(&self, group: &GroupSpec) -> u64 {
         let link = self.link.unwrap_or(LINK_UNMEASURED).max(1);
-        let missing = self.missing(group).map(|image| image.bytes.unwrap_or(BYTES_UNKNOWN));
+        let missing = group.tasks.iter().filter_map(|task| {
+            let image = task.run.image()?;
+            let lacks = image.id.is_none_or(|id| !self.held.contains(&id));
+            lacks.then(|| image.bytes.unwrap_or(BYTES_UNKNOWN))
+        });
         let bytes = missing.fold(0_u64, u64::saturating_add);
         (bytes.saturating_mul(SECOND_PRICE) / link).min(FETCH_PRICE_MAX)
     }
@@ -65,7 +48,7 @@ impl Stock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gossip_core::container::{ContainerSpec, RootSpec};
+    use gossip_core::container::{ContainerSpec, ImageSpec, RootSpec};
     use gossip_core::spec::Program;
 
     #[test]
@@ -88,14 +71,6 @@ mod tests {
         assert_eq!(stock.price(&group(Some(125_000_000))), 100, "a faster link");
         stock.held.insert(id);
         assert_eq!(stock.price(&group(Some(125_000_000))), 0, "it is here");
-        stock.room = Some(0);
-        assert_eq!(stock.lacking(&group(Some(1))), None, "it is here");
-        stock.held.clear();
-        stock.room = Some(2 << 20);
-        assert_eq!(stock.lacking(&group(Some(1 << 20))), None);
-        assert_eq!(stock.lacking(&group(None)), None, "nobody knows");
-        let lacks = stock.lacking(&group(Some(2 << 20)));
-        assert_eq!(lacks.as_deref(), Some("disk 2MiB < 4MiB for its image"));
         assert_eq!(stock.price(&crate::core::tests::spec(100).groups[0]), 0, "no image");
     }
 }

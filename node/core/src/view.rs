@@ -460,9 +460,6 @@ impl Core {
             if let Some(unfit) = self.unfit(group) {
                 return Some(unfit);
             }
-            if let Some(lacks) = self.lacks_room(group) {
-                return Some(Decline::Full { lacks });
-            }
             let ask = group.ask();
             if let Some(lacks) = ledger.capacity().lacking(&ask) {
                 return Some(Decline::TooLarge { lacks });

@@ -1,14 +1,10 @@
-//! What this node has of images, as its bids must know it: ids, how fast others come, and what
-//! room there is for them.
+//! What this node has of images, as its bids must know it: ids, and how fast others come.
 
 use gossip_core::id::ContentHash;
 use starling_core::stock::Stock;
 use tokio::sync::mpsc;
 
 use crate::agent::Doors;
-
-/// Room is told in such steps, so that not each file that is written is news.
-const ROOM_STEP: u64 = 1 << 20;
 
 /// Tells the loop what is here, now and whenever that changed, until the agent goes down.
 pub(in crate::agent) async fn tell(doors: Doors, to: mpsc::Sender<Stock>) {
@@ -18,8 +14,7 @@ pub(in crate::agent) async fn tell(doors: Doors, to: mpsc::Sender<Stock>) {
         // One of which some is damaged has to be fetched again.
         let ids = images.filter(|info| info.damaged.is_empty());
         let held = ids.map(|info| ContentHash::new(*info.id.as_bytes())).collect();
-        let room = doors.runtime.images().room().map(|room| room - room % ROOM_STEP);
-        let stock = Stock { held, link: doors.shares.worth(), room };
+        let stock = Stock { held, link: doors.shares.worth() };
         if told.as_ref() != Some(&stock) {
             told = Some(stock.clone());
             if to.send(stock).await.is_err() {

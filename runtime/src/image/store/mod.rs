@@ -25,7 +25,6 @@ mod stage;
 mod state;
 mod taken;
 
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -34,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use super::archive::Budget;
 use super::{Digest, ImageConfig, ImageError, Reference};
-use crate::unpack::{Owners, look_for_room};
+use crate::unpack::Owners;
 use disk::Disk;
 use record::{CONFIG, LayerRecord, MANIFEST};
 use state::{Meant, State};
@@ -139,12 +138,6 @@ impl Images {
         let (changed, writing) = (Condvar::new(), Mutex::new(()));
         let documents = Arc::default();
         Ok(Self(Arc::new(Inner { disk, owners, state, changed, writing, documents })))
-    }
-
-    /// Bytes that images may still take of the disk; none where it does not say.
-    pub fn room(&self) -> Option<u64> {
-        let spare = look_for_room(self.0.disk.root.as_fd(), None).unwrap_or(0);
-        (spare < u64::MAX).then_some(spare)
     }
 
     /// Makes sure that the disk has room for so many bytes more, beside what stays free on it.
