@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 use crate::adopt::{self, Host, OpenError, Standing};
 use crate::attach::{self, Attached};
 use crate::call::Caller;
-use crate::cgroup::Usage;
+use crate::cgroup::{Tree, Usage};
 use crate::image::Images;
 use crate::keeper;
 use crate::launch::{Event, Found, FoundState, Hold, Launch, StartFault, TaskId};
@@ -112,7 +112,7 @@ impl Runtime {
             found.push(Found { id, state });
         }
         let sweeper = Arc::clone(&shared);
-        blocking(move || sweeper.loans.sweep())
+        blocking(move || sweep(&sweeper))
             .await
             .map_err(|source| OpenError::Directory { path: PathBuf::from(TASKS), source })?;
         if shared.loans.may_bridge() {
@@ -405,6 +405,17 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
             Err(Errno::AGAIN) => sleep(LOCK_RETRY),
             Err(error) => return Err(failed(error.into())),
         }
+    }
+}
+
+/// Frees what tasks had that ended while no agent lived, and the groups of agents that have
+/// no successor. Blocks.
+fn sweep(shared: &Shared) {
+    shared.loans.sweep();
+    match shared.host.tree.as_ref().map(Tree::remove_deserted) {
+        Some(Ok(gone)) if !gone.is_empty() => debug!(?gone, "deserted control groups removed"),
+        Some(Err(error)) => debug!(%error, "deserted control groups stay"),
+        _ => {}
     }
 }
 

@@ -16,10 +16,12 @@
 //! tasks, and only the limits that differ are written again.
 //!
 //! Invariant: nothing outside the directory `starling-TAG` is ever killed, limited
-//! or removed, and no controller is switched on above it but those we need. What
-//! the machine cannot enforce is said, never passed over: [`Layout::enforces`].
+//! or removed, but for such directories that nobody holds and nothing is in; and no
+//! controller is switched on above it but those we need. What the machine cannot
+//! enforce is said, never passed over: [`Layout::enforces`].
 
 mod delegate;
+mod deserted;
 mod enforce;
 mod group;
 mod kill;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::deserted;
 use super::group::{Group, check_name};
 use super::layout::{Controller, LEAF, Layout, Standing, TOP, Unified, Version};
 use super::{CgroupError, Slot};
@@ -38,9 +39,9 @@ pub struct Tree(pub(super) Arc<Trunk>);
 #[derive(Debug)]
 pub(super) struct Trunk {
     pub(super) branches: Vec<Branch>,
-    name: String,
+    pub(super) name: String,
     shortfalls: Vec<String>,
-    layout: Layout,
+    pub(super) layout: Layout,
 }
 
 /// The tree in one hierarchy.
@@ -50,7 +51,7 @@ pub(super) struct Branch {
     pub(super) controllers: Vec<Controller>,
     pub(super) dir: Group,
     /// What it lies in.
-    above: Group,
+    pub(super) above: Group,
     /// What that lies in, if it is ours to remove.
     top: Option<Group>,
 }
@@ -111,7 +112,7 @@ impl Tree {
             if let Some(base) = &legacy.base {
                 trunk.graft(|trunk| {
                     let above = Group::open(base)?;
-                    let (dir, new) = above.make(&trunk.name)?;
+                    let (dir, new) = deserted::hold(&above, &trunk.name)?;
                     if new && legacy.controllers.contains(&Controller::Cpuset) {
                         inherit_cpuset(&above, &dir)?;
                     }
@@ -198,7 +199,7 @@ impl Trunk {
             }
         };
         self.pass_on(&above);
-        let (dir, _) = above.make(&self.name)?;
+        let (dir, _) = deserted::hold(&above, &self.name)?;
         self.pass_on(&dir);
         let passed = dir.text("cgroup.subtree_control")?.unwrap_or_default();
         let controllers = Controller::from_unified(&passed);

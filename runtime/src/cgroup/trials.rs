@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 
+mod deserted;
 mod files;
 
 /// Longer than anything here takes on a slow machine.

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::bare;
@@ -41,6 +42,8 @@ pub struct Ground {
     probe: PathBuf,
     isolator: Isolator,
     watch: Watch,
+    /// Control groups that were called as the runtime's are before it was.
+    namesakes: BTreeSet<PathBuf>,
     next: u32,
     /// Whether a harmless payload was seen to run.
     runs: bool,
@@ -51,17 +54,24 @@ pub struct Ground {
 impl Ground {
     /// Lays it out; `keeper` is the program of ours that becomes the keeper.
     pub fn lay(which: Which, probe: &Path, keeper: &Path) -> io::Result<Self> {
+        static LAID: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
         let name = if which == Which::Ours { "ours" } else { "runc" };
-        let dir = std::env::temp_dir().join(format!("starling-escape-{name}-{pid}"));
+        let name = format!("starling-escape-{name}-{pid}-{}", LAID.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
         fs::create_dir(&dir)?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+        let mut namesakes = BTreeSet::new();
         let isolator = match which {
             Which::Ours => {
                 // A copy: an escape that overwrites it must not overwrite the original.
                 let program = dir.join("agent");
                 bare::copy(keeper, &program)?;
-                Isolator::Ours(Box::new(Ours::open(&dir.join("runtime"), &program)?))
+                let runtime = dir.join("runtime");
+                fs::DirBuilder::new().mode(0o700).create(&runtime)?;
+                // A new directory may have the number of one that is gone.
+                namesakes = groups_of(&fs::metadata(&runtime)?);
+                Isolator::Ours(Box::new(Ours::open(&runtime, &program)?))
             }
             Which::Runc => Isolator::Runc(Runc::open(&dir.join("runc"))?),
         };
@@ -77,7 +87,8 @@ impl Ground {
             mounts: dir.display().to_string(),
             name: format!("escape-{pid}-"),
         };
-        Ok(Self { dir, probe: bare, isolator, watch, next: 0, runs: false, transcript: Vec::new() })
+        let transcript = Vec::new();
+        Ok(Self { dir, probe: bare, isolator, watch, namesakes, next: 0, runs: false, transcript })
     }
 
     /// What no payload may change.
@@ -233,7 +244,8 @@ impl Ground {
     pub fn clear(self) -> io::Result<()> {
         let runtime = fs::metadata(self.runtime_dir());
         self.isolator.close();
-        let left = runtime.map_or_else(|_| Vec::new(), |about| left_behind(&self.dir, &about));
+        let left = runtime
+            .map_or_else(|_| Vec::new(), |about| left_behind(&self.dir, &about, &self.namesakes));
         if !left.is_empty() {
             return Err(io::Error::other(left.join(", ")));
         }
@@ -249,14 +261,11 @@ impl Ground {
 }
 
 /// What an isolator that was closed still has of this machine.
-fn left_behind(dir: &Path, runtime: &fs::Metadata) -> Vec<String> {
+fn left_behind(dir: &Path, runtime: &fs::Metadata, namesakes: &BTreeSet<PathBuf>) -> Vec<String> {
     let until = Instant::now() + GONE_WITHIN;
-    // As the runtime calls its control groups.
-    let tree = format!("starling-{:x}-{:x}", runtime.dev(), runtime.ino());
     loop {
-        let mut groups = BTreeSet::new();
-        canary::groups(Path::new("/sys/fs/cgroup"), &tree, &mut groups);
-        let groups = groups.into_iter().map(|path| format!("the cgroup {}", path.display()));
+        let groups = groups_of(runtime);
+        let groups = groups.difference(namesakes).map(|at| format!("the cgroup {}", at.display()));
         let processes = canary::mentioning("cmdline", &dir.to_string_lossy());
         let left: Vec<_> =
             groups.chain(processes.iter().map(|pid| format!("the process {pid}"))).collect();
@@ -265,6 +274,14 @@ fn left_behind(dir: &Path, runtime: &fs::Metadata) -> Vec<String> {
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// The control groups that a runtime in this directory has, wherever they are.
+fn groups_of(runtime: &fs::Metadata) -> BTreeSet<PathBuf> {
+    let tree = format!("starling-{:x}-{:x}", runtime.dev(), runtime.ino());
+    let mut groups = BTreeSet::new();
+    canary::groups(Path::new("/sys/fs/cgroup"), &tree, &mut groups);
+    groups
 }
 
 fn bring_libraries(program: &Path, root: &Path) -> io::Result<()> {
