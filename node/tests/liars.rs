@@ -71,6 +71,11 @@ fn run(host: &Host, name: &str) -> Told {
     host.run(&["run", "--rm", "--network", "none", name])
 }
 
+/// Removes an image, as soon as this host has heard that the job is over which ran elsewhere.
+fn forget(host: &Host, name: &str) {
+    until("the image is not in use", || host.run(&["image", "rm", name]).code == 0);
+}
+
 /// Hosts of which all but the last are full, so that what runs must run there.
 fn all_but_one_full(count: usize) -> Vec<Host> {
     let hosts = cluster(count - 1);
@@ -150,7 +155,7 @@ fn each_lies(named: Named, lie: impl Fn(&Host, &Host)) {
             let said = (told.code, told.out.as_str());
             assert_eq!(said, (0, motd.as_str()), "{told:?}\n{}", log(&hosts[2]));
             assert!(content(&hosts[2], "srv/noise") == good, "{name} is not what was loaded");
-            hosts[0].run(&["image", "rm", &name]).ok();
+            forget(&hosts[0], &name);
             if is_told() {
                 break;
             }
@@ -252,7 +257,7 @@ fn where_only_a_liar_has_the_image_the_job_says_so() {
     assert_eq!(told.out, "");
     assert!(content(&hosts[1], "srv/noise").is_empty(), "nothing wrong is kept");
     // Once it has it whole, it is asked again.
-    hosts[0].run(&["image", "rm", "app:1"]).ok();
+    forget(&hosts[0], "app:1");
     load(&hosts[0], "app:1", "of app:1\n", NOISE);
     assert_eq!(run(&hosts[1], "app:1").ok(), "of app:1\n");
 }
