@@ -12,7 +12,7 @@ use rustix::fs::IFlags;
 
 /// Has what is made in a directory put in a part of the disk of its own, where the file
 /// system has such parts; true if that was not so before, and what is there lies elsewhere.
-pub(crate) fn move_apart(dir: BorrowedFd<'_>) -> bool {
+pub fn move_apart(dir: BorrowedFd<'_>) -> bool {
     rustix::fs::ioctl_getflags(dir).is_ok_and(|flags| {
         !flags.contains(IFlags::TOPDIR)
             && rustix::fs::ioctl_setflags(dir, flags | IFlags::TOPDIR).is_ok()

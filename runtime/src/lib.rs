@@ -69,6 +69,7 @@ mod volume;
 mod watch;
 
 pub use adopt::OpenError;
+pub use apart::move_apart;
 pub use attach::Attached;
 pub use call::KeeperError;
 pub use capability::{Capability, CapabilitySet, UnknownCapability};

@@ -29,13 +29,9 @@ const SPARES_MAX: usize = 8;
 /// Descriptors that watch nothing.
 static SPARES: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
 
-/// Wakes one reader.
+/// Wakes one reader: by a descriptor with its watch, or else by the clock.
 #[derive(Debug)]
-pub(super) enum Wake {
-    /// With the watch it has.
-    Inotify(Option<(Readable, i32)>),
-    Interval,
-}
+pub(super) struct Wake(Option<(Readable, i32)>);
 
 impl Wake {
     pub(super) fn on(dir: &OwnedFd) -> io::Result<Self> {
@@ -47,15 +43,15 @@ impl Wake {
         let watched = descriptor()
             .and_then(|fd| inotify::add_watch(&fd, path.as_str(), flags).map(|watch| (fd, watch)));
         match watched {
-            Ok((fd, watch)) => Ok(Self::Inotify(Some((Readable::new(fd)?, watch)))),
-            Err(Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::NOSYS) => Ok(Self::Interval),
+            Ok((fd, watch)) => Ok(Self(Some((Readable::new(fd)?, watch)))),
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::NOSYS) => Ok(Self(None)),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Waits until something changed, or may have.
     pub(super) async fn wait(&self) -> io::Result<()> {
-        let Self::Inotify(Some((fd, _))) = self else {
+        let Some((fd, _)) = &self.0 else {
             tokio::time::sleep(LOOK_AGAIN).await;
             return Ok(());
         };
@@ -68,8 +64,7 @@ impl Wake {
 
 impl Drop for Wake {
     fn drop(&mut self) {
-        let Self::Inotify(watching) = self else { return };
-        let Some((fd, watch)) = watching.take() else { return };
+        let Some((fd, watch)) = self.0.take() else { return };
         let fd = fd.into_fd();
         // A directory that is gone took its watch with it.
         let _ = inotify::remove_watch(&fd, watch);

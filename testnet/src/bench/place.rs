@@ -23,18 +23,6 @@ impl Place {
     }
 }
 
-/// Has what is made in a directory put in a part of the disk of its own, as the store of
-/// images has: ext4 without a journal passes over each inode that was lately freed where it
-/// makes one, and whoever is measured after a removal would pay for it. No other file system
-/// needs this, and those refuse it.
-pub(crate) fn move_apart(dir: &Path) -> io::Result<()> {
-    let dir = fs::File::open(dir)?;
-    if let Ok(flags) = rustix::fs::ioctl_getflags(&dir) {
-        let _ = rustix::fs::ioctl_setflags(&dir, flags | rustix::fs::IFlags::TOPDIR);
-    }
-    Ok(())
-}
-
 impl Drop for Place {
     fn drop(&mut self) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

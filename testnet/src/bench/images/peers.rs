@@ -6,11 +6,11 @@
 use std::fs;
 use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::super::place::move_apart;
 use super::sample::run;
 
 /// Their packages.
@@ -53,7 +53,7 @@ impl Podman {
         let podman = Self { dir };
         // It makes its directories at the first call.
         run(&mut podman.command(&["images", "-q"]))?;
-        move_apart(&podman.dir.join("root/overlay"))?;
+        runtime::move_apart(fs::File::open(podman.dir.join("root/overlay"))?.as_fd());
         Ok(Some(podman))
     }
 
